@@ -1,0 +1,74 @@
+"""The checks in front of every public kernel: what the compiled code behind it takes for granted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def check_array(name: str, array: Any, *, dtypes: tuple[Any, ...] = FLOATS, shape: Any = None, writable: bool = False) -> None:
+    """Raise unless `array` is a C-contiguous ndarray of one of `dtypes` and of `shape` (None: any length)."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: got {type(array).__name__}, expected a NumPy array")
+    if array.dtype not in dtypes:
+        expected = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
+        raise TypeError(f"{name}: got dtype {array.dtype}, expected {expected}")
+    if shape is not None:
+        same = len(shape) == array.ndim and all(
+            want is None or want == have for want, have in zip(shape, array.shape, strict=True)
+        )
+        if not same:
+            expected = "(" + ", ".join("any" if want is None else str(want) for want in shape) + ("," if len(shape) == 1 else "") + ")"
+            raise ValueError(f"{name}: got shape {array.shape}, expected {expected}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name}: got an array that is not C-contiguous, expected one (numpy.ascontiguousarray makes it)")
+    if not array.flags.aligned:
+        raise ValueError(f"{name}: got an unaligned array, expected an aligned one")
+    if writable and not array.flags.writeable:
+        raise ValueError(f"{name}: got a read-only array, expected a writable one, since the kernel writes into it")
+
+
+def check_arrays(outputs: dict[str, Any], inputs: dict[str, Any], shapes: dict[str, Any] | None = None) -> None:
+    """Check float arrays that belong together: one dtype, the shapes given, and outputs that overlap nothing else."""
+    shapes = shapes or {}
+    arrays = {**outputs, **inputs}
+    for name, array in arrays.items():
+        check_array(name, array, shape=shapes.get(name), writable=name in outputs)
+    first_name, first = next(iter(arrays.items()))
+    for name, array in arrays.items():
+        if array.dtype != first.dtype:
+            raise TypeError(f"{name}: got dtype {array.dtype}, expected {first.dtype} like {first_name}")
+    for name, output in outputs.items():
+        for other_name, other in arrays.items():
+            if other_name != name and np.may_share_memory(output, other):
+                raise ValueError(f"{name}: shares memory with {other_name}, expected arrays that do not overlap")
+
+
+def check_scalar(name: str, value: Any, *, low: float | None = None, high: float | None = None, below: float | None = None) -> None:
+    """Raise unless `value` is a real number, not NaN, with low <= value <= high and value < below."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
+    bounds = [
+        text
+        for bound, text in ((low, f">= {low}"), (high, f"<= {high}"), (below, f"< {below}"))
+        if bound is not None
+    ]
+    bad = (
+        value != value
+        or (low is not None and value < low)
+        or (high is not None and value > high)
+        or (below is not None and value >= below)
+    )
+    if bad:
+        raise ValueError(f"{name}: got {value}, expected a number {' and '.join(bounds)}".rstrip())
+
+
+def check_code(name: str, value: Any, codes: dict[str, int]) -> int:
+    """Return the code of the name `value`, or raise with the names there are."""
+    if not isinstance(value, str) or value not in codes:
+        known = ", ".join(repr(key) for key in codes)
+        raise ValueError(f"{name}: got {value!r}, expected one of {known}")
+    return codes[value]

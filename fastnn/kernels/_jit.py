@@ -1,0 +1,182 @@
+"""The one place with JIT options: how every kernel is compiled, cached and threaded.
+
+The decorators, from the inside out:
+
+``formula``   a scalar function that is always inlined and whose rounding is kept as written
+              (fused multiply-add allowed, reassociation not: it would cancel compensated terms);
+``inlined``   a small loop that is always inlined;
+``block``     a serial loop over one block, called from other compiled code;
+``Task``      a block function that is compiled once, on its own, and called by address: a parallel loop around it
+              then compiles in half a second, where Numba would optimise the whole body four times over;
+``entry``     a serial function that Python calls: cached on disk;
+``entry_parallel``  the same with ``prange`` over fixed blocks.
+
+No decorator compiles anything at import. None of the fast-math sets has ``nnan`` or ``ninf``: a NaN
+stays visible all the way to the loss.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import pathlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from numba import types
+from numba.core import caching
+from numba.extending import intrinsic
+
+EXACT = {"nsz", "contract"}
+FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
+
+_COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_INNER: dict[str, Any] = {**_COMMON, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+@functools.cache
+def kernel_sources_stamp() -> str:
+    """Return a hash over every kernel source file: the cache key of all compiled kernels.
+
+    Numba's own key sees only the file a function stands in, and would serve stale code after an edit in
+    a file that is inlined into it.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(pathlib.Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class _KernelCache(caching.FunctionCache):
+    """Numba's function cache, keyed by all kernel sources; a full or broken disk never stops a call."""
+
+    def __init__(self, py_func: Callable[..., Any]) -> None:
+        super().__init__(py_func)
+        self._cache_file = caching.IndexDataCacheFile(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=kernel_sources_stamp(),
+        )
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except (OSError, EOFError, ValueError, KeyError) as error:
+            _warn_once(f"fastnn: the compiled-kernel cache in {self._cache_path} cannot be read ({error})")
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _warn_once(f"fastnn: the compiled-kernel cache in {self._cache_path} cannot be written ({error})")
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def _cached(dispatcher: Any) -> Any:
+    """Turn on the disk cache of `dispatcher`; without any writable directory, go on without one."""
+    try:
+        dispatcher._cache = _KernelCache(dispatcher.py_func)
+    except RuntimeError:
+        _warn_once(
+            "fastnn: no writable directory for compiled kernels, so each process compiles them again; "
+            "set NUMBA_CACHE_DIR to a writable directory"
+        )
+    return dispatcher
+
+
+def formula(function: Callable[..., Any]) -> Any:
+    """Compile a scalar formula: always inlined, rounding as written."""
+    return numba.njit(forceinline=True, fastmath=EXACT, **_INNER)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a small loop that must be inlined into its caller."""
+    return numba.njit(forceinline=True, fastmath=FAST, **_INNER)(function)
+
+
+def block(function: Callable[..., Any]) -> Any:
+    """Compile a serial loop over one block, for callers that are compiled themselves."""
+    return numba.njit(fastmath=FAST, **_INNER)(function)
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile a serial function that Python calls; cached on disk."""
+    return _cached(numba.njit(fastmath=FAST, **_COMMON)(function))
+
+
+def entry_parallel(function: Callable[..., Any]) -> Any:
+    """Compile a function with ``prange`` over fixed blocks; cached on disk."""
+    return _cached(numba.njit(fastmath=FAST, parallel=True, **_COMMON)(function))
+
+
+class Task:
+    """A block function compiled once for each float type and called by its address.
+
+    `kinds` declares the arguments: i int64, d float64, b boolean, u uint8, e the element type; e[:] or i[:,:] for C-ordered arrays.
+
+    In compiled code, ``a_task.call(address, *arguments)`` calls it, with ``address`` an integer that Python got from
+    ``a_task.address(dtype)`` and handed down. Arguments are cast to the declared types, so a literal is as good as an int64.
+    """
+
+    def __init__(self, function: Any, kinds: str) -> None:
+        self._kinds = kinds.split()
+        self._dispatcher = _cached(numba.njit(fastmath=FAST, **_INNER)(function.py_func))
+        self._addresses: dict[int, int] = {}
+        self.call = self._make_call()
+
+    def _argument_types(self, element: Any) -> tuple[Any, ...]:
+        scalars = {"i": types.int64, "d": types.float64, "b": types.boolean, "e": element, "u": types.uint8}
+        return tuple(
+            scalars[kind[0]] if len(kind) == 1 else types.Array(scalars[kind[0]], kind.count(":"), "C") for kind in self._kinds
+        )
+
+    def address(self, dtype: Any) -> int:
+        """Return where the code for floats of `dtype` lies, compiling or loading it at the first call."""
+        bits = 8 * dtype.itemsize
+        if bits not in self._addresses:
+            signature = types.void(*self._argument_types(types.float32 if bits == 32 else types.float64))
+            self._dispatcher.compile(signature)
+            result = self._dispatcher.get_compile_result(signature)
+            self._addresses[bits] = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+        return self._addresses[bits]
+
+    def _make_call(self) -> Any:
+        first_element = next(i for i, kind in enumerate(self._kinds) if kind.startswith("e["))
+
+        def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
+            element = arguments[first_element].dtype
+            wanted = self._argument_types(element)
+            for have, want in zip(arguments, wanted, strict=True):
+                if isinstance(want, types.Array) != isinstance(have, types.Array):
+                    return None
+
+            def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                convention = context.call_conv
+                function_type = convention.get_function_type(types.none, wanted)
+                callee = builder.inttoptr(args[0], function_type.as_pointer())
+                values = [
+                    context.cast(builder, value, have, want)
+                    for value, have, want in zip(args[1:], signature.args[1:], wanted, strict=True)
+                ]
+                convention.call_function(builder, callee, types.none, wanted, values)
+                return context.get_dummy_value()
+
+            return types.void(types.int64, *arguments), generate
+
+        names = ["typingctx", "address", *(f"argument{i}" for i in range(len(self._kinds)))]
+        positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        call.__signature__ = inspect.Signature([inspect.Parameter(name, positional) for name in names])  # type: ignore[attr-defined]
+        return intrinsic(call)

@@ -1,0 +1,235 @@
+"""Vectors as LLVM IR: what this CPU has, and the register tile of the matrix product.
+
+LLVM does not keep a register tile of accumulators by itself, so the micro-kernel is emitted as explicit
+vector instructions. Everything is decided from the features Numba *targets* (``NUMBA_CPU_FEATURES`` and
+``NUMBA_CPU_NAME`` count), not from the host's name.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, codegen, config
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+_I32 = ir.IntType(32)
+_I64 = ir.IntType(64)
+
+
+class Target(NamedTuple):
+    """Vector registers of the target: width in bytes, fused multiply-add, rows of the register tile."""
+
+    vector_bytes: int
+    fma: bool
+    tile_rows: int
+
+
+@functools.cache
+def target() -> Target:
+    """Return the vector shape of the CPU that Numba compiles for.
+
+    Tile rows fill the register file with accumulators two vectors wide: 14 x 2 of 32 (AVX-512),
+    12 x 2 of 32 (NEON), 6 x 2 of 16 (AVX2, SSE2).
+    """
+    flags = config.CPU_FEATURES
+    if flags is None:
+        flags = codegen.get_host_cpu_features()
+    features = set(flags.split(","))
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return Target(16, True, 12)
+    fma = "+fma" in features
+    if "+avx512f" in features:
+        return Target(64, fma, 14)
+    if "+avx" in features:
+        return Target(32, fma, 6)
+    return Target(16, fma, 6)
+
+
+TILE_ROWS = target().tile_rows
+"""MR: rows of C that one micro-kernel call holds in registers."""
+
+VECTORS = 2
+"""Vectors per tile row: the tile is MR x (2 * lanes)."""
+
+
+def lanes(bits: int) -> int:
+    """Return how many floats of `bits` bits fit in one vector."""
+    return target().vector_bytes * 8 // bits
+
+
+def _vector_type(element: types.Float) -> ir.VectorType:
+    scalar = ir.FloatType() if element.bitwidth == 32 else ir.DoubleType()
+    return ir.VectorType(scalar, lanes(element.bitwidth))
+
+
+@intrinsic
+def tile_columns(typingctx: Any, array: Any) -> Any:
+    """Return NR, the columns of C one micro-kernel call holds in registers, for the array's dtype."""
+    if not isinstance(array, types.Array) or not isinstance(array.dtype, types.Float):
+        return None
+    value = VECTORS * lanes(array.dtype.bitwidth)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(_I64, value)
+
+    return types.int64(array), generate
+
+
+@intrinsic
+def pointer(typingctx: Any, array: Any, offset: Any) -> Any:
+    """Return the address of element `offset` of a C-contiguous 1-D array.
+
+    The caller keeps the array alive and the access in bounds: only `gemm.py` calls this.
+    """
+    if not (isinstance(array, types.Array) and array.ndim == 1 and array.layout == "C"):
+        return None
+    if not isinstance(offset, types.Integer):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.gep(data, [args[1]])
+
+    return types.CPointer(array.dtype)(array, types.intp), generate
+
+
+@intrinsic
+def advance(typingctx: Any, address: Any, count: Any) -> Any:
+    """Return the address `count` elements further."""
+    if not isinstance(address, types.CPointer) or not isinstance(count, types.Integer):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return address(address, types.intp), generate
+
+
+def _load(builder: Any, address: Any, vector: ir.VectorType, align: int) -> Any:
+    value = builder.load(builder.bitcast(address, vector.as_pointer()))
+    value.align = align
+    return value
+
+
+def _store(builder: Any, value: Any, address: Any, vector: ir.VectorType, align: int) -> None:
+    instruction = builder.store(value, builder.bitcast(address, vector.as_pointer()))
+    instruction.align = align
+
+
+def _splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(
+        first, undefined, ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
+    )
+
+
+def _multiply_add(builder: Any, vector: ir.VectorType) -> Any:
+    """Return a function (x, y, acc) -> x*y + acc; fused where the target has the instruction."""
+    if not target().fma:
+        return lambda x, y, acc: builder.fadd(builder.fmul(x, y), acc)
+    width = 32 if isinstance(vector.element, ir.FloatType) else 64
+    fma = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{vector.count}f{width}"
+    )
+    return lambda x, y, acc: builder.call(fma, [x, y, acc])
+
+
+def make_micro_kernel(rows: int, vectors: int, by_row: bool) -> Any:
+    """Build the register tile ``C[rows, vectors*lanes] = init + A[rows, k] B[k, vectors*lanes]``.
+
+    The returned intrinsic is called as ``kernel(c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k)``
+    with pointers to elements and strides in elements:
+
+    - ``c``, ``c_stride``: output tile and the distance of its rows;
+    - ``init``, ``init_stride``: what the sum starts from where ``has_init``: C itself (to go on summing) or
+      the bias (stride 0: the same row for all);
+    - ``a``: element (i, p) of A is ``a[i * a_stride + p]`` when `by_row` (a row-major A), else
+      ``a[i + p * a_stride]`` (packed, or a transposed row-major A);
+    - ``b``: element (p, j) is ``b[p * b_stride + j]``; k >= 1.
+
+    Each element of C is one chain of multiply-adds in the order of p, whatever the tile: results do not
+    depend on where tiles, blocks or threads begin.
+    """
+
+    @intrinsic
+    def micro_kernel(
+        typingctx, c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k
+    ):  # type: ignore[no-untyped-def]
+        element = c.dtype
+        vector = _vector_type(element)
+        n_lanes, align = vector.count, element.bitwidth // 8
+        address = types.CPointer(element)
+        signature = types.void(
+            address, types.intp, address, types.intp, types.boolean,
+            address, types.intp, address, types.intp, types.intp,
+        )  # fmt: skip
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k = args
+            multiply_add = _multiply_add(builder, vector)
+
+            def at(base: Any, *offsets: Any) -> Any:
+                total = offsets[0]
+                for offset in offsets[1:]:
+                    total = builder.add(total, offset)
+                return builder.gep(base, [total])
+
+            def constant(value: int) -> ir.Constant:
+                return ir.Constant(_I64, value)
+
+            tile = [(i, j) for i in range(rows) for j in range(vectors)]
+            zero = ir.Constant(vector, [0.0] * n_lanes)
+
+            before = builder.block
+            load_init = builder.append_basic_block("init")
+            loop = builder.append_basic_block("loop")
+            after = builder.append_basic_block("after")
+            row_starts = [at(a, builder.mul(a_stride, constant(i))) for i in range(rows)] if by_row else []
+            builder.cbranch(cgutils.is_true(builder, has_init), load_init, loop)
+            builder.position_at_end(load_init)
+            starts = [
+                _load(builder, at(init, builder.mul(init_stride, constant(i)), constant(j * n_lanes)), vector, align)
+                for i, j in tile
+            ]
+            builder.branch(loop)
+
+            builder.position_at_end(loop)
+            p = builder.phi(_I64)
+            a_now = builder.phi(_I64 if by_row else a.type)
+            b_now = builder.phi(b.type)
+            sums = [builder.phi(vector) for _ in tile]
+            for source, start in ((before, None), (load_init, starts)):
+                p.add_incoming(constant(0), source)
+                a_now.add_incoming(constant(0) if by_row else a, source)
+                b_now.add_incoming(b, source)
+                for index, value in enumerate(sums):
+                    value.add_incoming(zero if start is None else start[index], source)
+            b_vectors = [_load(builder, at(b_now, constant(j * n_lanes)), vector, align) for j in range(vectors)]
+            results = []
+            for i in range(rows):
+                source = at(row_starts[i], a_now) if by_row else at(a_now, constant(i))
+                a_vector = _splat(builder, builder.load(source), vector)
+                results += [multiply_add(a_vector, b_vectors[j], sums[i * vectors + j]) for j in range(vectors)]
+            p_next = builder.add(p, constant(1))
+            p.add_incoming(p_next, loop)
+            a_now.add_incoming(builder.add(a_now, constant(1)) if by_row else at(a_now, a_stride), loop)
+            b_now.add_incoming(at(b_now, b_stride), loop)
+            for value, result in zip(sums, results, strict=True):
+                value.add_incoming(result, loop)
+            builder.cbranch(builder.icmp_signed("<", p_next, k), loop, after)
+
+            builder.position_at_end(after)
+            for (i, j), result in zip(tile, results, strict=True):
+                place = at(c, builder.mul(c_stride, constant(i)), constant(j * n_lanes))
+                _store(builder, result, place, vector, align)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return micro_kernel

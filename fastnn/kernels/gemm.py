@@ -1,0 +1,288 @@
+"""The matrix product: packing, register tile, cache blocks; one product for X W, dY W^T and X^T dY.
+
+Blocking and names as in BLIS (Van Zee and van de Geijn, ACM TOMS 41:14, 2015): MR x NR is the register tile, KC the depth of
+a panel that stays in the first cache, MC and NC the rows and columns of a block. Matrices are flat arrays with an offset and
+two strides, so a transpose costs nothing but the way a panel is packed. Where rows of A or panels of B can be read in place
+at full speed they are not packed at all.
+
+Every element of C is one chain of multiply-adds in the order of the inner index: no block, tile or thread count changes a bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from fastnn.kernels._check import check_arrays
+from fastnn.kernels._jit import Task, block, entry_parallel, inlined
+from fastnn.kernels._simd import TILE_ROWS, VECTORS, advance, lanes, make_micro_kernel, pointer, tile_columns
+
+MR = TILE_ROWS
+KC = 256
+MC = MR * max(1, 144 // MR)
+NC = 256
+MAX_TASKS = 32
+"""Blocks one product is cut into at most: each has its own packing scratch."""
+
+TASK_FLOPS = 1_000_000
+"""Work of one parallel block, about 10 us a core: ten times what a fork costs."""
+
+_row_full, _row_8, _row_4, _row_2, _row_1 = (make_micro_kernel(rows, VECTORS, True) for rows in (MR, 8, 4, 2, 1))
+_col_full, _col_8, _col_4, _col_2, _col_1 = (make_micro_kernel(rows, VECTORS, False) for rows in (MR, 8, 4, 2, 1))
+
+
+@inlined
+def scratch_elements(m, n, k, nr):  # type: ignore[no-untyped-def]
+    """Return how many elements `gemm_block` needs to pack an m x n x k product with tile width `nr`."""
+    columns = -(-min(n, NC) // nr) * nr
+    rows = -(-min(m, MC) // MR) * MR
+    return min(k, KC) * (columns + rows) + rows * nr
+
+
+@block
+def _pack_b(packed, p0, b, b0, b_rs, b_cs, depth, columns, nr):  # type: ignore[no-untyped-def]
+    """Copy `columns` <= nr columns of B into a panel [depth][nr], zeros behind them."""
+    if b_cs == 1 and columns == nr:
+        for k in range(depth):
+            for j in range(nr):
+                packed[p0 + k * nr + j] = b[b0 + k * b_rs + j]
+        return
+    for k in range(depth):
+        for j in range(columns, nr):
+            packed[p0 + k * nr + j] = 0.0
+    if b_rs == 1:
+        for j in range(columns):
+            column = b[b0 + j * b_cs : b0 + j * b_cs + depth]
+            for k in range(depth):
+                packed[p0 + k * nr + j] = column[k]
+        return
+    for k in range(depth):
+        for j in range(columns):
+            packed[p0 + k * nr + j] = b[b0 + k * b_rs + j * b_cs]
+
+
+@block
+def _pack_a(packed, p0, a, a0, a_rs, a_cs, rows, depth):  # type: ignore[no-untyped-def]
+    """Copy `rows` rows of A into panels [rows/MR][depth][MR]; missing rows of the last panel stay as they are."""
+    for i0 in range(0, rows, MR):
+        base = p0 + i0 * depth
+        height = min(MR, rows - i0)
+        if a_rs == 1:
+            for k in range(depth):
+                source = a0 + i0 + k * a_cs
+                for i in range(height):
+                    packed[base + k * MR + i] = a[source + i]
+        else:
+            for i in range(height):
+                source = a0 + (i0 + i) * a_rs
+                for k in range(depth):
+                    packed[base + k * MR + i] = a[source + k * a_cs]
+
+
+@block
+def _rows_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, rows, depth):  # type: ignore[no-untyped-def]
+    """Run the register tile down `rows` rows of one panel; A is read row by row, unpacked. All are addresses."""
+    i = 0
+    while i + MR <= rows:
+        _row_full(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
+                  advance(a, i * a_stride), a_stride, b, ldb, depth)  # fmt: skip
+        i += MR
+    if MR > 8 and i + 8 <= rows:
+        _row_8(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
+               advance(a, i * a_stride), a_stride, b, ldb, depth)  # fmt: skip
+        i += 8
+    if i + 4 <= rows:
+        _row_4(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
+               advance(a, i * a_stride), a_stride, b, ldb, depth)  # fmt: skip
+        i += 4
+    if i + 2 <= rows:
+        _row_2(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
+               advance(a, i * a_stride), a_stride, b, ldb, depth)  # fmt: skip
+        i += 2
+    if i < rows:
+        _row_1(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
+               advance(a, i * a_stride), a_stride, b, ldb, depth)  # fmt: skip
+
+
+@block
+def _rows_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, ldb, rows, depth):  # type: ignore[no-untyped-def]
+    """The same with A read column by column: packed (panel = depth * MR, stride MR) or transposed in place (panel = MR)."""
+    i = 0
+    while i + MR <= rows:
+        _col_full(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
+                  a, a_stride, b, ldb, depth)  # fmt: skip
+        a = advance(a, panel)
+        i += MR
+    if MR > 8 and i + 8 <= rows:
+        _col_8(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
+               a, a_stride, b, ldb, depth)  # fmt: skip
+        a = advance(a, 8)
+        i += 8
+    if i + 4 <= rows:
+        _col_4(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
+               a, a_stride, b, ldb, depth)  # fmt: skip
+        a = advance(a, 4)
+        i += 4
+    if i + 2 <= rows:
+        _col_2(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
+               a, a_stride, b, ldb, depth)  # fmt: skip
+        a = advance(a, 2)
+        i += 2
+    if i < rows:
+        _col_1(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
+               a, a_stride, b, ldb, depth)  # fmt: skip
+
+
+@block
+def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, bias0, has_bias, scratch, s0):  # type: ignore[no-untyped-def]
+    """Write the m x n block C = A B (+ bias row) of a product with inner size k; serial.
+
+    Parameters
+    ----------
+    c, a, b, bias, scratch : flat arrays of one float type, each with the offset (c0, a0, b0, bias0, s0) it is used from
+    ldc : elements from one row of C to the next
+    a_rs, a_cs, b_rs, b_cs : row and column strides of A and B, in elements; one of each pair is 1
+    bias : n numbers that every row's sums start from, where `has_bias`
+    scratch : `scratch_elements(m, n, k, NR)` elements
+    """
+    nr = tile_columns(c)
+    depth_max = min(k, KC)
+    packed_a0 = s0 + depth_max * (-(-min(n, NC) // nr) * nr)
+    tile0 = packed_a0 + depth_max * (-(-min(m, MC) // MR) * MR)
+    pack_b = b_cs != 1 or (m >= 96 and depth_max * min(n, NC) >= 8192)
+    pack_a = (a_rs == 1 and n >= 96 and a_cs >= 256) or (a_rs != 1 and (a_cs != 1 or (n >= 192 and k >= 384)))
+    for j0 in range(0, n, NC):
+        nc = min(NC, n - j0)
+        for k0 in range(0, k, KC):
+            kc = min(KC, k - k0)
+            for j in range(0, nc, nr):
+                if pack_b or nc - j < nr:
+                    _pack_b(scratch, s0 + j * kc, b, b0 + k0 * b_rs + (j0 + j) * b_cs, b_rs, b_cs, kc, min(nr, nc - j), nr)
+            for i0 in range(0, m, MC):
+                mc = min(MC, m - i0)
+                a_start = a0 + i0 * a_rs + k0 * a_cs
+                if pack_a:
+                    _pack_a(scratch, packed_a0, a, a_start, a_rs, a_cs, mc, kc)
+                for j in range(0, nc, nr):
+                    columns = min(nr, nc - j)
+                    c_first = c0 + i0 * ldc + j0 + j
+                    if pack_b or columns < nr:
+                        b_at, b_stride = pointer(scratch, s0 + j * kc), nr
+                    else:
+                        b_at, b_stride = pointer(b, b0 + k0 * b_rs + j0 + j), b_rs
+                    if columns == nr:
+                        out, out_stride = pointer(c, c_first), ldc
+                    else:
+                        _copy_tail_in(scratch, tile0, nr, c, c_first, ldc, bias, bias0 + j0 + j, mc, columns, k0 > 0, has_bias)
+                        out, out_stride = pointer(scratch, tile0), nr
+                    init, init_stride, has_init = out, out_stride, k0 > 0
+                    if has_bias and k0 == 0:
+                        has_init = True
+                        if columns == nr:
+                            init, init_stride = pointer(bias, bias0 + j0 + j), 0
+                    if not pack_a and a_cs == 1:
+                        _rows_in_place(out, out_stride, init, init_stride, has_init, pointer(a, a_start), a_rs,
+                                       b_at, b_stride, mc, kc)  # fmt: skip
+                    else:
+                        a_at, panel, a_stride = pointer(a, a_start), MR, a_cs
+                        if pack_a:
+                            a_at, panel, a_stride = pointer(scratch, packed_a0), kc * MR, MR
+                        _rows_by_column(out, out_stride, init, init_stride, has_init, a_at, panel, a_stride,
+                                        b_at, b_stride, mc, kc)  # fmt: skip
+                    if columns < nr:
+                        for i in range(mc):
+                            for q in range(columns):
+                                c[c_first + i * ldc + q] = scratch[tile0 + i * nr + q]
+
+
+GEMM = Task(gemm_block, "e[:] i i e[:] i i i e[:] i i i i i i e[:] i b e[:] i")
+call_gemm = GEMM.call
+
+
+@block
+def _copy_tail_in(tile, t0, nr, c, c0, ldc, bias, bias0, rows, columns, from_c, has_bias):  # type: ignore[no-untyped-def]
+    """Fill the valid columns of a narrow panel's tile with what its sums start from."""
+    if from_c:
+        for i in range(rows):
+            for q in range(columns):
+                tile[t0 + i * nr + q] = c[c0 + i * ldc + q]
+    elif has_bias:
+        for i in range(rows):
+            for q in range(columns):
+                tile[t0 + i * nr + q] = bias[bias0 + q]
+
+
+@inlined
+def task_grid(m, n, k, nr):  # type: ignore[no-untyped-def]
+    """Return (row blocks, column blocks) that an m x n x k product is cut into: a function of its shape alone.
+
+    Columns are cut first, into strips of at least 64: each task then packs a part of B that no other needs.
+    """
+    wanted = min(MAX_TASKS, max(1, 2 * m * n * k // TASK_FLOPS))
+    column_blocks = min(wanted, max(1, n // 64))
+    row_blocks = min((wanted + column_blocks - 1) // column_blocks, max(1, m // (4 * MR)))
+    return row_blocks, column_blocks
+
+
+@inlined
+def split(total, parts, index, multiple):  # type: ignore[no-untyped-def]
+    """Return (start, stop) of part `index` of `total`, cut at multiples of `multiple`."""
+    units = (total + multiple - 1) // multiple
+    start = units * index // parts * multiple
+    stop = units * (index + 1) // parts * multiple
+    return min(start, total), min(stop, total)
+
+
+@entry_parallel
+def _matmul(gemm, c, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, scratch):  # type: ignore[no-untyped-def]
+    nr = tile_columns(c)
+    row_blocks, column_blocks = task_grid(m, n, k, nr)
+    each = scratch_elements(m, n, k, nr)
+    for task in prange(row_blocks * column_blocks):
+        i0, i1 = split(m, row_blocks, task % row_blocks, MR)
+        j0, j1 = split(n, column_blocks, task // row_blocks, nr)
+        if i1 > i0 and j1 > j0:
+            call_gemm(gemm, c, i0 * n + j0, n, a, i0 * a_rs, a_rs, a_cs, b, j0 * b_cs, b_rs, b_cs,
+                       i1 - i0, j1 - j0, k, c, 0, False, scratch, task * each)  # fmt: skip
+
+
+def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = False, transpose_b: bool = False) -> None:
+    """Write C = op(A) op(B), op the transpose or nothing.
+
+    Parameters
+    ----------
+    c : array (M, N), out
+        Overwritten; float32 or float64.
+    a : array (M, K), or (K, M) with `transpose_a`, in
+    b : array (K, N), or (N, K) with `transpose_b`, in
+    transpose_a, transpose_b : bool
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another dtype, shape, order, a read-only output, overlapping arrays; nothing is written.
+
+    Notes
+    -----
+    Each element is summed in the order of k with fused multiply-adds (where the CPU has them), in the dtype of the arrays:
+    the error is at most K rounding steps.
+    """
+    check_arrays({"c": c}, {"a": a, "b": b}, {"c": (None, None), "a": (None, None), "b": (None, None)})
+    m, n = c.shape
+    k = a.shape[0] if transpose_a else a.shape[1]
+    want_a, want_b = ((k, m) if transpose_a else (m, k)), ((n, k) if transpose_b else (k, n))
+    check_arrays({"c": c}, {"a": a, "b": b}, {"a": want_a, "b": want_b})
+    if c.size == 0 or k == 0:
+        c[:] = 0.0
+        return
+    a_rs, a_cs = (1, m) if transpose_a else (k, 1)
+    b_rs, b_cs = (1, k) if transpose_b else (n, 1)
+    row_blocks, column_blocks, each = product_plan(m, n, k, c.dtype)
+    scratch = np.empty(row_blocks * column_blocks * each, c.dtype)
+    _matmul(GEMM.address(c.dtype), c.reshape(-1), a.reshape(-1), a_rs, a_cs, b.reshape(-1), b_rs, b_cs, m, n, k, scratch)
+
+
+def product_plan(m: int, n: int, k: int, dtype: np.dtype) -> tuple[int, int, int]:
+    """Return (row blocks, column blocks, scratch elements of each) of an m x n x k product."""
+    nr = VECTORS * lanes(8 * dtype.itemsize)
+    return (*task_grid.py_func(m, n, k, nr), scratch_elements.py_func(m, n, k, nr))

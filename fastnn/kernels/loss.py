@@ -1,0 +1,273 @@
+"""Losses: value and gradient in one pass over the outputs.
+
+The loss of a batch is sum_b w_b l_b / sum_b w_b, and 0 with zero gradient where the weights sum to 0. Sums are kept in
+float64 over fixed blocks of rows. Cross entropies take logits, so that nothing is lost to a rounded probability.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import prange
+
+from fastnn.kernels import formulas as f
+from fastnn.kernels._blocks import copy
+from fastnn.kernels._check import check_array, check_arrays, check_scalar
+from fastnn.kernels._jit import Task, block, entry_parallel, formula
+from fastnn.kernels.activation import CHUNK, softmax_row
+from fastnn.kernels.elementary import absolute, copysign, exp, like, log1p_unit
+
+SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, EXTERNAL = range(6)
+
+CODES = {
+    "squared_error": SQUARED_ERROR,
+    "absolute_error": ABSOLUTE_ERROR,
+    "huber": HUBER,
+    "cross_entropy": CROSS_ENTROPY,
+    "binary_cross_entropy": BINARY_CROSS_ENTROPY,
+}
+
+
+@formula
+def error_loss(code, e, delta):
+    """Loss of one output with error e = y - t: e^2; |e|; or Huber's e^2/2 and delta (|e| - delta/2)."""
+    size = absolute(e)
+    if code == ABSOLUTE_ERROR:
+        return size
+    if code == HUBER:
+        half = like(0.5, e)
+        return half * e * e if size <= delta else delta * (size - half * delta)
+    return e * e
+
+
+@formula
+def error_slope(code, e, delta):
+    """Derivative of `error_loss`: 2 e; sign(e); or e clipped to +-delta."""
+    if code == ABSOLUTE_ERROR:
+        return like(0.0, e) if e == like(0.0, e) else copysign(like(1.0, e), e)
+    if code == HUBER:
+        return copysign(delta, e) if absolute(e) > delta else e
+    return like(2.0, e) * e
+
+
+@formula
+def binary_loss(z, t):
+    """-t log s - (1 - t) log(1 - s), s = sigmoid(z), as max(z, 0) - z t + log1p(e^-|z|)."""
+    return (z if z > like(0.0, z) else z * like(0.0, z)) - z * t + log1p_unit(exp(-absolute(z)))
+
+
+@block
+def value_rows(code, delta, d, y, t, weights, rows, n, factor):  # type: ignore[no-untyped-def]
+    """Squared, absolute, Huber and binary loss of `rows` rows of `n` outputs, all flat.
+
+    Writes d = factor w_b l'; returns (sum_b w_b l_b, sum_b share of outputs on the right side, for the binary loss).
+    `weights` is empty where all are 1; l_b is the mean over outputs.
+    """
+    loss, correct = 0.0, 0.0
+    bound = like(delta, y[0])
+    for b in range(rows):
+        weight = weights[b] if weights.size else 1.0
+        scale = like(factor * weight / n, y[0])
+        y_row, t_row, d_row = y[b * n : (b + 1) * n], t[b * n : (b + 1) * n], d[b * n : (b + 1) * n]
+        row = 0.0
+        if code == BINARY_CROSS_ENTROPY:
+            right = 0
+            for j in range(n):
+                row += np.float64(binary_loss(y_row[j], t_row[j]))
+            for j in range(n):
+                right += (y_row[j] > 0) == (t_row[j] > 0.5)
+            for j in range(n):
+                d_row[j] = scale * (f.sigmoid(y_row[j]) - t_row[j])
+            correct += weight * right / n
+        else:
+            for j in range(n):
+                row += np.float64(error_loss(code, y_row[j] - t_row[j], bound))
+            for j in range(n):
+                d_row[j] = scale * error_slope(code, y_row[j] - t_row[j], bound)
+        loss += weight * row / n
+    return loss, correct
+
+
+@block
+def cross_entropy_rows(d, z, labels, t, weights, rows, n, factor):  # type: ignore[no-untyped-def]
+    """Cross entropy of `rows` rows of `n` logits: l_b = log sum_j e^z_bj - z_b,label, or with soft rows t.
+
+    Writes d = factor w_b (p sum t - t); returns (sum_b w_b l_b, sum_b w_b [largest logit is the label]).
+    """
+    loss, correct = 0.0, 0.0
+    for b in range(rows):
+        weight = weights[b] if weights.size else 1.0
+        scale = like(factor * weight, z[0])
+        z_row, p = z[b * n : (b + 1) * n], d[b * n : (b + 1) * n]
+        copy(p, z_row)
+        top, total = softmax_row(p)
+        log_total = np.float64(top) + math.log(np.float64(total))
+        if labels.size:
+            label = labels[b]
+            row = log_total - np.float64(z_row[label])
+            right = z_row[label] == top
+            for j in range(label):
+                right = right and z_row[j] != top
+            for j in range(n):
+                p[j] *= scale
+            p[label] -= scale
+        else:
+            t_row = t[b * n : (b + 1) * n]
+            row, mass, best, best_z = 0.0, 0.0, 0, 0
+            for j in range(n):
+                if t_row[j] != 0:
+                    row += np.float64(t_row[j]) * (log_total - np.float64(z_row[j]))
+                mass += np.float64(t_row[j])
+                best = j if t_row[j] > t_row[best] else best
+                best_z = j if z_row[j] > z_row[best_z] else best_z
+            right = best == best_z
+            share = like(mass, z[0])
+            for j in range(n):
+                p[j] = scale * (p[j] * share - t_row[j])
+        loss += weight * row
+        correct += weight * right
+    return loss, correct
+
+
+@block
+def loss_rows(result, code, delta, d, y, labels, t, weights, rows, n, factor):  # type: ignore[no-untyped-def]
+    """Loss and gradient of a block of rows, by code; result = [weighted loss sum, weighted count of correct rows]."""
+    if code == CROSS_ENTROPY:
+        result[0], result[1] = cross_entropy_rows(d, y, labels, t, weights, rows, n, factor)
+    else:
+        result[0], result[1] = value_rows(code, delta, d, y, t, weights, rows, n, factor)
+
+
+LOSS_ROWS = Task(loss_rows, "d[:] i d e[:] e[:] i[:] e[:] d[:] i i d")
+call_loss_rows = LOSS_ROWS.call
+
+
+@entry_parallel
+def _loss(loss, partial, code, delta, d, y, labels, t, weights, n, factor, per_task):  # type: ignore[no-untyped-def]
+    rows = y.size // n
+    for c in prange(partial.shape[0]):
+        low, high = c * per_task, min((c + 1) * per_task, rows)
+        call_loss_rows(
+            loss, partial[c], code, delta, d[low * n : high * n], y[low * n : high * n], labels[low:high], t[low * n : high * n],
+            weights[low:high], high - low, n, factor,
+        )  # fmt: skip
+
+
+def rows_per_task(n: int) -> int:
+    """Return how many rows of n outputs one parallel block of a loss takes."""
+    return max(1, CHUNK // (4 * n))
+
+
+def _run(code: int, d: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray | None, names: str, delta: float = 1.0) -> float:
+    prediction, target = names.split()
+    labelled = code == CROSS_ENTROPY and isinstance(t, np.ndarray) and t.dtype == np.int64
+    if labelled:
+        check_arrays({"d" + prediction: d}, {prediction: y}, {"d" + prediction: (None, None), prediction: np.shape(d)})
+        check_array(target, t, dtypes=(np.dtype(np.int64),), shape=y.shape[:1])
+        if t.size and (t.min() < 0 or t.max() >= y.shape[1]):
+            raise ValueError(f"{target}: got labels from {t.min()} to {t.max()}, expected 0 to {y.shape[1] - 1}")
+    else:
+        shape = np.shape(d)
+        check_arrays(
+            {"d" + prediction: d}, {prediction: y, target: t}, {"d" + prediction: (None, None), prediction: shape, target: shape}
+        )
+    rows, n = y.shape
+    weights = np.empty(0) if w is None else w
+    if w is not None:
+        check_array("w", w, shape=(rows,))
+        weights = w.astype(np.float64)
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise ValueError("w: got a negative or non-finite weight, expected finite weights >= 0")
+    total = float(rows) if w is None else float(weights.sum())
+    if total == 0.0 or y.size == 0:
+        d[:] = 0.0
+        return 0.0
+    labels = t if labelled else np.empty(0, np.int64)
+    targets = np.empty(0, y.dtype) if labelled else t.reshape(-1)
+    per_task = rows_per_task(n)
+    partial = np.empty((-(-rows // per_task), 2))
+    _loss(LOSS_ROWS.address(y.dtype), partial, code, float(delta), d.reshape(-1), y.reshape(-1), labels, targets, weights, n, 1.0 / total, per_task)
+    return float(partial[:, 0].sum()) / total
+
+
+def squared_error(dy: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray | None = None) -> float:
+    """Return the mean squared error and write its gradient: l_b = mean_j (y_bj - t_bj)^2.
+
+    The survey has half of it (sum (a - y)^2 / 2, with delta = a - y); this is the field's mean, with gradient 2 (y - t) / n.
+
+    Parameters
+    ----------
+    dy : array (B, N), out
+        Gradient of the returned loss with respect to `y`; overwritten.
+    y : array (B, N), in
+        Predictions, float32 or float64.
+    t : array (B, N), in
+        Targets; dtype of `y`.
+    w : array (B,), optional
+        Weights of the rows, >= 0; 1 by default.
+
+    Returns
+    -------
+    float
+        sum_b w_b l_b / sum_b w_b; 0 where the weights sum to 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another dtype, shape or order, a read-only or overlapping output, a bad weight; nothing is written.
+    """
+    return _run(SQUARED_ERROR, dy, y, t, w, "y t")
+
+
+def absolute_error(dy: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray | None = None) -> float:
+    """Return the mean absolute error and write its gradient: l_b = mean_j |y_bj - t_bj|; slope 0 where y = t.
+
+    Parameters, result and errors as in `squared_error`.
+    """
+    return _run(ABSOLUTE_ERROR, dy, y, t, w, "y t")
+
+
+def huber(dy: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray | None = None, delta: float = 1.0) -> float:
+    """Return Huber's loss and write its gradient: mean of e^2/2 where |e| <= delta, else delta (|e| - delta/2).
+
+    Parameters, result and errors as in `squared_error`; `delta` > 0. Source: Huber, Ann. Math. Statist. 35, 1964.
+    """
+    check_scalar("delta", delta, low=0.0)
+    return _run(HUBER, dy, y, t, w, "y t", delta)
+
+
+def cross_entropy(dz: np.ndarray, z: np.ndarray, t: np.ndarray, w: np.ndarray | None = None) -> float:
+    """Return the softmax cross entropy of logits and write its gradient: l_b = -sum_j t_bj log softmax(z_b)_j.
+
+    Parameters
+    ----------
+    dz : array (B, C), out
+        Gradient, w_b (softmax(z_b) sum_j t_bj - t_b) / sum w; overwritten.
+    z : array (B, C), in
+        Logits.
+    t : array of int64 (B,), or of the dtype of `z` (B, C), in
+        Class labels 0 .. C-1, or one-hot or soft rows.
+    w : array (B,), optional
+        As in `squared_error`.
+
+    Returns
+    -------
+    float
+        As in `squared_error`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `squared_error`, and for a label out of range.
+    """
+    return _run(CROSS_ENTROPY, dz, z, t, w, "z t")
+
+
+def binary_cross_entropy(dz: np.ndarray, z: np.ndarray, t: np.ndarray, w: np.ndarray | None = None) -> float:
+    """Return the binary cross entropy of logits and write its gradient, (sigmoid(z) - t) / N per output.
+
+    l_b = mean_j [max(z, 0) - z t + log(1 + e^-|z|)], t between 0 and 1.
+    Parameters, result and errors as in `squared_error`.
+    """
+    return _run(BINARY_CROSS_ENTROPY, dz, z, t, w, "z t")

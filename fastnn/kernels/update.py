@@ -1,0 +1,636 @@
+"""Optimizer steps: one pass over parameters, state and gradient, with penalties and clipping folded in.
+
+The total gradient of a weight w with loss gradient d is
+
+    g = scale * clip(d + l2 w + l1 sign(w))
+
+with clip to [-clip_value, clip_value] first and the global-norm factor `scale` after it. Forms and defaults are PyTorch's;
+where the survey puts epsilon inside the root (AdaGrad, RMSprop), `eps_inside_sqrt` does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import prange
+
+from fastnn.kernels._check import check_array, check_arrays, check_scalar
+from fastnn.kernels._jit import Task, block, entry_parallel, formula
+from fastnn.kernels.activation import CHUNK
+from fastnn.kernels.elementary import absolute, copysign, like
+
+SGD, ADAGRAD, RMSPROP, ADAM, AMSGRAD = range(5)
+
+# Positions in the vector of hyper-parameters that one compiled update reads.
+LR, BETA1, BETA2, EPS, EPS_INSIDE, NESTEROV, CENTERED, CLIP_VALUE, CORRECTION1, CORRECTION2, FIRST = range(11)
+N_HYPER = 11
+
+
+@formula
+def sign(w):
+    """-1, 0 or 1."""
+    return like(0.0, w) if w == like(0.0, w) else copysign(like(1.0, w), w)
+
+
+@formula
+def total_gradient(d, w, l1, l2, clip_value, scale):
+    """scale * clip(d + l2 w + l1 sign(w), +-clip_value); NaN stays NaN."""
+    g = d + l2 * w + l1 * sign(w)
+    g = clip_value if g > clip_value else g
+    g = -clip_value if g < -clip_value else g
+    return g * scale
+
+
+@formula
+def soft(w, amount):
+    """Soft threshold: sign(w) max(|w| - amount, 0), the proximal map of amount * |w|."""
+    size = absolute(w) - amount
+    return copysign(size, w) if size > like(0.0, w) else (w if w != w else like(0.0, w))
+
+
+@block
+def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):  # type: ignore[no-untyped-def]
+    """Do one optimizer step on one block.
+
+    Parameters
+    ----------
+    kind : int
+        SGD, ADAGRAD, RMSPROP, ADAM or AMSGRAD.
+    w, d : array (P,)
+        Parameters (in, out) and the loss gradient (in).
+    s0, s1, s2 : array (P,) or empty, in and out
+        State: velocity (SGD); sum of squares (AdaGrad); mean square, velocity, mean (RMSprop); m, v, max v (Adam).
+    hyper : array (N_HYPER,) float64
+        LR .. FIRST as named above; CORRECTION1 = 1 - b1^t, CORRECTION2 = sqrt(1 - b2^t); FIRST is 1 at the first step.
+    l1, l2, decay, scale : float
+        Penalties, decoupled weight decay and gradient factor of this block.
+    truncate : float
+        Soft threshold after the step (0: none).
+    """
+    lr, eps = like(hyper[LR], w[0]), like(hyper[EPS], w[0])
+    b1, b2 = like(hyper[BETA1], w[0]), like(hyper[BETA2], w[0])
+    one = like(1.0, w[0])
+    inside = like(hyper[EPS] * hyper[EPS_INSIDE], w[0])
+    outside = like(hyper[EPS] * (1.0 - hyper[EPS_INSIDE]), w[0])
+    clip, l1, l2, scale = like(hyper[CLIP_VALUE], w[0]), like(l1, w[0]), like(l2, w[0]), like(scale, w[0])
+    if kind == SGD:
+        if s0.size == 0:
+            for i in range(w.size):
+                w[i] -= lr * total_gradient(d[i], w[i], l1, l2, clip, scale)
+        else:
+            keep = like(0.0, w[0]) if hyper[FIRST] != 0.0 else b1
+            nesterov = like(hyper[NESTEROV], w[0])
+            for i in range(w.size):
+                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+                s0[i] = keep * s0[i] + g
+                w[i] -= lr * (nesterov * (g + b1 * s0[i]) + (one - nesterov) * s0[i])
+    elif kind == ADAGRAD:
+        for i in range(w.size):
+            g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+            s0[i] += g * g
+            w[i] -= lr * g / (math.sqrt(s0[i] + inside) + outside)
+    elif kind == RMSPROP:
+        centered = hyper[CENTERED] != 0.0
+        if s1.size == 0 and not centered:
+            for i in range(w.size):
+                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+                s0[i] = b2 * s0[i] + (one - b2) * (g * g)
+                w[i] -= lr * g / (math.sqrt(s0[i] + inside) + outside)
+        elif not centered:
+            for i in range(w.size):
+                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+                s0[i] = b2 * s0[i] + (one - b2) * (g * g)
+                s1[i] = b1 * s1[i] + g / (math.sqrt(s0[i] + inside) + outside)
+                w[i] -= lr * s1[i]
+        elif s1.size == 0:
+            for i in range(w.size):
+                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+                s0[i] = b2 * s0[i] + (one - b2) * (g * g)
+                s2[i] = b2 * s2[i] + (one - b2) * g
+                w[i] -= lr * g / (math.sqrt(s0[i] - s2[i] * s2[i] + inside) + outside)
+        else:
+            for i in range(w.size):
+                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+                s0[i] = b2 * s0[i] + (one - b2) * (g * g)
+                s2[i] = b2 * s2[i] + (one - b2) * g
+                s1[i] = b1 * s1[i] + g / (math.sqrt(s0[i] - s2[i] * s2[i] + inside) + outside)
+                w[i] -= lr * s1[i]
+    else:
+        rate = like(hyper[LR] / hyper[CORRECTION1], w[0])
+        root = like(1.0 / hyper[CORRECTION2], w[0])
+        shrink = like(1.0 - hyper[LR] * decay, w[0])
+        if kind == ADAM:
+            for i in range(w.size):
+                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+                s0[i] = b1 * s0[i] + (one - b1) * g
+                s1[i] = b2 * s1[i] + (one - b2) * (g * g)
+                w[i] = w[i] * shrink - rate * s0[i] / (math.sqrt(s1[i]) * root + eps)
+        else:
+            for i in range(w.size):
+                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+                s0[i] = b1 * s0[i] + (one - b1) * g
+                s1[i] = b2 * s1[i] + (one - b2) * (g * g)
+                s2[i] = s1[i] if s1[i] > s2[i] else s2[i]
+                w[i] = w[i] * shrink - rate * s0[i] / (math.sqrt(s2[i]) * root + eps)
+    if truncate > 0.0:
+        soft_threshold_block(w, truncate)
+
+
+@block
+def soft_threshold_block(w, amount):  # type: ignore[no-untyped-def]
+    """Apply the soft threshold to one block in place."""
+    threshold = like(amount, w[0])
+    for i in range(w.size):
+        w[i] = soft(w[i], threshold)
+
+
+@block
+def penalty_block(w, l1, l2):  # type: ignore[no-untyped-def]
+    """Return l1 sum|w| + l2/2 sum w^2 of one block, summed in float64."""
+    size, square = 0.0, 0.0
+    for i in range(w.size):
+        value = np.float64(w[i])
+        size += abs(value)
+        square += value * value
+    return l1 * size + 0.5 * l2 * square
+
+
+@block
+def squared_norm_block(d, w, l1, l2, clip_value):  # type: ignore[no-untyped-def]
+    """Return the sum of squares, in float64, of the clipped total gradient of one block."""
+    clip, l1, l2, one = like(clip_value, w[0]), like(l1, w[0]), like(l2, w[0]), like(1.0, w[0])
+    total = 0.0
+    for i in range(d.size):
+        g = np.float64(total_gradient(d[i], w[i], l1, l2, clip, one))
+        total += g * g
+    return total
+
+
+UPDATE = Task(update_block, "i e[:] e[:] e[:] e[:] e[:] d[:] d d d d d")
+call_update = UPDATE.call
+
+
+@entry_parallel
+def _update(update, kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):  # type: ignore[no-untyped-def]
+    for c in prange((w.size + CHUNK - 1) // CHUNK):
+        part = slice(c * CHUNK, (c + 1) * CHUNK)
+        call_update(update, kind, w[part], s0[part], s1[part], s2[part], d[part], hyper, l1, l2, decay, scale, truncate)
+
+
+@entry_parallel
+def _penalty(partial, w, l1, l2):  # type: ignore[no-untyped-def]
+    for c in prange(partial.size):
+        partial[c] = penalty_block(w[c * CHUNK : (c + 1) * CHUNK], l1, l2)
+
+
+@entry_parallel
+def _squared_norm(partial, d):  # type: ignore[no-untyped-def]
+    for c in prange(partial.size):
+        piece = d[c * CHUNK : (c + 1) * CHUNK]
+        partial[c] = squared_norm_block(piece, piece, 0.0, 0.0, np.inf)
+
+
+@entry_parallel
+def _clip(d, limit, scale):  # type: ignore[no-untyped-def]
+    bound, factor = like(limit, d[0]), like(scale, d[0])
+    for c in prange((d.size + CHUNK - 1) // CHUNK):
+        piece = d[c * CHUNK : (c + 1) * CHUNK]
+        for i in range(piece.size):
+            piece[i] = total_gradient(piece[i], piece[i], like(0.0, bound), like(0.0, bound), bound, factor)
+
+
+@entry_parallel
+def _soft_threshold(w, amount):  # type: ignore[no-untyped-def]
+    for c in prange((w.size + CHUNK - 1) // CHUNK):
+        soft_threshold_block(w[c * CHUNK : (c + 1) * CHUNK], amount)
+
+
+def hyper_vector(
+    *,
+    lr: float,
+    b1: float = 0.0,
+    b2: float = 0.0,
+    eps: float = 0.0,
+    eps_inside_sqrt: bool = False,
+    nesterov: bool = False,
+    centered: bool = False,
+    clip_value: float = math.inf,
+    step: int = 1,
+) -> np.ndarray:
+    """Return the float64 vector of hyper-parameters that `update_block` reads, for the step counted from 1."""
+    hyper = np.zeros(N_HYPER)
+    hyper[[LR, BETA1, BETA2, EPS, EPS_INSIDE]] = lr, b1, b2, eps, eps_inside_sqrt
+    hyper[[NESTEROV, CENTERED, CLIP_VALUE]] = nesterov, centered, clip_value
+    hyper[[CORRECTION1, CORRECTION2, FIRST]] = 1.0 - b1**step, math.sqrt(1.0 - b2**step), step == 1
+    return hyper
+
+
+def _run(
+    kind: int,
+    param: np.ndarray,
+    states: dict[str, np.ndarray | None],
+    grad: np.ndarray,
+    hyper: np.ndarray,
+    options: dict[str, float],
+    decay: float = 0.0,
+) -> None:
+    l1, l2, scale, truncate = (float(options[name]) for name in ("l1", "l2", "grad_scale", "truncate"))
+    given = {name: state for name, state in states.items() if state is not None}
+    shape = np.shape(param)
+    check_arrays({"param": param, **given}, {"grad": grad}, dict.fromkeys([*given, "grad"], shape))
+    for name, value in options.items():
+        check_scalar(name, value, low=None if name == "grad_scale" else 0.0)
+    if param.size == 0:
+        return
+    empty = np.empty(0, param.dtype)
+    slots = [empty if state is None else state.reshape(-1) for state in states.values()]
+    slots += [empty] * (3 - len(slots))
+    _update(UPDATE.address(param.dtype), kind, param.reshape(-1), *slots, grad.reshape(-1), hyper, l1, l2, float(decay), scale, truncate)
+
+
+def _options(l1: float, l2: float, grad_scale: float, clip_value: float, truncate: float) -> dict[str, float]:
+    return {"l1": l1, "l2": l2, "grad_scale": grad_scale, "clip_value": clip_value, "truncate": truncate}
+
+
+def _check_step(step: int) -> None:
+    if not isinstance(step, (int, np.integer)) or isinstance(step, bool):
+        raise TypeError(f"step: got {type(step).__name__}, expected an integer counted from 1")
+    check_scalar("step", step, low=1)
+
+
+def sgd_update(
+    param: np.ndarray,
+    velocity: np.ndarray | None,
+    grad: np.ndarray,
+    lr: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    step: int = 1,
+    *,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    grad_scale: float = 1.0,
+    clip_value: float = math.inf,
+    truncate: float = 0.0,
+) -> None:
+    """Do one step of stochastic gradient descent.
+
+        u = momentum u + g  (u = g at step 1);  w -= lr u,  Nesterov: w -= lr (g + momentum u)
+
+    Parameters
+    ----------
+    param : array, in and out
+        Any shape, float32 or float64.
+    velocity : array or None, in and out
+        u, needed where `momentum` is not 0.
+    grad : array, in
+        Gradient of the loss; shape and dtype of `param`.
+    lr : float
+        Learning rate.
+    momentum : float
+        0 <= momentum < 1.
+    nesterov : bool
+        Look ahead along the velocity.
+    step : int
+        Number of this step, from 1.
+    l1, l2 : float
+        Penalty added to the gradient: l1 sign(w) + l2 w.
+    grad_scale : float
+        Factor on the whole gradient, as global-norm clipping gives it.
+    clip_value : float
+        The gradient is clipped to +- this before `grad_scale`.
+    truncate : float
+        Soft threshold on the new weights (lr * l1 for proximal L1).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another dtype, shape, order, a read-only or overlapping array, a number out of range; nothing is written.
+
+    Notes
+    -----
+    Sutskever, Martens, Dahl and Hinton, ICML 2013, in PyTorch's form.
+    """
+    check_scalar("lr", lr, low=0.0)
+    check_scalar("momentum", momentum, low=0.0, below=1.0)
+    _check_step(step)
+    if momentum and velocity is None:
+        raise ValueError("velocity: got None, expected an array like param, since momentum is not 0")
+    hyper = hyper_vector(lr=lr, b1=momentum, nesterov=nesterov, clip_value=clip_value, step=step)
+    options = _options(l1, l2, grad_scale, clip_value, truncate)
+    _run(SGD, param, {"velocity": velocity if momentum else None}, grad, hyper, options)
+
+
+def adagrad_update(
+    param: np.ndarray,
+    g2: np.ndarray,
+    grad: np.ndarray,
+    lr: float,
+    eps: float = 1e-10,
+    eps_inside_sqrt: bool = False,
+    *,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    grad_scale: float = 1.0,
+    clip_value: float = math.inf,
+    truncate: float = 0.0,
+) -> None:
+    """Do one AdaGrad step: G += g^2;  w -= lr g / (sqrt(G) + eps).
+
+    Parameters
+    ----------
+    param, grad, lr, l1, l2, grad_scale, clip_value, truncate
+        As in `sgd_update`.
+    g2 : array, in and out
+        G, the sum of squared gradients; starts at 0.
+    eps : float
+        Keeps the first steps finite.
+    eps_inside_sqrt : bool
+        The survey's form, sqrt(G + eps).
+
+    Notes
+    -----
+    Duchi, Hazan and Singer, JMLR 12, 2011.
+    """
+    check_scalar("lr", lr, low=0.0)
+    check_scalar("eps", eps, low=0.0)
+    hyper = hyper_vector(lr=lr, eps=eps, eps_inside_sqrt=eps_inside_sqrt, clip_value=clip_value)
+    _run(ADAGRAD, param, {"g2": g2}, grad, hyper, _options(l1, l2, grad_scale, clip_value, truncate))
+
+
+def rmsprop_update(
+    param: np.ndarray,
+    v: np.ndarray,
+    velocity: np.ndarray | None,
+    mean: np.ndarray | None,
+    grad: np.ndarray,
+    lr: float,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    momentum: float = 0.0,
+    centered: bool = False,
+    eps_inside_sqrt: bool = False,
+    *,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    grad_scale: float = 1.0,
+    clip_value: float = math.inf,
+    truncate: float = 0.0,
+) -> None:
+    """Do one RMSprop step: v = alpha v + (1 - alpha) g^2;  w -= lr g / (sqrt(v) + eps).
+
+    With `centered`, v - mean^2 stands for v, mean = alpha mean + (1 - alpha) g; with `momentum`,
+    u = momentum u + g / (sqrt(v) + eps) and w -= lr u.
+
+    Parameters
+    ----------
+    param, grad, lr, l1, l2, grad_scale, clip_value, truncate
+        As in `sgd_update`.
+    v : array, in and out
+        Average of squared gradients; starts at 0.
+    velocity, mean : array or None, in and out
+        u and mean, needed with `momentum` and with `centered`.
+    alpha : float
+        0 <= alpha < 1, decay of the averages.
+    eps : float
+        Added to the root, or inside it with `eps_inside_sqrt` (the survey's form).
+
+    Notes
+    -----
+    Tieleman and Hinton, Coursera lecture 6.5, 2012; centred: Graves, arXiv:1308.0850, eq. 38-45.
+    """
+    check_scalar("lr", lr, low=0.0)
+    check_scalar("alpha", alpha, low=0.0, below=1.0)
+    check_scalar("eps", eps, low=0.0)
+    check_scalar("momentum", momentum, low=0.0, below=1.0)
+    if momentum and velocity is None:
+        raise ValueError("velocity: got None, expected an array like param, since momentum is not 0")
+    if centered and mean is None:
+        raise ValueError("mean: got None, expected an array like param, since centered is true")
+    hyper = hyper_vector(
+        lr=lr, b1=momentum, b2=alpha, eps=eps, eps_inside_sqrt=eps_inside_sqrt, centered=centered, clip_value=clip_value
+    )
+    states = {"v": v, "velocity": velocity if momentum else None, "mean": mean if centered else None}
+    _run(RMSPROP, param, states, grad, hyper, _options(l1, l2, grad_scale, clip_value, truncate))
+
+
+def _adam(
+    kind: int,
+    param: np.ndarray,
+    states: dict[str, np.ndarray | None],
+    grad: np.ndarray,
+    numbers: tuple[float, float, float, float, int, float],
+    options: dict[str, float],
+) -> None:
+    lr, b1, b2, eps, step, decay = numbers
+    check_scalar("lr", lr, low=0.0)
+    check_scalar("b1", b1, low=0.0, below=1.0)
+    check_scalar("b2", b2, low=0.0, below=1.0)
+    check_scalar("eps", eps, low=0.0)
+    check_scalar("weight_decay", decay, low=0.0)
+    _check_step(step)
+    hyper = hyper_vector(lr=lr, b1=b1, b2=b2, eps=eps, clip_value=options["clip_value"], step=step)
+    _run(kind, param, states, grad, hyper, options, decay)
+
+
+def adam_update(
+    param: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    grad: np.ndarray,
+    lr: float,
+    b1: float,
+    b2: float,
+    eps: float,
+    step: int,
+    *,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    grad_scale: float = 1.0,
+    clip_value: float = math.inf,
+    truncate: float = 0.0,
+) -> None:
+    """Do one Adam step.
+
+        m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
+        w -= lr m_hat / (sqrt(v_hat) + eps),  m_hat = m / (1 - b1^t),  v_hat = v / (1 - b2^t)
+
+    Parameters
+    ----------
+    param, grad, lr, l1, l2, grad_scale, clip_value, truncate
+        As in `sgd_update`.
+    m, v : array, in and out
+        First and second moment; start at 0.
+    b1, b2 : float
+        0 <= b < 1, decay of the moments.
+    eps : float
+        Added to the root.
+    step : int
+        t, the number of this step, from 1.
+
+    Notes
+    -----
+    Kingma and Ba, ICLR 2015, algorithm 1.
+    """
+    numbers = (lr, b1, b2, eps, step, 0.0)
+    _adam(ADAM, param, {"m": m, "v": v}, grad, numbers, _options(l1, l2, grad_scale, clip_value, truncate))
+
+
+def adamw_update(
+    param: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    grad: np.ndarray,
+    lr: float,
+    b1: float,
+    b2: float,
+    eps: float,
+    step: int,
+    weight_decay: float,
+    *,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    grad_scale: float = 1.0,
+    clip_value: float = math.inf,
+    truncate: float = 0.0,
+) -> None:
+    """Do one AdamW step: w *= 1 - lr weight_decay, then as `adam_update`.
+
+    Parameters
+    ----------
+    param, m, v, grad, lr, b1, b2, eps, step, l1, l2, grad_scale, clip_value, truncate
+        As in `adam_update`.
+    weight_decay : float
+        Decoupled decay, a share of the weight per unit of learning rate.
+
+    Notes
+    -----
+    Loshchilov and Hutter, ICLR 2019.
+    """
+    numbers = (lr, b1, b2, eps, step, weight_decay)
+    _adam(ADAM, param, {"m": m, "v": v}, grad, numbers, _options(l1, l2, grad_scale, clip_value, truncate))
+
+
+def amsgrad_update(
+    param: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    vmax: np.ndarray,
+    grad: np.ndarray,
+    lr: float,
+    b1: float,
+    b2: float,
+    eps: float,
+    step: int,
+    weight_decay: float = 0.0,
+    *,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    grad_scale: float = 1.0,
+    clip_value: float = math.inf,
+    truncate: float = 0.0,
+) -> None:
+    """Do one AMSGrad step: as `adamw_update` with vmax = max(vmax, v) in place of v.
+
+    Parameters
+    ----------
+    param, m, v, grad, lr, b1, b2, eps, step, weight_decay, l1, l2, grad_scale, clip_value, truncate
+        As in `adamw_update`.
+    vmax : array, in and out
+        Largest second moment so far; starts at 0.
+
+    Notes
+    -----
+    Reddi, Kale and Kumar, ICLR 2018; the bias correction is applied to vmax, as in PyTorch.
+    """
+    numbers = (lr, b1, b2, eps, step, weight_decay)
+    options = _options(l1, l2, grad_scale, clip_value, truncate)
+    _adam(AMSGRAD, param, {"m": m, "v": v, "vmax": vmax}, grad, numbers, options)
+
+
+def _partials(array: np.ndarray) -> np.ndarray:
+    return np.zeros((array.size + CHUNK - 1) // CHUNK)
+
+
+def penalty(w: np.ndarray, l1: float, l2: float) -> float:
+    """Return l1 sum|w| + l2/2 sum w^2.
+
+    Parameters
+    ----------
+    w : array, in
+        Any shape, float32 or float64.
+    l1, l2 : float
+        Strengths, >= 0.
+    """
+    check_array("w", w)
+    check_scalar("l1", l1, low=0.0)
+    check_scalar("l2", l2, low=0.0)
+    partial = _partials(w)
+    _penalty(partial, w.reshape(-1), float(l1), float(l2))
+    return float(partial.sum())
+
+
+def global_norm(grad: np.ndarray) -> float:
+    """Return sqrt(sum g^2), summed in float64 in fixed blocks.
+
+    Parameters
+    ----------
+    grad : array, in
+        Any shape, float32 or float64.
+    """
+    check_array("grad", grad)
+    partial = _partials(grad)
+    _squared_norm(partial, grad.reshape(-1))
+    return math.sqrt(float(partial.sum()))
+
+
+def clip_by_value(grad: np.ndarray, limit: float) -> None:
+    """Clip `grad` in place to [-limit, limit]; NaN stays NaN.
+
+    Parameters
+    ----------
+    grad : array, in and out
+    limit : float
+        >= 0.
+    """
+    check_array("grad", grad, writable=True)
+    check_scalar("limit", limit, low=0.0)
+    if grad.size:
+        _clip(grad.reshape(-1), float(limit), 1.0)
+
+
+def clip_by_norm(grad: np.ndarray, limit: float) -> float:
+    """Scale `grad` in place so that its norm is at most `limit`, and return the norm before.
+
+    Parameters
+    ----------
+    grad : array, in and out
+    limit : float
+        >= 0.
+
+    Notes
+    -----
+    Pascanu, Mikolov and Bengio, ICML 2013.
+    """
+    check_array("grad", grad, writable=True)
+    check_scalar("limit", limit, low=0.0)
+    norm = global_norm(grad)
+    if norm > limit:
+        _clip(grad.reshape(-1), math.inf, limit / norm)
+    return norm
+
+
+def soft_threshold(w: np.ndarray, amount: float) -> None:
+    """Replace w by sign(w) max(|w| - amount, 0) in place: small weights become exactly 0.
+
+    Parameters
+    ----------
+    w : array, in and out
+    amount : float
+        >= 0; lr * l1 for the proximal step of an L1 penalty (Parikh and Boyd, *Proximal Algorithms*, 2014, 6.5.2).
+    """
+    check_array("w", w, writable=True)
+    check_scalar("amount", amount, low=0.0)
+    if w.size:
+        _soft_threshold(w.reshape(-1), float(amount))
