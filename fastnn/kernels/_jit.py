@@ -97,51 +97,68 @@ def _cached(dispatcher: Any) -> Any:
     return dispatcher
 
 
+def _any_number(dispatcher: Any) -> Any:
+    """Make calls from compiled code with literal arguments share one compilation.
+
+    Numba would compile a function again for each literal number it is called with.
+    """
+    template = dispatcher.get_call_template
+
+    def get_call_template(args: Any, kws: Any) -> Any:
+        return template([types.unliteral(a) for a in args], {name: types.unliteral(a) for name, a in dict(kws).items()})
+
+    dispatcher.get_call_template = get_call_template
+    return dispatcher
+
+
 def formula(function: Callable[..., Any]) -> Any:
     """Compile a scalar formula: always inlined, rounding as written."""
-    return numba.njit(forceinline=True, fastmath=EXACT, **_INNER)(function)
+    return _any_number(numba.njit(forceinline=True, fastmath=EXACT, **_INNER)(function))
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Compile a small loop that must be inlined into its caller."""
-    return numba.njit(forceinline=True, fastmath=FAST, **_INNER)(function)
+    return _any_number(numba.njit(forceinline=True, fastmath=FAST, **_INNER)(function))
 
 
 def block(function: Callable[..., Any]) -> Any:
     """Compile a serial loop over one block, for callers that are compiled themselves."""
-    return numba.njit(fastmath=FAST, **_INNER)(function)
+    return _any_number(numba.njit(fastmath=FAST, **_INNER)(function))
 
 
 def entry(function: Callable[..., Any]) -> Any:
     """Compile a serial function that Python calls; cached on disk."""
-    return _cached(numba.njit(fastmath=FAST, **_COMMON)(function))
+    return _any_number(_cached(numba.njit(fastmath=FAST, **_COMMON)(function)))
 
 
 def entry_parallel(function: Callable[..., Any]) -> Any:
     """Compile a function with ``prange`` over fixed blocks; cached on disk."""
-    return _cached(numba.njit(fastmath=FAST, parallel=True, **_COMMON)(function))
+    return _any_number(_cached(numba.njit(fastmath=FAST, parallel=True, **_COMMON)(function)))
 
 
 class Task:
     """A block function compiled once for each float type and called by its address.
 
-    `kinds` declares the arguments: i int64, d float64, b boolean, u uint8, e the element type; e[:] or i[:,:] for C-ordered arrays.
+    `kinds` declares the arguments: i int64, d float64, b boolean, u uint8, e the element type; e[:] or i[:,:] for C-ordered
+    arrays. A first argument that is a named tuple of such arrays is declared by `record` (the class) and `fields`.
 
     In compiled code, ``a_task.call(address, *arguments)`` calls it, with ``address`` an integer that Python got from
     ``a_task.address(dtype)`` and handed down. Arguments are cast to the declared types, so a literal is as good as an int64.
     """
 
-    def __init__(self, function: Any, kinds: str) -> None:
+    def __init__(self, function: Any, kinds: str, record: Any = None, fields: str = "") -> None:
         self._kinds = kinds.split()
+        self._record, self._fields = record, fields.split()
         self._dispatcher = _cached(numba.njit(fastmath=FAST, **_INNER)(function.py_func))
         self._addresses: dict[int, int] = {}
         self.call = self._make_call()
 
     def _argument_types(self, element: Any) -> tuple[Any, ...]:
-        scalars = {"i": types.int64, "d": types.float64, "b": types.boolean, "e": element, "u": types.uint8}
-        return tuple(
-            scalars[kind[0]] if len(kind) == 1 else types.Array(scalars[kind[0]], kind.count(":"), "C") for kind in self._kinds
-        )
+        kinds = [_array_or_scalar(kind, element) for kind in self._kinds]
+        if self._record is None:
+            return tuple(kinds)
+        fields = [_array_or_scalar(kind, element) for kind in self._fields]
+        return (types.NamedTuple(fields, self._record), *kinds)
 
     def address(self, dtype: Any) -> int:
         """Return where the code for floats of `dtype` lies, compiling or loading it at the first call."""
@@ -154,14 +171,15 @@ class Task:
         return self._addresses[bits]
 
     def _make_call(self) -> Any:
-        first_element = next(i for i, kind in enumerate(self._kinds) if kind.startswith("e["))
+        declared = self._fields or self._kinds
+        position = next(i for i, kind in enumerate(declared) if kind.startswith("e["))
+        count = len(self._kinds) + (self._record is not None)
 
         def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
-            element = arguments[first_element].dtype
+            element = (arguments[0].types if self._record else arguments)[position].dtype
             wanted = self._argument_types(element)
-            for have, want in zip(arguments, wanted, strict=True):
-                if isinstance(want, types.Array) != isinstance(have, types.Array):
-                    return None
+            if any(isinstance(want, types.Array) != isinstance(have, types.Array) for have, want in zip(arguments, wanted, strict=True)):
+                return None
 
             def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
                 convention = context.call_conv
@@ -176,7 +194,12 @@ class Task:
 
             return types.void(types.int64, *arguments), generate
 
-        names = ["typingctx", "address", *(f"argument{i}" for i in range(len(self._kinds)))]
+        names = ["typingctx", "address", *(f"argument{i}" for i in range(count))]
         positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
         call.__signature__ = inspect.Signature([inspect.Parameter(name, positional) for name in names])  # type: ignore[attr-defined]
         return intrinsic(call)
+
+
+def _array_or_scalar(kind: str, element: Any) -> Any:
+    scalars = {"i": types.int64, "d": types.float64, "b": types.boolean, "e": element, "u": types.uint8}
+    return scalars[kind] if len(kind) == 1 else types.Array(scalars[kind[0]], kind.count(":"), "C")

@@ -13,7 +13,7 @@ from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy
 from fastnn.kernels._check import check_arrays, check_code
 from fastnn.kernels._jit import Task, block, entry_parallel
-from fastnn.kernels.elementary import exp, like
+from fastnn.kernels.elementary import like
 
 CHUNK = 8192
 """Elements of one parallel block of an element-wise kernel: 32 KB of float32, about 4 us."""

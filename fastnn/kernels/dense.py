@@ -28,7 +28,7 @@ def column_sums(out, d, d0, stride, rows, first, last):  # type: ignore[no-untyp
 @entry_parallel
 def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch):  # type: ignore[no-untyped-def]
     nr = tile_columns(z)
-    row_blocks, column_blocks = task_grid(rows, n, k, nr)
+    row_blocks, column_blocks = task_grid(rows, n, k)
     each = scratch_elements(rows, n, k, nr)
     for task in prange(row_blocks * column_blocks):
         i0, i1 = split(rows, row_blocks, task % row_blocks, MR)
@@ -45,8 +45,8 @@ def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch): 
 @entry_parallel
 def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, scratch_w, scratch_x):  # type: ignore[no-untyped-def]
     nr = tile_columns(dz)
-    w_rows, w_columns = task_grid(k, n, rows, nr)
-    x_rows, x_columns = task_grid(rows, k, n, nr)
+    w_rows, w_columns = task_grid(k, n, rows)
+    x_rows, x_columns = task_grid(rows, k, n)
     w_tasks, x_tasks = w_rows * w_columns, x_rows * x_columns if dx.size else 0
     w_each, x_each = scratch_elements(k, n, rows, nr), scratch_elements(rows, k, n, nr)
     for task in prange(w_tasks + x_tasks):

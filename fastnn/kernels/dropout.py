@@ -12,7 +12,7 @@ from numba import prange, uint32, uint64
 
 from fastnn.kernels._blocks import copy, fill
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
-from fastnn.kernels._jit import block, entry_parallel
+from fastnn.kernels._jit import Task, block, entry_parallel
 from fastnn.kernels.random import check_key, philox
 
 GROUP = 64
@@ -41,8 +41,9 @@ def _mask_group(mask, group, threshold, scale, step, layer, seed):  # type: igno
 def multiply_mask(y, first_index, mask, threshold, scale, step, layer, seed):  # type: ignore[no-untyped-def]
     """Multiply the 1-D block `y`, whose first element has index `first_index`, by its mask.
 
-    `mask` is scratch of 64 elements; `threshold` is rate * 2^32 as uint32; `scale` is 1 / (1 - rate) in the dtype of y.
+    `mask` is scratch of 64 elements; `threshold` is rate * 2^32; `seed` has the bits of a uint64; `scale` is 1 / (1 - rate) in the dtype of y.
     """
+    threshold, seed = uint32(threshold), uint64(seed)
     stop = first_index + y.size
     group = first_index // GROUP
     while group * GROUP < stop:
@@ -57,31 +58,39 @@ def multiply_mask(y, first_index, mask, threshold, scale, step, layer, seed):  #
         group += 1
 
 
+MULTIPLY_MASK = Task(multiply_mask, "e[:] i e[:] i e i i i")
+call_multiply_mask = MULTIPLY_MASK.call
+
 _CHUNK = 128 * GROUP
 
 
 @entry_parallel
-def _dropout(y, x, ones, masks, threshold, scale, step, layer, seed):  # type: ignore[no-untyped-def]
+def _dropout(multiply, y, x, ones, masks, threshold, scale, step, layer, seed):  # type: ignore[no-untyped-def]
     for c in prange((y.size + _CHUNK - 1) // _CHUNK):
         piece = y[c * _CHUNK : (c + 1) * _CHUNK]
         if ones:
             fill(piece, 1.0)
         else:
             copy(piece, x[c * _CHUNK : (c + 1) * _CHUNK])
-        multiply_mask(piece, c * _CHUNK, masks[c], threshold, scale, step, layer, seed)
+        call_multiply_mask(multiply, piece, c * _CHUNK, masks[c], threshold, scale, step, layer, seed)
 
 
-def dropout_constants(rate: float, dtype: np.dtype) -> tuple[np.uint32, np.floating]:
-    """Return (threshold, scale) of a rate: a unit is kept where its random word is at least the threshold."""
-    return np.uint32(round(rate * 2.0**32)), dtype.type(1.0 / (1.0 - rate))
+def threshold_of(rate: float) -> int:
+    """Return rate * 2^32, rounded: a unit is kept where its random word is at least that."""
+    return round(rate * 2.0**32)
+
+
+def signed(seed: int) -> int:
+    """Return a 64-bit seed as the int64 with the same bits, which is how compiled code takes it."""
+    return seed - 2**64 if seed >= 2**63 else seed
 
 
 def _run(y: np.ndarray, x: np.ndarray, ones: bool, rate: float, seed: int, step: int, layer: int) -> None:
-    check_scalar("rate", rate, low=0.0, high=1.0 - 2.0**-32)
+    check_scalar("rate", rate, low=0.0, high=1.0 - 2.0**-31)
     check_key(seed, step, layer)
-    threshold, scale = dropout_constants(rate, y.dtype)
     masks = np.empty(((y.size + _CHUNK - 1) // _CHUNK, GROUP), y.dtype)
-    _dropout(y.reshape(-1), x.reshape(-1), ones, masks, threshold, scale, step, layer, np.uint64(seed))
+    _dropout(MULTIPLY_MASK.address(y.dtype), y.reshape(-1), x.reshape(-1), ones, masks, threshold_of(rate),
+             y.dtype.type(1.0 / (1.0 - rate)), step, layer, signed(seed))
 
 
 def dropout_forward(y: np.ndarray, x: np.ndarray, rate: float, seed: int, step: int, layer: int) -> None:

@@ -7,7 +7,16 @@ alone, so that training keeps one array a layer; GELU and SiLU need `z` (`NEEDS_
 from __future__ import annotations
 
 from fastnn.kernels._jit import formula
-from fastnn.kernels.elementary import absolute, copysign, exp, expm1_negative, like, log1p_unit, scaled_exp, scaled_normal_tail
+from fastnn.kernels.elementary import (
+    absolute,
+    copysign,
+    exp,
+    expm1_negative,
+    like,
+    log1p_unit,
+    scaled_exp,
+    scaled_normal_tail,
+)
 
 IDENTITY, RELU, LEAKY_RELU, ELU, SIGMOID, TANH, SOFTPLUS, GELU, SILU = range(9)
 

@@ -213,7 +213,7 @@ def _copy_tail_in(tile, t0, nr, c, c0, ldc, bias, bias0, rows, columns, from_c, 
 
 
 @inlined
-def task_grid(m, n, k, nr):  # type: ignore[no-untyped-def]
+def task_grid(m, n, k):  # type: ignore[no-untyped-def]
     """Return (row blocks, column blocks) that an m x n x k product is cut into: a function of its shape alone.
 
     Columns are cut first, into strips of at least 64: each task then packs a part of B that no other needs.
@@ -236,7 +236,7 @@ def split(total, parts, index, multiple):  # type: ignore[no-untyped-def]
 @entry_parallel
 def _matmul(gemm, c, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, scratch):  # type: ignore[no-untyped-def]
     nr = tile_columns(c)
-    row_blocks, column_blocks = task_grid(m, n, k, nr)
+    row_blocks, column_blocks = task_grid(m, n, k)
     each = scratch_elements(m, n, k, nr)
     for task in prange(row_blocks * column_blocks):
         i0, i1 = split(m, row_blocks, task % row_blocks, MR)
@@ -285,4 +285,4 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
 def product_plan(m: int, n: int, k: int, dtype: np.dtype) -> tuple[int, int, int]:
     """Return (row blocks, column blocks, scratch elements of each) of an m x n x k product."""
     nr = VECTORS * lanes(8 * dtype.itemsize)
-    return (*task_grid.py_func(m, n, k, nr), scratch_elements.py_func(m, n, k, nr))
+    return (*task_grid.py_func(m, n, k), scratch_elements.py_func(m, n, k, nr))

@@ -1,0 +1,60 @@
+"""fastnn: dense neural networks, trained by kernels compiled for the very CPU they run on."""
+
+from fastnn import callbacks, datasets, initializers, kernels, losses, optimizers, schedules
+from fastnn.callbacks import Callback, Checkpoint, EarlyStopping, LambdaCallback
+from fastnn.datasets import load_digits, load_idx, load_idx_dir
+from fastnn.history import History
+from fastnn.initializers import Initializer
+from fastnn.layers import Activation, Dense, Dropout, Rescale
+from fastnn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, SquaredError
+from fastnn.model import Sequential, load
+from fastnn.optimizers import SGD, AdaGrad, Adam, AdamW, RMSprop
+from fastnn.saving import ModelFileError
+from fastnn.schedules import Constant, Cosine, Exponential, InverseTime, ReduceOnPlateau, StepDecay, Warmup
+from fastnn.training import TrainingDiverged
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "AbsoluteError",
+    "Activation",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "BinaryCrossEntropy",
+    "Callback",
+    "Checkpoint",
+    "Constant",
+    "Cosine",
+    "CrossEntropy",
+    "Dense",
+    "Dropout",
+    "EarlyStopping",
+    "Exponential",
+    "History",
+    "Huber",
+    "Initializer",
+    "InverseTime",
+    "LambdaCallback",
+    "ModelFileError",
+    "RMSprop",
+    "ReduceOnPlateau",
+    "Rescale",
+    "Sequential",
+    "SquaredError",
+    "StepDecay",
+    "TrainingDiverged",
+    "Warmup",
+    "callbacks",
+    "datasets",
+    "initializers",
+    "kernels",
+    "load",
+    "load_digits",
+    "load_idx",
+    "load_idx_dir",
+    "losses",
+    "optimizers",
+    "schedules",
+]

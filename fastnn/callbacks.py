@@ -1,0 +1,187 @@
+"""What can be done between epochs: stop early, keep checkpoints, or anything of one's own.
+
+A callback is told when training begins and ends and when each epoch ends. One that sets ``model.stop_training = True`` ends
+training after the epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn._errors import check_number
+from fastnn.schedules import metric_to_watch, resolve_mode
+
+if TYPE_CHECKING:
+    from fastnn.model import Sequential
+
+
+class Callback:
+    """Base of all callbacks; override what you need. ``self.model`` is the model that trains."""
+
+    model: Sequential
+
+    def on_train_begin(self) -> None:
+        """Before the first epoch of a `fit`."""
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """Before an epoch; `epoch` counts from 0 over all calls of `fit`."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """After an epoch; `logs` holds its numbers ("loss", "val_loss", "accuracy", ...), and what is added goes into the history."""
+
+    def on_train_end(self) -> None:
+        """After the last epoch, also where training was interrupted."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what must be saved with the model for training to go on: plain numbers and arrays."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave."""
+
+
+class LambdaCallback(Callback):
+    """Call a function after each epoch.
+
+    Parameters
+    ----------
+    on_epoch_end : callable (epoch, logs) -> None
+    """
+
+    def __init__(self, on_epoch_end: Callable[[int, dict[str, float]], None]) -> None:
+        self._function = on_epoch_end
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        self._function(epoch, logs)
+
+
+class EarlyStopping(Callback):
+    """Stop where a number has not improved for `patience` epochs, and go back to the best weights.
+
+    The state (best value, epochs waited, best weights) is the model's: it is saved with the model, and another `fit` with an
+    early stopping goes on with it, unless it has already stopped training, in which case it begins anew.
+
+    Parameters
+    ----------
+    monitor : str
+        "val_loss" (the training loss where there is no validation), "val_accuracy", "loss", ...
+    patience : int
+        Epochs without improvement that are waited for, >= 0.
+    min_delta : float
+        Smallest change that counts as an improvement, >= 0.
+    mode : {"auto", "min", "max"}
+        Whether less or more is better; "auto" goes by the name.
+    restore_best_weights : bool
+        Whether the model ends with the weights of its best epoch.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 10,
+        min_delta: float = 0.0,
+        mode: str = "auto",
+        restore_best_weights: bool = True,
+    ) -> None:
+        self.monitor = monitor
+        self.mode = resolve_mode(monitor, mode)
+        self.patience = check_number("patience", patience, low=0, integer=True)
+        self.min_delta = check_number("min_delta", min_delta, low=0.0)
+        self.restore_best_weights = restore_best_weights
+        self._reset()
+
+    def _reset(self) -> None:
+        self.best = math.nan
+        self.best_epoch = -1
+        self.waited = 0
+        self.stopped = False
+        self._best_params: npt.NDArray[Any] | None = None
+
+    def on_train_begin(self) -> None:
+        if self.stopped:
+            self._reset()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        value = metric_to_watch(logs, self.monitor)
+        gain = value - self.best if self.mode == "max" else self.best - value
+        if math.isnan(self.best) or gain > self.min_delta:
+            self.best, self.best_epoch, self.waited = value, epoch, 0
+            if self.restore_best_weights:
+                self._best_params = self.model.parameters_vector().copy()
+        else:
+            self.waited += 1
+            if self.waited >= self.patience:
+                self.stopped = True
+                self.model.stop_training = True
+
+    def on_train_end(self) -> None:
+        if self.restore_best_weights and self._best_params is not None:
+            self.model.parameters_vector()[:] = self._best_params
+
+    def state(self) -> dict[str, Any]:
+        best: dict[str, Any] = {} if self._best_params is None else {"best_params": self._best_params}
+        numbers = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "stopped": self.stopped}
+        return numbers | best
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
+        self.waited, self.stopped = int(state["waited"]), bool(state["stopped"])
+        best = state.get("best_params")
+        self._best_params = None if best is None else np.array(best, self.model.dtype)
+
+
+class Checkpoint(Callback):
+    """Save the model after every epoch, or after every better one; the file is always a whole model.
+
+    ``fastnn.load(path)`` and another `fit` go on where the file stands, bit for bit.
+
+    Parameters
+    ----------
+    path : path
+        Where to; "{epoch}" in it stands for the epoch's number.
+    every : int
+        Save each so many epochs.
+    save_best_only : bool
+        Save only where `monitor` improved.
+    monitor, mode
+        As in `EarlyStopping`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        every: int = 1,
+        save_best_only: bool = False,
+        monitor: str = "val_loss",
+        mode: str = "auto",
+    ) -> None:
+        self.path = Path(path)
+        self.every = check_number("every", every, low=1, integer=True)
+        self.save_best_only = save_best_only
+        self.monitor = monitor
+        self.mode = resolve_mode(monitor, mode)
+        self.best = math.nan
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        if self.save_best_only:
+            value = metric_to_watch(logs, self.monitor)
+            better = math.isnan(self.best) or (value > self.best if self.mode == "max" else value < self.best)
+            if not better:
+                return
+            self.best = value
+        elif (epoch + 1) % self.every:
+            return
+        self.model.save(str(self.path).replace("{epoch}", str(epoch)))
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.best = float(state["best"])

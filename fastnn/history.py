@@ -1,0 +1,44 @@
+"""What training gave, epoch by epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class History:
+    """Numbers of every epoch, over all calls of `fit`.
+
+    Attributes
+    ----------
+    history : dict of str to list of float
+        "loss", "val_loss", "accuracy", "val_accuracy", "val_r2", "lr", "seconds", "samples_per_second", as in Keras a list each.
+    epoch : list of int
+        The epochs' numbers, from 0.
+    """
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[float]] = {}
+        self.epoch: list[int] = []
+
+    def append(self, epoch: int, logs: dict[str, float]) -> None:
+        """Add an epoch; a number that other epochs lack is NaN there."""
+        for name in {*self.history, *logs}:
+            column = self.history.setdefault(name, [float("nan")] * len(self.epoch))
+            column.append(float(logs.get(name, float("nan"))))
+        self.epoch.append(epoch)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data (JSON)."""
+        return {"epoch": self.epoch, "history": self.history}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> History:
+        """Return what `to_dict` described."""
+        result = cls()
+        result.epoch = [int(number) for number in data["epoch"]]
+        result.history = {str(name): [float(number) for number in column] for name, column in data["history"].items()}
+        return result
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name} {column[-1]:.4g}" for name, column in self.history.items() if column)
+        return f"<History: {len(self.epoch)} epochs; {last}>"

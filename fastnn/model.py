@@ -1,0 +1,630 @@
+"""The model: the one file that knows the whole route from the user's arrays to trained weights."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from fastnn import saving
+from fastnn._errors import check_number, unknown_name
+from fastnn.arrays import Data, as_samples, as_targets, as_weights
+from fastnn.callbacks import Callback
+from fastnn.history import History
+from fastnn.initializers import default_for, initialize
+from fastnn.kernels import epoch as e
+from fastnn.kernels.update import penalty
+from fastnn.layers import Layer
+from fastnn.losses import Loss, as_loss
+from fastnn.network import Network
+from fastnn.optimizers import Adam, Optimizer, as_optimizer
+from fastnn.runtime import Runtime
+from fastnn.training import Trainer, epoch_logs
+
+Array = npt.NDArray[Any]
+
+_DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+
+
+class Sequential:
+    """A stack of layers, trained by back-propagation.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        `Dense`, `Dropout`, `Activation`, and `Rescale` as the first.
+    loss : str or Loss
+        "squared_error", "cross_entropy", "binary_cross_entropy", "absolute_error" or "huber"; see `fastnn.losses`.
+    optimizer : str or Optimizer
+        "sgd", "adagrad", "rmsprop", "adam" or "adamw", or one with its own parameters; see `fastnn.optimizers`.
+    seed : int
+        0 to 2^64 - 1. The same seed gives the same bits for any number of threads.
+    dtype : {"float32", "float64"}
+        Of weights and computation.
+    input_size : int or None
+        Width of a sample; None takes it from the first data.
+    n_threads : int or None
+        Threads at most; None: all that Numba has. Small networks run on one by themselves.
+    l1, l2 : float
+        Penalties l1 sum|W| + l2/2 sum W^2 of the dense layers that have none of their own; weights only.
+    l1_mode : {"gradient", "truncate"}
+        L1 as a part of the gradient, or as a soft threshold by lr x l1 after each step, which gives exact zeros.
+    check_finite : bool
+        Whether NaN and infinity in the data are refused.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the argument's name, what came and what was expected.
+
+    Examples
+    --------
+    >>> import fastnn
+    >>> x, y, x_test, y_test = fastnn.load_digits()
+    >>> model = fastnn.Sequential([fastnn.Rescale(1 / 16), fastnn.Dense(64, "relu"), fastnn.Dense(10)], loss="cross_entropy")
+    >>> history = model.fit(x, y, epochs=20, batch_size=32)
+    >>> model.evaluate(x_test, y_test)["accuracy"] > 0.9
+    True
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        loss: str | Loss,
+        optimizer: str | Optimizer | None = None,
+        *,
+        seed: int = 0,
+        dtype: str | np.dtype[Any] | type = "float32",
+        input_size: int | None = None,
+        n_threads: int | None = None,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        l1_mode: str = "gradient",
+        check_finite: bool = True,
+    ) -> None:
+        self.layers = _check_layers(layers)
+        self.loss = as_loss(loss)
+        # A copy: some schedules keep a state, which is this model's.
+        self.optimizer = copy.deepcopy(Adam() if optimizer is None else as_optimizer(optimizer))
+        self.seed = check_number("seed", seed, low=0, high=2**64 - 1, integer=True)
+        self.dtype = _check_dtype(dtype)
+        self.n_threads = None if n_threads is None else check_number("n_threads", n_threads, low=1, integer=True)
+        self.l1 = check_number("l1", l1, low=0.0)
+        self.l2 = check_number("l2", l2, low=0.0)
+        if l1_mode not in ("gradient", "truncate"):
+            raise unknown_name("l1_mode", l1_mode, ("gradient", "truncate"))
+        self.l1_mode = l1_mode
+        self.check_finite = bool(check_finite)
+        self.history = History()
+        self.step, self.epoch = 0, 0
+        self.stop_training = False
+        self._callback_states: dict[str, dict[str, Any]] = {}
+        self._runtime: Runtime | None = None
+        # Whether the layers make a network is known without the data, but for the first width.
+        Network(self.layers, 1 if input_size is None else _check_inputs(input_size), self.loss, self.dtype) if not _per_input(
+            self.layers
+        ) or input_size is not None else None
+        if input_size is not None:
+            self.build(input_size)
+
+    # The route: build, fit, evaluate, predict.
+
+    def build(self, input_size: int) -> Sequential:
+        """Fix the width of a sample and draw the weights; `fit` does it by itself.
+
+        Parameters
+        ----------
+        input_size : int
+            >= 1.
+
+        Returns
+        -------
+        Sequential
+            The model.
+
+        Raises
+        ------
+        ValueError
+            If the model has another width already.
+        """
+        inputs = _check_inputs(input_size)
+        if self._runtime is not None:
+            if inputs != self.network.inputs:
+                raise ValueError(f"input_size: got {inputs}, expected {self.network.inputs}, which the model was built for")
+            return self
+        network = Network(self.layers, inputs, self.loss, self.dtype, self.l1, self.l2)
+        self._runtime = Runtime(network, self.optimizer, self.l1_mode == "truncate", self.seed, self.n_threads)
+        rng = np.random.default_rng(self.seed)
+        weights = iter(network.views(self._runtime.params))
+        for stage in network.stages:
+            if stage.dense is not None:
+                name = stage.dense.kernel_initializer
+                name = default_for(str(stage.dense.activation)) if name == "auto" else name
+                next(weights)[:] = initialize(name, (stage.inputs, stage.units), rng=rng, dtype=self.dtype)
+                if stage.dense.use_bias:
+                    next(weights)[:] = 0.0
+        return self
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        epochs: int = 10,
+        batch_size: int = 32,
+        validation_data: tuple[Any, ...] | None = None,
+        validation_split: float = 0.0,
+        callbacks: Iterable[Callback] = (),
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        shuffle: bool = True,
+        verbose: bool | str = "auto",
+    ) -> History:
+        """Train, going on where an earlier `fit` stopped.
+
+        Parameters
+        ----------
+        x : array-like (rows, inputs) or (rows, ...)
+            Samples; what lies behind the first axis is flattened. Bytes (uint8) are read as they are, without a float copy.
+        y : array-like
+            Values (rows, outputs), or (rows,) for one output; class labels 0 .. C-1 (rows,) or rows of probabilities (rows, C).
+        epochs : int
+            Passes over the data, >= 0.
+        batch_size : int
+            Rows a step, >= 1; more than there are means all. A short last batch is trained as well.
+        validation_data : (x, y) or (x, y, sample_weight), optional
+            Evaluated after each epoch.
+        validation_split : float
+            Share of the rows, taken from the end, that is kept for validation instead; 0 <= share < 1.
+        callbacks : iterable of Callback
+        sample_weight : array-like (rows,), optional
+            >= 0. A batch's loss is sum(w l) / sum(w).
+        class_weight : mapping, sequence or "balanced", optional
+            Multiplies the sample weights by class.
+        shuffle : bool
+            Whether every epoch takes the rows in an order of its own, a function of (seed, epoch).
+        verbose : bool or "auto"
+            True: a line an epoch. "auto": a progress bar on a terminal. False: nothing.
+
+        Returns
+        -------
+        History
+            Of all calls so far; also `model.history`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For bad input, before any weight changes.
+        TrainingDiverged
+            If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
+        KeyboardInterrupt
+            On Ctrl-C, between two steps; the model can be used, saved and trained on.
+        """
+        epochs = check_number("epochs", epochs, low=0, integer=True)
+        batch_size = check_number("batch_size", batch_size, low=1, integer=True)
+        share = check_number("validation_split", validation_split, low=0.0, high=1.0, high_open=True)
+        if verbose not in (True, False, "auto", 0, 1):
+            raise unknown_name("verbose", verbose, ("auto", "True", "False"))
+        callbacks = _check_callbacks(callbacks)
+        network = self._network_for(x)
+        data = self._gate(network, x, y, sample_weight, class_weight)
+        validation = None
+        if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+                raise ValueError("validation_data: expected (x, y) or (x, y, sample_weight)")
+            given = (*validation_data, None)[:3]
+            validation = self._gate(network, *given, None, prefix="validation_")
+        elif share > 0.0:
+            data, validation = _split(data, share)
+        self.build(network.inputs)
+        Trainer(self, data, validation, batch_size, shuffle, callbacks, verbose).run(epochs)
+        return self.history
+
+    def evaluate(self, x: Any, y: Any, *, sample_weight: Any = None) -> dict[str, float]:
+        """Return {"loss": ..., "accuracy": ...} for classes, or {"loss": ..., "r2": ...} for values; dropout is off.
+
+        Parameters
+        ----------
+        x, y, sample_weight
+            As in `fit`.
+
+        Returns
+        -------
+        dict
+            The loss includes the penalty. R2 is 1 - sum (y - t)^2 / sum (t - mean t)^2, the mean over outputs.
+        """
+        return self.evaluate_data(self._gate(self.network, x, y, sample_weight, None))
+
+    def predict(self, x: Any) -> Array:
+        """Return the outputs of the last layer, shape (rows, outputs): logits, probabilities after a softmax or sigmoid, or values.
+
+        Parameters
+        ----------
+        x : array-like (rows, inputs)
+
+        Raises
+        ------
+        TypeError, ValueError
+            For bad input, or a model that has no weights yet.
+        """
+        samples, bytes_ = as_samples("x", x, self.network.inputs, self.dtype, self.check_finite)
+        return self._outputs(_unlabelled(samples, bytes_, self.dtype))[0]
+
+    def predict_proba(self, x: Any) -> Array:
+        """Return class probabilities, shape (rows, classes); for "binary_cross_entropy" the probability of each output.
+
+        Raises
+        ------
+        ValueError
+            If the model's loss is not a cross entropy.
+        """
+        if self.loss.folds is None:
+            raise ValueError(f"predict_proba: the loss is {self.loss.name!r}, expected a cross entropy; predict gives the values")
+        out = self.predict(x)
+        if self.network.output == e.LOGITS:
+            out = _probabilities(out, self.loss.folds)
+        return out
+
+    def predict_class(self, x: Any) -> npt.NDArray[np.int64]:
+        """Return the most likely class of each row, shape (rows,); for "binary_cross_entropy" 0 or 1 of each output.
+
+        Raises
+        ------
+        ValueError
+            If the model's loss is not a cross entropy.
+        """
+        probabilities = self.predict_proba(x)
+        if self.loss.folds == "softmax":
+            return probabilities.argmax(axis=1)
+        classes = (probabilities > 0.5).astype(np.int64)
+        return classes[:, 0] if classes.shape[1] == 1 else classes
+
+    # For loops of one's own.
+
+    def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> dict[str, float]:
+        """Take one step on all rows as one batch and return its loss (and accuracy) before the step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For bad input.
+        FloatingPointError
+            If the loss is NaN or infinite; no step is taken.
+        """
+        network = self._network_for(x)
+        data = self._gate(network, x, y, sample_weight, class_weight)
+        self.build(network.inputs)
+        runtime = self.runtime
+        rates = Trainer(self, data, None, data.rows, False, (), False).schedule.rates(self.step, self.epoch, 1)
+        report = np.zeros((1, e.N_REPORT))
+        runtime.train(data, np.empty(0, np.int64), 0, data.rows, data.rows, self.step, rates, report)
+        if not report[0, e.REPORT_ROWS]:
+            raise FloatingPointError(f"loss: is NaN or infinite, {self.first_bad_layer()}; no step was taken")
+        self.step += 1
+        return epoch_logs(report, self.counts_correct)
+
+    def gradients(self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False) -> tuple[float, list[Array]]:
+        """Return the loss of all rows as one batch, penalties included, and its gradient [dW0, db0, dW1, ...].
+
+        Parameters
+        ----------
+        x, y, sample_weight
+            As in `fit`.
+        training : bool
+            Whether dropout works, with the mask of the next step.
+        """
+        network = self._network_for(x)
+        data = self._gate(network, x, y, sample_weight, None)
+        self.build(network.inputs)
+        report = self.runtime.gradient(data, self.step, training)
+        total = report[0, e.REPORT_WEIGHT]
+        loss = float(report[0, e.REPORT_LOSS] / total) if total > 0 else 0.0
+        grads = [grad.copy() for grad in self.network.views(self.runtime.grads)]
+        for segment, weight, grad in zip(self.network.segments, self.get_weights(), grads, strict=True):
+            grad += segment.l2 * weight
+            if self.l1_mode == "gradient":
+                grad += segment.l1 * np.sign(weight)
+        return loss + self.penalty(), grads
+
+    def backward(self, x: Any, dy: Any) -> tuple[Array, list[Array]]:
+        """Return (dx, [dW0, db0, ...]) for a gradient `dy` with respect to what `predict` returns for `x`.
+
+        Parameters
+        ----------
+        x : array-like (rows, inputs)
+        dy : array-like (rows, outputs)
+            Gradient of any scalar of one's own.
+
+        Returns
+        -------
+        (array (rows, inputs), list of arrays)
+            Of the outputs alone, without penalties; dropout is off.
+        """
+        samples, bytes_ = as_samples("x", x, self.network.inputs, self.dtype, self.check_finite)
+        data = _unlabelled(samples, bytes_, self.dtype)
+        _, targets = as_targets("dy", dy, data.rows, as_loss("squared_error"), self.network.units, self.dtype, self.check_finite)
+        dx = np.empty((data.rows, self.network.inputs), self.dtype)
+        self.runtime.gradient(data._replace(targets=targets), self.step, False, out=dx, external=True)
+        if self.network.rescale.size:
+            dx *= self.network.rescale[0]
+        return dx, [grad.copy() for grad in self.network.views(self.runtime.grads)]
+
+    def get_weights(self) -> list[Array]:
+        """Return copies of the weights [W0, b0, W1, b1, ...]; W is (inputs, units)."""
+        return [weight.copy() for weight in self.network.views(self.runtime.params)]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set the weights from arrays like those of `get_weights`.
+
+        Raises
+        ------
+        ValueError
+            For another number of arrays, another shape, or NaN or infinity; nothing is changed.
+        """
+        own = self.network.views(self.runtime.params)
+        if len(weights) != len(own):
+            raise ValueError(f"weights: got {len(weights)} arrays, expected {len(own)}")
+        taken = []
+        for number, (new, old) in enumerate(zip(weights, own, strict=True)):
+            array = np.asarray(new)
+            if array.dtype.kind not in "biuf" or array.shape != old.shape:
+                raise ValueError(f"weights[{number}]: got {array.dtype} of shape {array.shape}, expected numbers of shape {old.shape}")
+            if self.check_finite and not np.isfinite(array).all():
+                raise ValueError(f"weights[{number}]: got NaN or infinity, expected finite numbers")
+            taken.append(array)
+        for new, old in zip(taken, own, strict=True):
+            old[:] = new
+
+    def clone(self, *, weights: bool = True) -> Sequential:
+        """Return an independent model with the same layers, settings and, unless `weights` is False, weights and training state."""
+        config = saving.config_of(self)
+        if not weights:
+            return saving.model_from_config(config)
+        return saving.from_parts(*copy.deepcopy(saving.parts_of(self)))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole model to a safetensors file: network, weights, optimizer state, counters, callbacks' state.
+
+        Training that goes on from the file gives the same bits as training that was not interrupted. The file is written beside
+        its place and moved there, so that a half-written one never takes its name.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        saving.save(self, path)
+
+    def summary(self) -> str:
+        """Return a table of the layers, their parameters, and the memory that training takes."""
+        return _summary(self)
+
+    # What callbacks and the trainer use.
+
+    @property
+    def network(self) -> Network:
+        """The network as data; there once the input size is known."""
+        return self.runtime.network
+
+    @property
+    def runtime(self) -> Runtime:
+        """The arrays and compiled calls; there once the input size is known."""
+        if self._runtime is None:
+            raise ValueError("model: has no weights yet, expected a call of fit, build or input_size= first")
+        return self._runtime
+
+    @property
+    def counts_correct(self) -> bool:
+        """Whether accuracy means something for the loss."""
+        return self.loss.folds is not None
+
+    def parameters_vector(self) -> Array:
+        """Return all parameters as one flat vector: the model's own memory, not a copy."""
+        return self.runtime.params
+
+    def penalty(self) -> float:
+        """Return l1 sum|W| + l2/2 sum W^2 over all weights."""
+        segments = self.network.segments
+        views = self.network.views(self.runtime.params)
+        return sum(penalty(view, s.l1, s.l2) for s, view in zip(segments, views, strict=True) if s.l1 or s.l2)
+
+    def evaluate_data(self, data: Data) -> dict[str, float]:
+        """`evaluate` on data that has passed the gate."""
+        out, report = self._outputs(data, loss=True)
+        weight = report[:, e.REPORT_WEIGHT].sum()
+        loss = float(report[:, e.REPORT_LOSS].sum() / weight) if weight > 0 else 0.0
+        result = {"loss": loss + self.penalty()}
+        if self.counts_correct:
+            result["accuracy"] = float(report[:, e.REPORT_CORRECT].sum() / weight) if weight > 0 else float("nan")
+        else:
+            result["r2"] = _r2(out, data.targets, data.weights)
+        return result
+
+    def keep_callbacks(self, callbacks: Sequence[Callback]) -> None:
+        """Take the callbacks' states into the model, to be saved with it."""
+        for callback in callbacks:
+            state = callback.state()
+            if state:
+                self._callback_states[type(callback).__name__] = state
+
+    def restore_callback(self, callback: Callback) -> None:
+        """Give a callback the state that the model keeps for its kind."""
+        state = self._callback_states.get(type(callback).__name__)
+        if state is not None:
+            callback.restore(state)
+
+    def first_bad_layer(self) -> str:
+        """Say where, after a step whose loss was not finite, the first NaN or infinity stands."""
+        network, runtime = self.network, self.runtime
+        for segment, view in zip(network.segments, network.views(runtime.params), strict=True):
+            if not np.isfinite(view).all():
+                return f"with NaN or infinity in {segment.name}"
+        for number, stage in enumerate(network.stages):
+            output, _ = runtime.activations(number, 1)
+            if not np.isfinite(output).all():
+                return f"first in the output of layer {stage.layer} ({type(self.layers[stage.layer]).__name__})"
+        return "in the loss itself, with finite outputs"
+
+    def _network_for(self, x: Any) -> Network:
+        """Return the network, or the one that the width of `x` would make: nothing is built before all input is checked."""
+        if self._runtime is not None:
+            return self.network
+        samples, bytes_ = as_samples("x", x, None, self.dtype, False)
+        return Network(self.layers, max(samples.shape[1], bytes_.shape[1]), self.loss, self.dtype, self.l1, self.l2)
+
+    def _gate(self, network: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any, prefix: str = "") -> Data:
+        samples, bytes_ = as_samples(f"{prefix}x", x, network.inputs, self.dtype, self.check_finite)
+        rows = max(len(samples), len(bytes_))
+        labels, targets = as_targets(f"{prefix}y", y, rows, self.loss, network.units, self.dtype, self.check_finite)
+        weights = as_weights(sample_weight, class_weight, rows, labels, targets)
+        return Data(samples, bytes_, labels, targets, weights)
+
+    def _outputs(self, data: Data, loss: bool = False) -> tuple[Array, Array]:
+        """Return the outputs of all rows and, with `loss`, the report of each block, showing progress where it takes long."""
+        runtime, rows = self.runtime, data.rows
+        out = np.empty((rows, self.network.units), self.dtype)
+        block = runtime.blocks_of_rows(rows)
+        report = np.zeros((-(-rows // block), e.N_REPORT))
+        blocks_a_call = 16
+        silent = not sys.stderr.isatty()
+        with tqdm(total=rows, unit=" samples", unit_scale=True, delay=1.0, disable=silent, leave=False) as bar:
+            for first in range(0, rows, block * blocks_a_call):
+                last = min(rows, first + block * blocks_a_call)
+                part = report[first // block : -(-last // block)]
+                runtime.forward(data, first, last - first, out[first:last], part if loss else None)
+                bar.update(last - first)
+        return out, report
+
+    def __repr__(self) -> str:
+        layers = ", ".join(map(repr, self.layers))
+        return f"Sequential([{layers}], loss={self.loss.name!r}, optimizer={self.optimizer!r})"
+
+
+def load(path: str | os.PathLike[str]) -> Sequential:
+    """Return the model that `Sequential.save` wrote.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is no fastnn model, is cut short or damaged, or comes from a newer version. No code is run from it.
+    OSError
+        If it cannot be read.
+    """
+    return saving.load(path)
+
+
+def _check_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    if isinstance(layers, Layer) or not isinstance(layers, (list, tuple)):
+        raise TypeError(f"layers: got {type(layers).__name__}, expected a list of layers such as [Dense(10)]")
+    if not layers:
+        raise ValueError("layers: got an empty list, expected at least one layer")
+    for number, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers[{number}]: got {layer!r} ({type(layer).__name__}), expected a layer such as Dense(10)")
+    return tuple(layers)
+
+
+def _check_inputs(input_size: Any) -> int:
+    return check_number("input_size", input_size, low=1, integer=True)
+
+
+def _check_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    if name not in _DTYPES:
+        raise unknown_name("dtype", name, _DTYPES)
+    return _DTYPES[name]
+
+
+def _check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+    if isinstance(callbacks, Callback):
+        callbacks = (callbacks,)
+    callbacks = tuple(callbacks)
+    for number, callback in enumerate(callbacks):
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks[{number}]: got {callback!r}, expected a fastnn.callbacks.Callback object")
+    return callbacks
+
+
+def _per_input(layers: Sequence[Layer]) -> bool:
+    """Whether the first layer is a Rescale with a number for each input, which fits one width only."""
+    return any(isinstance(getattr(layers[0], name, None), tuple) for name in ("scale", "offset"))
+
+
+def _split(data: Data, share: float) -> tuple[Data, Data]:
+    held = int(data.rows * share)
+    if held == 0:
+        raise ValueError(f"validation_split: got {share} of {data.rows} rows, which is no row, expected at least one")
+    cut = data.rows - held
+    first = Data(*(array[:cut] if len(array) else array for array in data))
+    second = Data(*(array[cut:] if len(array) else array for array in data))
+    return first, second
+
+
+def _unlabelled(samples: Array, bytes_: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> Data:
+    return Data(samples, bytes_, np.empty(0, np.int64), np.empty((0, 0), dtype), np.empty(0))
+
+
+def _probabilities(logits: Array, kind: str) -> Array:
+    from fastnn.kernels import activation_forward, softmax_forward
+
+    result = np.empty_like(logits)
+    if kind == "softmax":
+        softmax_forward(result, logits)
+    else:
+        activation_forward(result, logits, "sigmoid")
+    return result
+
+
+def _r2(y: Array, t: Array, weights: Array) -> float:
+    """1 - sum w (y - t)^2 / sum w (t - mean)^2 for each output, their mean; an output that does not vary counts 1 or 0."""
+    w = weights[:, None] if len(weights) else np.ones((len(t), 1))
+    total = w.sum()
+    if total == 0:
+        return float("nan")
+    exact = t.astype(np.float64)
+    residual = (w * (y.astype(np.float64) - exact) ** 2).sum(axis=0)
+    spread = (w * (exact - (w * exact).sum(axis=0) / total) ** 2).sum(axis=0)
+    scores = np.where(spread > 0, 1.0 - residual / np.where(spread > 0, spread, 1.0), (residual == 0).astype(float))
+    return float(scores.mean())
+
+
+def _summary(model: Sequential) -> str:
+    lines = [f"{'layer':<28}{'output':>10}{'parameters':>14}  penalty"]
+    if model._runtime is None:
+        lines += [f"{type(layer).__name__:<28}{'?':>10}{'?':>14}" for layer in model.layers]
+        return "\n".join([*lines, "input size unknown: it is taken from the first data"])
+    network = model.network
+    lines.append(f"{'input':<28}{network.inputs:>10}{'':>14}")
+    width = network.inputs
+    segments = {segment.name: segment for segment in network.segments}
+    dense = 0
+    for layer in model.layers:
+        name, count, note = type(layer).__name__, 0, ""
+        if hasattr(layer, "units"):
+            width = layer.units
+            weight = segments[f"dense_{dense}.weight"]
+            bias = segments.get(f"dense_{dense}.bias")
+            count = weight.size + (bias.size if bias else 0)
+            note = ", ".join(f"{key} {value:g}" for key, value in (("l1", weight.l1), ("l2", weight.l2)) if value)
+            name += f" {layer.activation}"
+            dense += 1
+        elif hasattr(layer, "rate"):
+            name += f" {layer.rate:g}"
+        elif hasattr(layer, "name"):
+            name += f" {layer.name}"
+        lines.append(f"{name:<28}{width:>10}{count:>14,}  {note}".rstrip())
+    state = len(model.runtime.slots)
+    size = network.dtype.itemsize
+    work = network.plan(32).work_size * size
+    lines.append(f"{network.n_params:,} parameters, {network.n_params * size / 1e6:.2f} MB; training keeps {state + 2} such vectors")
+    lines.append(f"workspace for batches of 32: {work / 1e6:.2f} MB")
+    return "\n".join(lines)

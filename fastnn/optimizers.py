@@ -1,0 +1,281 @@
+"""The optimizers: their hyper-parameters and formulas; the update itself is one fused kernel (`kernels/update.py`).
+
+Forms and defaults are PyTorch's. The survey puts epsilon inside the root of AdaGrad and RMSprop (`eps_inside_sqrt=True`) and
+halves the learning rate after every iteration (``StepDecay(lr, 0.5, every=1)``); its text also has slips: gradients instead of
+their squares in AdaGrad's sum, g^2 / (2 eta) in RMSprop, and b1 beside beta1 for one constant.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn import schedules
+from fastnn._errors import check_number, unknown_name
+from fastnn.kernels import update
+from fastnn.schedules import Schedule, as_schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Clipping:
+    """What all optimizers take besides their own parameters."""
+
+    clip_norm: float | None = None
+    clip_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Optimizer(_Clipping):
+    """An optimizer.
+
+    Every one takes `lr`, a float > 0 or a schedule, and, by keyword, `clip_value` (each element of the gradient, penalties
+    included, is clipped to +- this) and `clip_norm` (then the whole gradient is scaled down to this Euclidean norm).
+    """
+
+    lr: float | Schedule = field(default=0.01)
+    name: ClassVar[str]
+    code: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        as_schedule(self.lr)
+        for name in ("clip_norm", "clip_value"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), low=0.0, low_open=True)
+        self._check()
+
+    def _check(self) -> None:
+        """Check the parameters of one kind."""
+
+    @property
+    def slots(self) -> tuple[str | None, str | None, str | None]:
+        """Names of the state vectors in the kernel's three places; None for one that is not kept."""
+        return (None, None, None)
+
+    @property
+    def weight_decay_rate(self) -> float:
+        """Decoupled weight decay; 0 for most."""
+        return 0.0
+
+    def hyper(self) -> npt.NDArray[np.float64]:
+        """Return the kernel's vector of hyper-parameters (those that change with the step are set there)."""
+        return update.hyper_vector(lr=0.0, clip_value=math.inf if self.clip_value is None else self.clip_value, **self._numbers())
+
+    def _numbers(self) -> dict[str, Any]:
+        return {}
+
+    def config(self) -> dict[str, Any]:
+        """Return name and parameters as plain data (JSON)."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values["lr"] = self.lr.config() if isinstance(self.lr, Schedule) else self.lr
+        return {"name": type(self).__name__} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent: u = momentum u + g; w -= lr u (Nesterov: w -= lr (g + momentum u)).
+
+    Parameters
+    ----------
+    lr : float or Schedule
+    momentum : float
+        0 <= momentum < 1.
+    nesterov : bool
+        Look ahead along the velocity; needs a momentum.
+    """
+
+    momentum: float = 0.0
+    nesterov: bool = False
+    name: ClassVar[str] = "sgd"
+    code: ClassVar[int] = update.SGD
+
+    def _check(self) -> None:
+        check_number("momentum", self.momentum, low=0.0, high=1.0, high_open=True)
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: got True with momentum 0, expected a momentum > 0 beside it")
+
+    @property
+    def slots(self) -> tuple[str | None, str | None, str | None]:
+        return ("velocity" if self.momentum else None, None, None)
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"b1": self.momentum, "nesterov": self.nesterov}
+
+
+@dataclass(frozen=True)
+class AdaGrad(Optimizer):
+    """AdaGrad (Duchi, Hazan and Singer 2011): G += g^2; w -= lr g / (sqrt(G) + eps).
+
+    Parameters
+    ----------
+    lr : float or Schedule
+    eps : float
+        >= 0.
+    eps_inside_sqrt : bool
+        The survey's form: sqrt(G + eps).
+    """
+
+    lr: float | Schedule = 0.01
+    eps: float = 1e-10
+    eps_inside_sqrt: bool = False
+    name: ClassVar[str] = "adagrad"
+    code: ClassVar[int] = update.ADAGRAD
+
+    def _check(self) -> None:
+        check_number("eps", self.eps, low=0.0)
+
+    @property
+    def slots(self) -> tuple[str | None, str | None, str | None]:
+        return ("sum_of_squares", None, None)
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"eps": self.eps, "eps_inside_sqrt": self.eps_inside_sqrt}
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """RMSprop (Tieleman and Hinton 2012): v = alpha v + (1 - alpha) g^2; w -= lr g / (sqrt(v) + eps).
+
+    Parameters
+    ----------
+    lr : float or Schedule
+    alpha : float
+        Decay of the average, 0 <= alpha < 1.
+    eps : float
+        >= 0.
+    momentum : float
+        u = momentum u + g / (sqrt(v) + eps); w -= lr u.
+    centered : bool
+        Divide by the standard deviation: v - mean^2 for v (Graves 2013).
+    eps_inside_sqrt : bool
+        The survey's form: sqrt(v + eps).
+    """
+
+    lr: float | Schedule = 0.01
+    alpha: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+    centered: bool = False
+    eps_inside_sqrt: bool = False
+    name: ClassVar[str] = "rmsprop"
+    code: ClassVar[int] = update.RMSPROP
+
+    def _check(self) -> None:
+        check_number("alpha", self.alpha, low=0.0, high=1.0, high_open=True)
+        check_number("eps", self.eps, low=0.0)
+        check_number("momentum", self.momentum, low=0.0, high=1.0, high_open=True)
+
+    @property
+    def slots(self) -> tuple[str | None, str | None, str | None]:
+        return ("mean_square", "velocity" if self.momentum else None, "mean" if self.centered else None)
+
+    def _numbers(self) -> dict[str, Any]:
+        return {
+            "b1": self.momentum,
+            "b2": self.alpha,
+            "eps": self.eps,
+            "eps_inside_sqrt": self.eps_inside_sqrt,
+            "centered": self.centered,
+        }
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015): m, v decaying averages of g, g^2; w -= lr m_hat / (sqrt(v_hat) + eps).
+
+    Parameters
+    ----------
+    lr : float or Schedule
+    betas : (float, float)
+        Decay of the two averages, 0 <= beta < 1.
+    eps : float
+        >= 0.
+    amsgrad : bool
+        Divide by the largest v so far (Reddi, Kale and Kumar 2018).
+    """
+
+    lr: float | Schedule = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    amsgrad: bool = False
+    name: ClassVar[str] = "adam"
+    code: ClassVar[int] = update.ADAM
+
+    def __post_init__(self) -> None:
+        betas = self.betas
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ValueError(f"betas: got {betas!r}, expected two numbers in [0, 1)")
+        object.__setattr__(self, "betas", tuple(check_number("betas", b, low=0.0, high=1.0, high_open=True) for b in betas))
+        if self.amsgrad:
+            object.__setattr__(self, "code", update.AMSGRAD)
+        super().__post_init__()
+
+    def _check(self) -> None:
+        check_number("eps", self.eps, low=0.0)
+
+    @property
+    def slots(self) -> tuple[str | None, str | None, str | None]:
+        return ("m", "v", "v_max" if self.amsgrad else None)
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"b1": self.betas[0], "b2": self.betas[1], "eps": self.eps}
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): w *= 1 - lr weight_decay before each step.
+
+    The decay is for weights, not for biases (PyTorch's default decays both).
+
+    Parameters
+    ----------
+    lr, betas, eps, amsgrad
+        As in `Adam`.
+    weight_decay : float
+        >= 0.
+    """
+
+    weight_decay: float = 0.01
+    name: ClassVar[str] = "adamw"
+
+    def _check(self) -> None:
+        super()._check()
+        check_number("weight_decay", self.weight_decay, low=0.0)
+
+    @property
+    def weight_decay_rate(self) -> float:
+        return self.weight_decay
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {kind.name: kind for kind in (SGD, AdaGrad, RMSprop, Adam, AdamW)}
+
+
+def as_optimizer(value: str | Optimizer) -> Optimizer:
+    """Return an optimizer for an optimizer or its name.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, with the nearest known one.
+    """
+    if isinstance(value, Optimizer):
+        return value
+    if not isinstance(value, str) or value.lower() not in OPTIMIZERS:
+        raise unknown_name("optimizer", value, OPTIMIZERS)
+    return OPTIMIZERS[value.lower()]()
+
+
+def from_config(config: dict[str, Any]) -> Optimizer:
+    """Return the optimizer that `Optimizer.config` described."""
+    parameters = dict(config)
+    name = parameters.pop("name", None)
+    if not isinstance(name, str) or name.lower() not in OPTIMIZERS:
+        raise unknown_name("optimizer", name, OPTIMIZERS)
+    if isinstance(parameters.get("lr"), dict):
+        parameters["lr"] = schedules.from_config(parameters["lr"])
+    if "betas" in parameters:
+        parameters["betas"] = tuple(parameters["betas"])
+    return OPTIMIZERS[name.lower()](**parameters)

@@ -1,0 +1,203 @@
+"""A network's arrays, and the compiled calls that work on them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from fastnn.arrays import Data
+from fastnn.kernels import epoch as e
+from fastnn.kernels.dropout import signed
+from fastnn.kernels.loss import EXTERNAL
+from fastnn.network import Network, Plan, aligned_empty
+from fastnn.optimizers import Optimizer
+
+Array = npt.NDArray[Any]
+Report = npt.NDArray[np.float64]
+
+_NO_ORDER = np.empty(0, np.int64)
+_PREDICT_ELEMENTS = 1 << 20
+"""Workspace of one block of rows in prediction, in elements: a few MB, so that a block stays in the caches."""
+
+
+class Runtime:
+    """Parameters, gradients, optimizer state and workspace of one network, and what can be done with them.
+
+    Parameters
+    ----------
+    network : Network
+    optimizer : Optimizer
+    truncate : bool
+        Whether L1 is a soft threshold after the step instead of a part of the gradient.
+    seed : int
+        Key of the dropout masks.
+    n_threads : int or None
+        None: all that Numba may use.
+    """
+
+    def __init__(self, network: Network, optimizer: Optimizer, truncate: bool, seed: int, n_threads: int | None) -> None:
+        self.network, self.optimizer, self.seed, self.n_threads = network, optimizer, seed, n_threads
+        size, dtype = network.params_size, network.dtype
+        self.params = aligned_empty(size, dtype)
+        self.grads = aligned_empty(size, dtype)
+        self.params[:] = 0.0
+        self.grads[:] = 0.0
+        self.slots = [name for name in optimizer.slots if name is not None]
+        self.state = aligned_empty(size * len(self.slots), dtype)
+        self.state[:] = 0.0
+        self.blocks, self.block_floats = network.update_blocks(optimizer.weight_decay_rate, truncate)
+        self._hyper = optimizer.hyper()
+        self._plan: Plan | None = None
+        self._work = np.empty(0, dtype)
+
+    def slot(self, index: int) -> Array:
+        """Return the optimizer's state vector number `index`."""
+        size = self.network.params_size
+        return self.state[index * size : (index + 1) * size]
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes of the workspace of the largest batch so far."""
+        return int(self._work.nbytes)
+
+    def train(self, data: Data, order: Array, first: int, rows: int, batch: int, step: int, rates: Array, report: Report) -> None:
+        """Take a step on each batch of the rows order[first : first + rows]; `report` tells what was done."""
+        self._ensure_workspace(min(batch, data.rows))
+        self._execute(
+            e.TRAIN, data, order, first=first, rows=rows, batch=batch, step=step, dropout=True, rates=rates, report=report
+        )
+
+    def gradient(self, data: Data, step: int, dropout: bool, out: Array | None = None, external: bool = False) -> Report:
+        """Write the gradient of the loss of all rows as one batch into `grads`; with `out`, also that of the input."""
+        self._ensure_workspace(data.rows)
+        report = np.zeros((1, e.N_REPORT))
+        self._execute(
+            e.GRADIENT, data, _NO_ORDER, rows=data.rows, batch=data.rows, step=step, dropout=dropout, report=report,
+            out=out, want_dx=out is not None, external=external,
+        )  # fmt: skip
+        return report
+
+    def blocks_of_rows(self, rows: int) -> int:
+        """Return how many rows one block of a prediction has: a function of the network alone."""
+        width = self.network.inputs + sum(stage.units for stage in self.network.stages)
+        return min(rows, max(16, _PREDICT_ELEMENTS // width))
+
+    def forward(self, data: Data, first: int, rows: int, out: Array, report: Report | None = None) -> None:
+        """Write the outputs of rows [first, first + rows); with `report`, also what the loss makes of them, a row a block."""
+        batch = self.blocks_of_rows(data.rows)
+        plan = self.network.plan(min(batch, rows))
+        work = aligned_empty(plan.work_size, self.network.dtype)
+        mode = e.FORWARD if report is None else e.EVALUATE
+        if report is None:
+            report = np.zeros((-(-rows // batch), e.N_REPORT))
+        self._execute(
+            mode, data, _NO_ORDER, first=first, rows=rows, batch=batch, report=report, out=out, want_out=True, plan=plan, work=work
+        )
+
+    def activations(self, stage: int, rows: int) -> tuple[Array, Array]:
+        """Return (output, what its derivative reads) of a stage after `gradient` on `rows` rows: views of the workspace."""
+        assert self._plan is not None
+        row = self._plan.stages[stage]
+        size = rows * row[e.N_OUT]
+        return tuple(self._work[row[at] : row[at] + size].reshape(rows, -1) for at in (e.OUT, e.SOURCE))  # type: ignore[return-value]
+
+    def _ensure_workspace(self, rows: int) -> None:
+        if self._plan is None or self._plan.rows < rows:
+            self._plan = self.network.plan(rows)
+            self._work = aligned_empty(self._plan.work_size, self.network.dtype)
+
+    def _execute(
+        self,
+        mode: int,
+        data: Data,
+        order: Array,
+        *,
+        rows: int,
+        batch: int,
+        report: Report,
+        first: int = 0,
+        step: int = 0,
+        dropout: bool = False,
+        rates: Array | None = None,
+        out: Array | None = None,
+        want_dx: bool = False,
+        want_out: bool = False,
+        external: bool = False,
+        plan: Plan | None = None,
+        work: Array | None = None,
+    ) -> None:
+        network, optimizer = self.network, self.optimizer
+        if plan is None or work is None:
+            assert self._plan is not None
+            plan, work = self._plan, self._work
+        with _threads(self.n_threads) as parallel, _notice_of_compilation():
+            integers = np.zeros(e.N_INTEGERS, np.int64)
+            for position, value in plan.offsets.items():
+                integers[position] = value
+            integers[[e.MODE, e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, step, first, rows, batch
+            integers[e.N_STEPS] = -(-rows // batch)
+            integers[e.LOSS] = EXTERNAL if external else network.loss.code
+            integers[e.SEED] = signed(self.seed)
+            integers[e.RUN_TASK :] = e.addresses(network.dtype)
+            integers[[e.OPTIMIZER, e.PARALLEL, e.DROPOUT]] = optimizer.code, parallel, dropout
+            integers[[e.OUTPUT, e.WANT_DX, e.WANT_OUT]] = network.output, want_dx, want_out
+            place = 0
+            for position, name in zip((e.STATE_0, e.STATE_1, e.STATE_2), optimizer.slots, strict=True):
+                integers[position] = -1 if name is None else place
+                place += 0 if name is None else network.params_size
+            norm = math.inf if optimizer.clip_norm is None else optimizer.clip_norm
+            call = e.Call(
+                integers=integers, floats=np.array([network.loss.delta, norm]), stages=plan.stages, scales=network.scales,
+                blocks=self.blocks, block_floats=self.block_floats, params=self.params, grads=self.grads, state=self.state,
+                work=work, partial=np.zeros((max(plan.tasks, len(self.blocks), 1), 2)), x=data.x, x_bytes=data.x_bytes,
+                rescale=network.rescale, labels=data.labels, targets=data.targets, weights=data.weights, order=order,
+                hyper=self._hyper.copy(),
+            )  # fmt: skip
+            nothing = np.empty((0, 0), network.dtype)
+            e.execute(call, np.zeros(0) if rates is None else rates, report, nothing if out is None else out)
+
+
+@contextlib.contextmanager
+def _threads(n_threads: int | None) -> Iterator[bool]:
+    """Set this thread's number of Numba threads for a while; yields whether there is more than one."""
+    if n_threads is None:
+        yield numba.config.NUMBA_NUM_THREADS > 1
+        return
+    if n_threads == 1:
+        yield False
+        return
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield True
+    finally:
+        numba.set_num_threads(before)
+
+
+_compiled = False
+
+
+@contextlib.contextmanager
+def _notice_of_compilation() -> Iterator[None]:
+    """Say once, on stderr, what is happening where the first call of a process takes longer than a cached start."""
+    global _compiled
+    if _compiled:
+        yield
+        return
+    text = "fastnn: compiling kernels for this CPU, about 10 s, once; they are kept on disk\n"
+    timer = threading.Timer(1.5, lambda: sys.stderr.write(text))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    _compiled = True

@@ -1,0 +1,211 @@
+"""The model file: a safetensors file with one named tensor a layer, and the rest as JSON in its header.
+
+Nothing in a file is executed. Tensors are `dense_0.weight`, `dense_0.bias`, ...; `optimizer.<slot>` for the optimizer's flat
+state; `callback.<kind>.<name>` for arrays of callbacks. The header's entry "fastnn" holds format, configuration and counters.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from fastnn import layers, losses, optimizers
+from fastnn.history import History
+from fastnn.schedules import as_schedule
+
+if TYPE_CHECKING:
+    from fastnn.model import Sequential
+
+FORMAT = 1
+"""Version of the file's layout; a file with a higher one is refused."""
+
+_KEY = "fastnn"
+Tensors = dict[str, npt.NDArray[Any]]
+
+
+class ModelFileError(ValueError):
+    """A file that is not a fastnn model, is damaged, or comes from a newer version."""
+
+
+def config_of(model: Sequential) -> dict[str, Any]:
+    """Return the arguments that make the model anew, as plain data."""
+    return {
+        "layers": [layer.config() for layer in model.layers],
+        "loss": model.loss.config(),
+        "optimizer": model.optimizer.config(),
+        "seed": model.seed,
+        "dtype": model.dtype.name,
+        "input_size": None if model._runtime is None else model.network.inputs,
+        "n_threads": model.n_threads,
+        "l1": model.l1,
+        "l2": model.l2,
+        "l1_mode": model.l1_mode,
+        "check_finite": model.check_finite,
+    }
+
+
+def model_from_config(config: dict[str, Any]) -> Sequential:
+    """Return a model for what `config_of` gave."""
+    from fastnn.model import Sequential
+
+    arguments = dict(config)
+    stack = [layers.from_config(layer) for layer in arguments.pop("layers")]
+    loss = losses.from_config(arguments.pop("loss"))
+    optimizer = optimizers.from_config(arguments.pop("optimizer"))
+    return Sequential(stack, loss, optimizer, **arguments)
+
+
+def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
+    """Return (header, tensors) of a model; the tensors are views where they can be."""
+    runtime, network = model.runtime, model.network
+    tensors: Tensors = {
+        segment.name: view for segment, view in zip(network.segments, network.views(runtime.params), strict=True)
+    }
+    for index, name in enumerate(runtime.slots):
+        tensors[f"optimizer.{name}"] = runtime.slot(index)
+    callbacks: dict[str, dict[str, Any]] = {}
+    for kind, state in model._callback_states.items():
+        callbacks[kind] = {}
+        for name, value in state.items():
+            if isinstance(value, np.ndarray):
+                tensors[f"callback.{kind}.{name}"] = value
+            else:
+                callbacks[kind][name] = value
+    header = {
+        "format": FORMAT,
+        "config": config_of(model),
+        "step": model.step,
+        "epoch": model.epoch,
+        "schedule": as_schedule(model.optimizer.lr).state(),
+        "callbacks": callbacks,
+        "history": model.history.to_dict(),
+    }
+    return header, tensors
+
+
+def from_parts(header: dict[str, Any], tensors: Tensors) -> Sequential:
+    """Return the model that `parts_of` took apart.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        If the parts do not fit.
+    """
+    model = model_from_config(header["config"])
+    network, runtime = model.network, model.runtime
+    tensors = dict(tensors)
+    targets = [*zip([s.name for s in network.segments], network.views(runtime.params), strict=True)]
+    targets += [(f"optimizer.{name}", runtime.slot(index)) for index, name in enumerate(runtime.slots)]
+    for name, target in targets:
+        if name not in tensors:
+            raise ValueError(f"tensor {name!r} is missing")
+        tensor = tensors.pop(name)
+        if tensor.shape != target.shape or tensor.dtype != target.dtype:
+            raise ValueError(f"tensor {name!r} is {tensor.dtype} {tensor.shape}, expected {target.dtype} {target.shape}")
+        target[:] = tensor
+    model.step, model.epoch = _count(header["step"]), _count(header["epoch"])
+    as_schedule(model.optimizer.lr).restore(header["schedule"])
+    model.history = History.from_dict(header["history"])
+    for kind, state in header["callbacks"].items():
+        model._callback_states[kind] = dict(state)
+    for name, tensor in tensors.items():
+        prefix, kind, item = name.split(".", 2)
+        if prefix != "callback" or tensor.shape != runtime.params.shape or tensor.dtype != runtime.params.dtype:
+            raise ValueError(f"tensor {name!r} does not belong to the model")
+        model._callback_states[kind][item] = tensor
+    return model
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"a counter is {value!r}, expected an integer >= 0")
+    return value
+
+
+def save(model: Sequential, path: str | os.PathLike[str]) -> None:
+    """Write a model; see `Sequential.save`."""
+    header, tensors = parts_of(model)
+    text = json.dumps(_finite(header), allow_nan=False)
+    write_atomically(Path(path), to_bytes({k: np.ascontiguousarray(v) for k, v in tensors.items()}, {_KEY: text}))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file beside its place, on disk, and move it there: the name never stands for half a file."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def load(path: str | os.PathLike[str]) -> Sequential:
+    """Read a model; see `fastnn.load`."""
+    name = os.fspath(path)
+    with open(name, "rb"):  # a missing or unreadable file is an OSError of its own
+        pass
+    try:
+        with safe_open(name, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise ModelFileError(f"{name}: is a safetensors file but no fastnn model, expected a file written by model.save")
+            header = _infinite(json.loads(metadata[_KEY]))
+            _check_format(name, header)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no mapping
+        return from_parts(header, tensors)
+    except ModelFileError:
+        raise
+    except SafetensorError as error:
+        raise ModelFileError(
+            f"{name}: is no whole safetensors file ({error}), expected a file written by model.save"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
+        raise ModelFileError(f"{name}: is damaged ({type(error).__name__}: {error}), expected a file written by model.save") from None
+
+
+def _check_format(name: str, header: Any) -> None:
+    version = header.get("format") if isinstance(header, dict) else None
+    if not isinstance(version, int):
+        raise ModelFileError(f"{name}: is damaged (no format number), expected a file written by model.save")
+    if version > FORMAT:
+        raise ModelFileError(f"{name}: has format {version}, from a newer fastnn; this one reads up to {FORMAT}")
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinities, which JSON lacks, by {"float": "nan"}."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, (np.generic,)):
+        return _finite(value.item())
+    return {"float": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _infinite(value: Any) -> Any:
+    """Undo `_finite`."""
+    if isinstance(value, dict):
+        if set(value) == {"float"}:
+            return float(value["float"])
+        return {key: _infinite(item) for key, item in value.items()}
+    return [_infinite(item) for item in value] if isinstance(value, list) else value
