@@ -1,7 +1,7 @@
 """The gate: what users hand in becomes contiguous arrays of known types, or a clear error.
 
-Behind it there are float samples of the model's dtype or bytes, int64 labels or float targets, and float64 weights: so compiled
-code meets one signature a dtype. Nothing here changes a model.
+Behind it there are float samples of the model's dtype or bytes, int64 labels or float targets, and float64
+weights: so compiled code meets one signature a dtype. Nothing here changes a model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _ROWS_AT_A_TIME = 4_000_000
 
 
 class Data(NamedTuple):
-    """Samples with what is wanted of them. Of `x` and `x_bytes`, and of `labels` and `targets`, one is empty."""
+    """Samples with what is wanted of them.
+
+    Of `x` and `x_bytes`, and of `labels` and `targets`, one is empty.
+    """
 
     x: Array
     x_bytes: npt.NDArray[np.uint8]
@@ -50,9 +53,18 @@ def _as_array(name: str, value: Any, expected: str) -> Array:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
-        raise TypeError(f"{name}: got {type(value).__name__} that makes no array ({error}), expected {expected}") from None
+        raise TypeError(
+            f"{name}: got {type(value).__name__} that makes no array ({error}), expected {expected}"
+        ) from None
     if array.dtype.kind not in "biuf":
-        kinds = {"U": "strings", "S": "byte strings", "O": "objects", "c": "complex numbers", "M": "dates", "m": "time spans"}
+        kinds = {
+            "U": "strings",
+            "S": "byte strings",
+            "O": "objects",
+            "c": "complex numbers",
+            "M": "dates",
+            "m": "time spans",
+        }
         what = kinds.get(array.dtype.kind, f"dtype {array.dtype}")
         raise TypeError(f"{name}: got {what} (dtype {array.dtype}), expected {expected}")
     return array
@@ -76,12 +88,14 @@ def _check_finite(name: str, array: Array) -> None:
         if bad.any():
             row, column = np.argwhere(bad)[0]
             raise ValueError(
-                f"{name}: got {piece[row, column]} in row {start + row}, column {column}, expected finite numbers in the range of "
-                f"{array.dtype} (check_finite=False lets them through)"
+                f"{name}: got {piece[row, column]} in row {start + row}, column {column}, expected finite numbers "
+                f"in the range of {array.dtype} (check_finite=False lets them through)"
             )
 
 
-def as_samples(name: str, value: Any, inputs: int | None, dtype: np.dtype[Any], check_finite: bool) -> tuple[Array, Array]:
+def as_samples(
+    name: str, value: Any, inputs: int | None, dtype: np.dtype[Any], check_finite: bool
+) -> tuple[Array, Array]:
     """Return (float samples, byte samples) of shape (rows, inputs), one of them empty.
 
     Parameters
@@ -89,8 +103,8 @@ def as_samples(name: str, value: Any, inputs: int | None, dtype: np.dtype[Any], 
     name : str
         The argument, for messages.
     value : array-like
-        (rows, ...); what lies behind the first axis is flattened. uint8 stays bytes; other integers, booleans and floats become
-        `dtype`.
+        (rows, ...); what lies behind the first axis is flattened. uint8 stays bytes; other integers, booleans
+        and floats become `dtype`.
     inputs : int or None
         Width expected; None takes any.
     dtype : numpy dtype
@@ -108,7 +122,9 @@ def as_samples(name: str, value: Any, inputs: int | None, dtype: np.dtype[Any], 
     array = _as_array(name, value, expected)
     if array.ndim < 2:
         hint = ", a single sample as x[None, :]" if array.ndim == 1 and inputs in (None, array.size) else ""
-        raise ValueError(f"{name}: got shape {array.shape}, expected (rows, {inputs if inputs is not None else 'inputs'}){hint}")
+        raise ValueError(
+            f"{name}: got shape {array.shape}, expected (rows, {inputs if inputs is not None else 'inputs'}){hint}"
+        )
     array = array.reshape(len(array), -1) if array.size else array.reshape(len(array), int(np.prod(array.shape[1:])))
     if len(array) == 0 or array.shape[1] == 0:
         raise ValueError(f"{name}: got shape {array.shape}, expected at least one row and one input")
@@ -133,8 +149,8 @@ def as_targets(
     name : str
         The argument, for messages.
     value : array-like
-        Values or probabilities (rows, units), or (rows,) where units is 1; class labels (rows,) 0 .. units-1, or rows of class
-        probabilities (rows, units).
+        Values or probabilities (rows, units), or (rows,) where units is 1; class labels (rows,) 0 .. units-1,
+        or rows of class probabilities (rows, units).
     rows, units : int
         What the samples and the last layer have.
     loss : Loss
@@ -151,7 +167,11 @@ def as_targets(
     array = _as_array(name, value, expected)
     if array.ndim == 0 or len(array) != rows:
         raise ValueError(f"{name}: got shape {array.shape} for {rows} samples, expected {rows} rows")
-    if loss.takes == "labels" and (array.ndim == 1 or array.shape == (rows, 1)) and not (units == 1 and array.ndim == 2):
+    if (
+        loss.takes == "labels"
+        and (array.ndim == 1 or array.shape == (rows, 1))
+        and not (units == 1 and array.ndim == 2)
+    ):
         return _as_labels(name, array.reshape(-1), units), np.empty((0, 0), dtype)
     if array.ndim == 1 and units == 1:
         array = array.reshape(-1, 1)
@@ -163,7 +183,9 @@ def as_targets(
     if check_finite:
         _check_finite(name, targets)
     if loss.takes == "labels" and (targets < 0).any():
-        raise ValueError(f"{name}: got a negative class probability, {targets.min()}, expected rows of probabilities >= 0")
+        raise ValueError(
+            f"{name}: got a negative class probability, {targets.min()}, expected rows of probabilities >= 0"
+        )
     if loss.takes == "probabilities" and ((targets < 0) | (targets > 1)).any():
         outside = targets[(targets < 0) | (targets > 1)][0]
         raise ValueError(f"{name}: got {outside}, expected targets between 0 and 1 for {loss.name!r}")
@@ -179,7 +201,8 @@ def _as_labels(name: str, array: Array, units: int) -> npt.NDArray[np.int64]:
     if low < 0 or high >= units:
         wrong, row = (low, array.argmin()) if low < 0 else (high, array.argmax())
         raise ValueError(
-            f"{name}: got label {int(wrong)} in row {row}, expected 0 to {units - 1} for the {units} units of the last layer"
+            f"{name}: got label {int(wrong)} in row {row}, expected 0 to {units - 1} for the {units} units of the "
+            "last layer"
         )
     return _contiguous(array, np.int64)
 
@@ -194,8 +217,8 @@ def as_weights(
     sample_weight : array-like (rows,) or None
         Finite, >= 0.
     class_weight : mapping from class to weight, sequence of weights, "balanced" or None
-        "balanced": rows / (classes x rows of the class), as in scikit-learn. The class of a row is its label, the largest of its
-        probabilities, or, with one output, whether its target exceeds 1/2.
+        "balanced": rows / (classes x rows of the class), as in scikit-learn. The class of a row is its label,
+        the largest of its probabilities, or, with one output, whether its target exceeds 1/2.
 
     Raises
     ------
@@ -223,7 +246,9 @@ def _class_weights(class_weight: Any, n_classes: int, classes: npt.NDArray[np.in
     """Return the weight of each class."""
     if isinstance(class_weight, str):
         if class_weight != "balanced":
-            raise ValueError(f"class_weight: got {class_weight!r}, expected 'balanced', a mapping or a sequence of weights")
+            raise ValueError(
+                f"class_weight: got {class_weight!r}, expected 'balanced', a mapping or a sequence of weights"
+            )
         counts = np.bincount(classes, minlength=n_classes)
         present = (counts > 0).sum()
         return np.where(counts > 0, len(classes) / (present * np.maximum(counts, 1)), 0.0)

@@ -1,7 +1,7 @@
 """What can be done between epochs: stop early, keep checkpoints, or anything of one's own.
 
-A callback is told when training begins and ends and when each epoch ends. One that sets ``model.stop_training = True`` ends
-training after the epoch.
+A callback is told when training begins and ends and when each epoch ends. One that sets ``model.stop_training
+= True`` ends training after the epoch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ class Callback:
         """Before an epoch; `epoch` counts from 0 over all calls of `fit`."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """After an epoch; `logs` holds its numbers ("loss", "val_loss", "accuracy", ...), and what is added goes into the history."""
+        """After an epoch;
+
+        `logs` holds its numbers ("loss", "val_loss", "accuracy", ...), and what is added goes into the
+        history.
+        """
 
     def on_train_end(self) -> None:
         """After the last epoch, also where training was interrupted."""
@@ -65,8 +69,9 @@ class LambdaCallback(Callback):
 class EarlyStopping(Callback):
     """Stop where a number has not improved for `patience` epochs, and go back to the best weights.
 
-    The state (best value, epochs waited, best weights) is the model's: it is saved with the model, and another `fit` with an
-    early stopping goes on with it, unless it has already stopped training, in which case it begins anew.
+    The state (best value, epochs waited, best weights) is the model's: it is saved with the model, and
+    another `fit` with an early stopping goes on with it, unless it has already stopped training, in which
+    case it begins anew.
 
     Parameters
     ----------
@@ -127,7 +132,12 @@ class EarlyStopping(Callback):
 
     def state(self) -> dict[str, Any]:
         best: dict[str, Any] = {} if self._best_params is None else {"best_params": self._best_params}
-        numbers = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "stopped": self.stopped}
+        numbers = {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "waited": self.waited,
+            "stopped": self.stopped,
+        }
         return numbers | best
 
     def restore(self, state: Mapping[str, Any]) -> None:

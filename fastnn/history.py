@@ -11,7 +11,8 @@ class History:
     Attributes
     ----------
     history : dict of str to list of float
-        "loss", "val_loss", "accuracy", "val_accuracy", "val_r2", "lr", "seconds", "samples_per_second", as in Keras a list each.
+        "loss", "val_loss", "accuracy", "val_accuracy", "val_r2", "lr", "seconds", "samples_per_second", as in
+        Keras a list each.
     epoch : list of int
         The epochs' numbers, from 0.
     """
@@ -22,7 +23,7 @@ class History:
 
     def append(self, epoch: int, logs: dict[str, float]) -> None:
         """Add an epoch; a number that other epochs lack is NaN there."""
-        for name in {*self.history, *logs}:
+        for name in dict.fromkeys([*self.history, *logs]):
             column = self.history.setdefault(name, [float("nan")] * len(self.epoch))
             column.append(float(logs.get(name, float("nan"))))
         self.epoch.append(epoch)

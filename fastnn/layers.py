@@ -42,7 +42,8 @@ class Dense(Layer):
     use_bias : bool
         Whether there is a b.
     kernel_initializer : str or Initializer
-        How W starts; "auto" follows the activation (He for the ReLU family, Glorot for the others). b starts at 0.
+        How W starts; "auto" follows the activation (He for the ReLU family, Glorot for the others). b starts
+        at 0.
     l1, l2 : float or None
         Penalty on W: l1 sum|W| + l2/2 sum W^2. None takes the model's.
 
@@ -71,7 +72,7 @@ class Dense(Layer):
 
 @dataclass(frozen=True)
 class Dropout(Layer):
-    """Inverted dropout: in training, each unit is 0 with probability `rate` and the others are scaled by 1 / (1 - rate).
+    """Inverted dropout: in training each unit is 0 with probability `rate`, the others are scaled by 1 / (1 - rate).
 
     At prediction all units work and nothing is scaled.
 
@@ -105,9 +106,12 @@ class Activation(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Rescale(Layer):
-    """Scale the inputs: x scale + offset; the first layer only. Applied while a batch is gathered, and saved with the model.
+    """Scale the inputs: x scale + offset; the first layer only.
 
-    ``Rescale(1 / 255)`` takes images of bytes to 0 .. 1; ``Rescale(1 / std, -mean / std)`` standardises columns.
+    It is applied while a batch is gathered, and saved with the model.
+
+    ``Rescale(1 / 255)`` takes images of bytes to 0 .. 1; ``Rescale(1 / std, -mean / std)`` standardises
+    columns.
 
     Parameters
     ----------
@@ -139,7 +143,9 @@ class Rescale(Layer):
         result = np.empty((2, inputs), dtype)
         for row, (name, value) in enumerate((("scale", self.scale), ("offset", self.offset))):
             if isinstance(value, tuple) and len(value) != inputs:
-                raise ValueError(f"{name}: got {len(value)} numbers, expected one, or one for each of the {inputs} inputs")
+                raise ValueError(
+                    f"{name}: got {len(value)} numbers, expected one, or one for each of the {inputs} inputs"
+                )
             result[row] = value
         return result
 

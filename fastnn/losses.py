@@ -1,6 +1,7 @@
 """The losses by name, and what each takes as targets.
 
-All are means over outputs (cross entropy: the sum over classes), then means over samples weighted by sample and class weight.
+All are means over outputs (cross entropy: the sum over classes), then means over samples weighted by sample
+and class weight.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from fastnn.training import Trainer, epoch_logs
 
 Array = npt.NDArray[Any]
 
-_DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 
 class Sequential:
@@ -40,9 +40,11 @@ class Sequential:
     layers : sequence of Layer
         `Dense`, `Dropout`, `Activation`, and `Rescale` as the first.
     loss : str or Loss
-        "squared_error", "cross_entropy", "binary_cross_entropy", "absolute_error" or "huber"; see `fastnn.losses`.
+        "squared_error", "cross_entropy", "binary_cross_entropy", "absolute_error" or "huber"; see
+        `fastnn.losses`.
     optimizer : str or Optimizer
-        "sgd", "adagrad", "rmsprop", "adam" or "adamw", or one with its own parameters; see `fastnn.optimizers`.
+        "sgd", "adagrad", "rmsprop", "adam" or "adamw", or one with its own parameters; see
+        `fastnn.optimizers`.
     seed : int
         0 to 2^64 - 1. The same seed gives the same bits for any number of threads.
     dtype : {"float32", "float64"}
@@ -54,7 +56,8 @@ class Sequential:
     l1, l2 : float
         Penalties l1 sum|W| + l2/2 sum W^2 of the dense layers that have none of their own; weights only.
     l1_mode : {"gradient", "truncate"}
-        L1 as a part of the gradient, or as a soft threshold by lr x l1 after each step, which gives exact zeros.
+        L1 as a part of the gradient, or as a soft threshold by lr x l1 after each step, which gives exact
+        zeros.
     check_finite : bool
         Whether NaN and infinity in the data are refused.
 
@@ -67,7 +70,8 @@ class Sequential:
     --------
     >>> import fastnn
     >>> x, y, x_test, y_test = fastnn.load_digits()
-    >>> model = fastnn.Sequential([fastnn.Rescale(1 / 16), fastnn.Dense(64, "relu"), fastnn.Dense(10)], loss="cross_entropy")
+    >>> model = fastnn.Sequential([fastnn.Rescale(1 / 16), fastnn.Dense(64, "relu"), fastnn.Dense(10)],
+    loss="cross_entropy")
     >>> history = model.fit(x, y, epochs=20, batch_size=32)
     >>> model.evaluate(x_test, y_test)["accuracy"] > 0.9
     True
@@ -106,10 +110,8 @@ class Sequential:
         self.stop_training = False
         self._callback_states: dict[str, dict[str, Any]] = {}
         self._runtime: Runtime | None = None
-        # Whether the layers make a network is known without the data, but for the first width.
-        Network(self.layers, 1 if input_size is None else _check_inputs(input_size), self.loss, self.dtype) if not _per_input(
-            self.layers
-        ) or input_size is not None else None
+        if not _per_input(self.layers):  # whether the layers make a network is known without the data
+            Network(self.layers, 1, self.loss, self.dtype)
         if input_size is not None:
             self.build(input_size)
 
@@ -136,7 +138,9 @@ class Sequential:
         inputs = _check_inputs(input_size)
         if self._runtime is not None:
             if inputs != self.network.inputs:
-                raise ValueError(f"input_size: got {inputs}, expected {self.network.inputs}, which the model was built for")
+                raise ValueError(
+                    f"input_size: got {inputs}, expected {self.network.inputs}, which the model was built for"
+                )
             return self
         network = Network(self.layers, inputs, self.loss, self.dtype, self.l1, self.l2)
         self._runtime = Runtime(network, self.optimizer, self.l1_mode == "truncate", self.seed, self.n_threads)
@@ -171,9 +175,11 @@ class Sequential:
         Parameters
         ----------
         x : array-like (rows, inputs) or (rows, ...)
-            Samples; what lies behind the first axis is flattened. Bytes (uint8) are read as they are, without a float copy.
+            Samples; what lies behind the first axis is flattened. Bytes (uint8) are read as they are, without
+            a float copy.
         y : array-like
-            Values (rows, outputs), or (rows,) for one output; class labels 0 .. C-1 (rows,) or rows of probabilities (rows, C).
+            Values (rows, outputs), or (rows,) for one output; class labels 0 .. C-1 (rows,) or rows of
+            probabilities (rows, C).
         epochs : int
             Passes over the data, >= 0.
         batch_size : int
@@ -218,8 +224,8 @@ class Sequential:
         if validation_data is not None:
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
                 raise ValueError("validation_data: expected (x, y) or (x, y, sample_weight)")
-            given = (*validation_data, None)[:3]
-            validation = self._gate(network, *given, None, prefix="validation_")
+            xv, yv, wv = (*validation_data, None)[:3]
+            validation = self._gate(network, xv, yv, wv, None, prefix="validation_")
         elif share > 0.0:
             data, validation = _split(data, share)
         self.build(network.inputs)
@@ -237,12 +243,15 @@ class Sequential:
         Returns
         -------
         dict
-            The loss includes the penalty. R2 is 1 - sum (y - t)^2 / sum (t - mean t)^2, the mean over outputs.
+            The loss includes the penalty. R2 is 1 - sum (y - t)^2 / sum (t - mean t)^2, the mean over
+            outputs.
         """
         return self.evaluate_data(self._gate(self.network, x, y, sample_weight, None))
 
     def predict(self, x: Any) -> Array:
-        """Return the outputs of the last layer, shape (rows, outputs): logits, probabilities after a softmax or sigmoid, or values.
+        """Return the outputs of the last layer, shape (rows, outputs).
+
+        They are values, logits, or, after a softmax or sigmoid, probabilities.
 
         Parameters
         ----------
@@ -265,7 +274,9 @@ class Sequential:
             If the model's loss is not a cross entropy.
         """
         if self.loss.folds is None:
-            raise ValueError(f"predict_proba: the loss is {self.loss.name!r}, expected a cross entropy; predict gives the values")
+            raise ValueError(
+                f"predict_proba: the loss is {self.loss.name!r}, expected a cross entropy; predict gives the values"
+            )
         out = self.predict(x)
         if self.network.output == e.LOGITS:
             out = _probabilities(out, self.loss.folds)
@@ -287,7 +298,9 @@ class Sequential:
 
     # For loops of one's own.
 
-    def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> dict[str, float]:
+    def train_on_batch(
+        self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None
+    ) -> dict[str, float]:
         """Take one step on all rows as one batch and return its loss (and accuracy) before the step.
 
         Raises
@@ -309,7 +322,9 @@ class Sequential:
         self.step += 1
         return epoch_logs(report, self.counts_correct)
 
-    def gradients(self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False) -> tuple[float, list[Array]]:
+    def gradients(
+        self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False
+    ) -> tuple[float, list[Array]]:
         """Return the loss of all rows as one batch, penalties included, and its gradient [dW0, db0, dW1, ...].
 
         Parameters
@@ -348,7 +363,9 @@ class Sequential:
         """
         samples, bytes_ = as_samples("x", x, self.network.inputs, self.dtype, self.check_finite)
         data = _unlabelled(samples, bytes_, self.dtype)
-        _, targets = as_targets("dy", dy, data.rows, as_loss("squared_error"), self.network.units, self.dtype, self.check_finite)
+        _, targets = as_targets(
+            "dy", dy, data.rows, as_loss("squared_error"), self.network.units, self.dtype, self.check_finite
+        )
         dx = np.empty((data.rows, self.network.inputs), self.dtype)
         self.runtime.gradient(data._replace(targets=targets), self.step, False, out=dx, external=True)
         if self.network.rescale.size:
@@ -374,7 +391,10 @@ class Sequential:
         for number, (new, old) in enumerate(zip(weights, own, strict=True)):
             array = np.asarray(new)
             if array.dtype.kind not in "biuf" or array.shape != old.shape:
-                raise ValueError(f"weights[{number}]: got {array.dtype} of shape {array.shape}, expected numbers of shape {old.shape}")
+                raise ValueError(
+                    f"weights[{number}]: got {array.dtype} of shape {array.shape}, "
+                    f"expected numbers of shape {old.shape}"
+                )
             if self.check_finite and not np.isfinite(array).all():
                 raise ValueError(f"weights[{number}]: got NaN or infinity, expected finite numbers")
             taken.append(array)
@@ -382,7 +402,7 @@ class Sequential:
             old[:] = new
 
     def clone(self, *, weights: bool = True) -> Sequential:
-        """Return an independent model with the same layers, settings and, unless `weights` is False, weights and training state."""
+        """Return an independent model with the same settings and, unless `weights` is False, training state."""
         config = saving.config_of(self)
         if not weights:
             return saving.model_from_config(config)
@@ -391,8 +411,8 @@ class Sequential:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole model to a safetensors file: network, weights, optimizer state, counters, callbacks' state.
 
-        Training that goes on from the file gives the same bits as training that was not interrupted. The file is written beside
-        its place and moved there, so that a half-written one never takes its name.
+        Training that goes on from the file gives the same bits as training that was not interrupted. The file
+        is written beside its place and moved there, so that a half-written one never takes its name.
 
         Raises
         ------
@@ -472,7 +492,10 @@ class Sequential:
         return "in the loss itself, with finite outputs"
 
     def _network_for(self, x: Any) -> Network:
-        """Return the network, or the one that the width of `x` would make: nothing is built before all input is checked."""
+        """Return the network, or the one that the width of `x` would make:
+
+        Nothing is built before all input is checked.
+        """
         if self._runtime is not None:
             return self.network
         samples, bytes_ = as_samples("x", x, None, self.dtype, False)
@@ -486,7 +509,7 @@ class Sequential:
         return Data(samples, bytes_, labels, targets, weights)
 
     def _outputs(self, data: Data, loss: bool = False) -> tuple[Array, Array]:
-        """Return the outputs of all rows and, with `loss`, the report of each block, showing progress where it takes long."""
+        """Return the outputs of all rows and, with `loss`, the report of each block, with a progress bar."""
         runtime, rows = self.runtime, data.rows
         out = np.empty((rows, self.network.units), self.dtype)
         block = runtime.blocks_of_rows(rows)
@@ -512,7 +535,8 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     Raises
     ------
     ModelFileError
-        If the file is no fastnn model, is cut short or damaged, or comes from a newer version. No code is run from it.
+        If the file is no fastnn model, is cut short or damaged, or comes from a newer version. No code is run
+        from it.
     OSError
         If it cannot be read.
     """
@@ -526,7 +550,9 @@ def _check_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:
         raise ValueError("layers: got an empty list, expected at least one layer")
     for number, layer in enumerate(layers):
         if not isinstance(layer, Layer):
-            raise TypeError(f"layers[{number}]: got {layer!r} ({type(layer).__name__}), expected a layer such as Dense(10)")
+            raise TypeError(
+                f"layers[{number}]: got {layer!r} ({type(layer).__name__}), expected a layer such as Dense(10)"
+            )
     return tuple(layers)
 
 
@@ -536,7 +562,7 @@ def _check_inputs(input_size: Any) -> int:
 
 def _check_dtype(dtype: Any) -> np.dtype[Any]:
     try:
-        name = np.dtype(dtype).name
+        name: str = np.dtype(dtype).name
     except TypeError:
         name = str(dtype)
     if name not in _DTYPES:
@@ -564,9 +590,9 @@ def _split(data: Data, share: float) -> tuple[Data, Data]:
     if held == 0:
         raise ValueError(f"validation_split: got {share} of {data.rows} rows, which is no row, expected at least one")
     cut = data.rows - held
-    first = Data(*(array[:cut] if len(array) else array for array in data))
-    second = Data(*(array[cut:] if len(array) else array for array in data))
-    return first, second
+    first = [array[:cut] if len(array) else array for array in data]
+    second = [array[cut:] if len(array) else array for array in data]
+    return Data(*first), Data(*second)  # type: ignore[arg-type]
 
 
 def _unlabelled(samples: Array, bytes_: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> Data:
@@ -585,7 +611,10 @@ def _probabilities(logits: Array, kind: str) -> Array:
 
 
 def _r2(y: Array, t: Array, weights: Array) -> float:
-    """1 - sum w (y - t)^2 / sum w (t - mean)^2 for each output, their mean; an output that does not vary counts 1 or 0."""
+    """1 - sum w (y - t)^2 / sum w (t - mean)^2 for each output, their mean;
+
+    An output that does not vary counts 1 or 0.
+    """
     w = weights[:, None] if len(weights) else np.ones((len(t), 1))
     total = w.sum()
     if total == 0:
@@ -615,7 +644,7 @@ def _summary(model: Sequential) -> str:
             bias = segments.get(f"dense_{dense}.bias")
             count = weight.size + (bias.size if bias else 0)
             note = ", ".join(f"{key} {value:g}" for key, value in (("l1", weight.l1), ("l2", weight.l2)) if value)
-            name += f" {layer.activation}"
+            name += f" {layer.activation}"  # type: ignore[attr-defined]
             dense += 1
         elif hasattr(layer, "rate"):
             name += f" {layer.rate:g}"
@@ -625,6 +654,9 @@ def _summary(model: Sequential) -> str:
     state = len(model.runtime.slots)
     size = network.dtype.itemsize
     work = network.plan(32).work_size * size
-    lines.append(f"{network.n_params:,} parameters, {network.n_params * size / 1e6:.2f} MB; training keeps {state + 2} such vectors")
+    lines.append(
+        f"{network.n_params:,} parameters, {network.n_params * size / 1e6:.2f} MB; "
+        f"training keeps {state + 2} such vectors"
+    )
     lines.append(f"workspace for batches of 32: {work / 1e6:.2f} MB")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Layers become a network as data: a table of stages, offsets into one flat parameter vector, one workspace.
 
-A stage is a dense layer with the activation and dropout behind it, or an activation or dropout of its own. Compiled code reads
-the table (`kernels/epoch.py`), so another architecture compiles nothing.
+A stage is a dense layer with the activation and dropout behind it, or an activation or dropout of its own.
+Compiled code reads the table (`kernels/epoch.py`), so another architecture compiles nothing.
 """
 
 from __future__ import annotations
@@ -64,7 +64,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: the dense layer (None for an element-wise stage) with its activation and dropout, and which layers they were."""
+    """One stage:
+
+    The dense layer (None for an element-wise stage) with its activation and dropout, and which layers they
+    were.
+    """
 
     inputs: int
     units: int
@@ -116,7 +120,13 @@ class Network:
     """
 
     def __init__(
-        self, layers: Sequence[Layer], inputs: int, loss: Loss, dtype: np.dtype[Any], l1: float = 0.0, l2: float = 0.0
+        self,
+        layers: Sequence[Layer],
+        inputs: int,
+        loss: Loss,
+        dtype: np.dtype[Any],
+        l1: float = 0.0,
+        l2: float = 0.0,
     ) -> None:
         self.inputs, self.dtype, self.loss = inputs, dtype, loss
         self.rescale = np.empty((0, 0), dtype)
@@ -173,7 +183,9 @@ class Network:
         """Return the arrays [W0, b0, W1, b1, ...] that lie in a flat vector."""
         return [flat[segment.start : segment.stop].reshape(segment.shape) for segment in self.segments]
 
-    def update_blocks(self, weight_decay: float, truncate: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def update_blocks(
+        self, weight_decay: float, truncate: bool
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Return the update kernel's blocks: [start, stop), and l1, l2, weight decay and truncating l1 of each.
 
         Blocks never straddle two segments, and are a function of the shapes alone.
@@ -241,7 +253,8 @@ def _fold_output(body: list[tuple[int, Layer]], loss: Loss) -> tuple[list[tuple[
     folded = name is not None and name == loss.folds
     if loss.folds is not None and not folded and name in ("softmax", "sigmoid"):
         raise ValueError(
-            f"layers: got {name!r} as the last activation under {loss.name!r}, expected {loss.folds!r} or none, since this loss "
+            f"layers: got {name!r} as the last activation under {loss.name!r}, expected {loss.folds!r} or none, "
+            "since this loss "
             "takes logits"
         )
     if not folded and name != SOFTMAX:

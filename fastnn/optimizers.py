@@ -1,8 +1,9 @@
 """The optimizers: their hyper-parameters and formulas; the update itself is one fused kernel (`kernels/update.py`).
 
-Forms and defaults are PyTorch's. The survey puts epsilon inside the root of AdaGrad and RMSprop (`eps_inside_sqrt=True`) and
-halves the learning rate after every iteration (``StepDecay(lr, 0.5, every=1)``); its text also has slips: gradients instead of
-their squares in AdaGrad's sum, g^2 / (2 eta) in RMSprop, and b1 beside beta1 for one constant.
+Forms and defaults are PyTorch's. The survey puts epsilon inside the root of AdaGrad and RMSprop
+(`eps_inside_sqrt=True`) and halves the learning rate after every iteration (``StepDecay(lr, 0.5, every=1)``);
+its text also has slips: gradients instead of their squares in AdaGrad's sum, g^2 / (2 eta) in RMSprop, and b1
+beside beta1 for one constant.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class _Clipping:
 class Optimizer(_Clipping):
     """An optimizer.
 
-    Every one takes `lr`, a float > 0 or a schedule, and, by keyword, `clip_value` (each element of the gradient, penalties
-    included, is clipped to +- this) and `clip_norm` (then the whole gradient is scaled down to this Euclidean norm).
+    Every one takes `lr`, a float > 0 or a schedule, and, by keyword, `clip_value` (each element of the
+    gradient, penalties included, is clipped to +- this) and `clip_norm` (then the whole gradient is scaled
+    down to this Euclidean norm).
     """
 
     lr: float | Schedule = field(default=0.01)
@@ -62,7 +64,9 @@ class Optimizer(_Clipping):
 
     def hyper(self) -> npt.NDArray[np.float64]:
         """Return the kernel's vector of hyper-parameters (those that change with the step are set there)."""
-        return update.hyper_vector(lr=0.0, clip_value=math.inf if self.clip_value is None else self.clip_value, **self._numbers())
+        return update.hyper_vector(
+            lr=0.0, clip_value=math.inf if self.clip_value is None else self.clip_value, **self._numbers()
+        )
 
     def _numbers(self) -> dict[str, Any]:
         return {}
@@ -208,7 +212,9 @@ class Adam(Optimizer):
         betas = self.betas
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise ValueError(f"betas: got {betas!r}, expected two numbers in [0, 1)")
-        object.__setattr__(self, "betas", tuple(check_number("betas", b, low=0.0, high=1.0, high_open=True) for b in betas))
+        object.__setattr__(
+            self, "betas", tuple(check_number("betas", b, low=0.0, high=1.0, high_open=True) for b in betas)
+        )
         if self.amsgrad:
             object.__setattr__(self, "code", update.AMSGRAD)
         super().__post_init__()

@@ -12,6 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
+from numba.core import config as _numba_config
 
 from fastnn.arrays import Data
 from fastnn.kernels import epoch as e
@@ -20,12 +21,16 @@ from fastnn.kernels.loss import EXTERNAL
 from fastnn.network import Network, Plan, aligned_empty
 from fastnn.optimizers import Optimizer
 
+config: Any = _numba_config
 Array = npt.NDArray[Any]
 Report = npt.NDArray[np.float64]
 
 _NO_ORDER = np.empty(0, np.int64)
 _PREDICT_ELEMENTS = 1 << 20
-"""Workspace of one block of rows in prediction, in elements: a few MB, so that a block stays in the caches."""
+"""Workspace of one block of rows in prediction, in elements:
+
+A few MB, so that a block stays in the caches.
+"""
 
 
 class Runtime:
@@ -43,7 +48,9 @@ class Runtime:
         None: all that Numba may use.
     """
 
-    def __init__(self, network: Network, optimizer: Optimizer, truncate: bool, seed: int, n_threads: int | None) -> None:
+    def __init__(
+        self, network: Network, optimizer: Optimizer, truncate: bool, seed: int, n_threads: int | None
+    ) -> None:
         self.network, self.optimizer, self.seed, self.n_threads = network, optimizer, seed, n_threads
         size, dtype = network.params_size, network.dtype
         self.params = aligned_empty(size, dtype)
@@ -68,15 +75,39 @@ class Runtime:
         """Bytes of the workspace of the largest batch so far."""
         return int(self._work.nbytes)
 
-    def train(self, data: Data, order: Array, first: int, rows: int, batch: int, step: int, rates: Array, report: Report) -> None:
+    def train(
+        self,
+        data: Data,
+        order: Array,
+        first: int,
+        rows: int,
+        batch: int,
+        step: int,
+        rates: Array,
+        report: Report,
+    ) -> None:
         """Take a step on each batch of the rows order[first : first + rows]; `report` tells what was done."""
         self._ensure_workspace(min(batch, data.rows))
         self._execute(
-            e.TRAIN, data, order, first=first, rows=rows, batch=batch, step=step, dropout=True, rates=rates, report=report
+            e.TRAIN,
+            data,
+            order,
+            first=first,
+            rows=rows,
+            batch=batch,
+            step=step,
+            dropout=True,
+            rates=rates,
+            report=report,
         )
 
-    def gradient(self, data: Data, step: int, dropout: bool, out: Array | None = None, external: bool = False) -> Report:
-        """Write the gradient of the loss of all rows as one batch into `grads`; with `out`, also that of the input."""
+    def gradient(
+        self, data: Data, step: int, dropout: bool, out: Array | None = None, external: bool = False
+    ) -> Report:
+        """Write the gradient of the loss of all rows as one batch into `grads`;
+
+        With `out`, also that of the input.
+        """
         self._ensure_workspace(data.rows)
         report = np.zeros((1, e.N_REPORT))
         self._execute(
@@ -91,7 +122,10 @@ class Runtime:
         return min(rows, max(16, _PREDICT_ELEMENTS // width))
 
     def forward(self, data: Data, first: int, rows: int, out: Array, report: Report | None = None) -> None:
-        """Write the outputs of rows [first, first + rows); with `report`, also what the loss makes of them, a row a block."""
+        """Write the outputs of rows [first, first + rows);
+
+        With `report`, also what the loss makes of them, a row a block.
+        """
         batch = self.blocks_of_rows(data.rows)
         plan = self.network.plan(min(batch, rows))
         work = aligned_empty(plan.work_size, self.network.dtype)
@@ -99,11 +133,24 @@ class Runtime:
         if report is None:
             report = np.zeros((-(-rows // batch), e.N_REPORT))
         self._execute(
-            mode, data, _NO_ORDER, first=first, rows=rows, batch=batch, report=report, out=out, want_out=True, plan=plan, work=work
+            mode,
+            data,
+            _NO_ORDER,
+            first=first,
+            rows=rows,
+            batch=batch,
+            report=report,
+            out=out,
+            want_out=True,
+            plan=plan,
+            work=work,
         )
 
     def activations(self, stage: int, rows: int) -> tuple[Array, Array]:
-        """Return (output, what its derivative reads) of a stage after `gradient` on `rows` rows: views of the workspace."""
+        """Return (output, what its derivative reads) of a stage after `gradient` on `rows` rows:
+
+        Views of the workspace.
+        """
         assert self._plan is not None
         row = self._plan.stages[stage]
         size = rows * row[e.N_OUT]
@@ -155,8 +202,10 @@ class Runtime:
                 place += 0 if name is None else network.params_size
             norm = math.inf if optimizer.clip_norm is None else optimizer.clip_norm
             call = e.Call(
-                integers=integers, floats=np.array([network.loss.delta, norm]), stages=plan.stages, scales=network.scales,
-                blocks=self.blocks, block_floats=self.block_floats, params=self.params, grads=self.grads, state=self.state,
+                integers=integers, floats=np.array([network.loss.delta, norm]), stages=plan.stages,
+                scales=network.scales,
+                blocks=self.blocks, block_floats=self.block_floats, params=self.params, grads=self.grads,
+                state=self.state,
                 work=work, partial=np.zeros((max(plan.tasks, len(self.blocks), 1), 2)), x=data.x, x_bytes=data.x_bytes,
                 rescale=network.rescale, labels=data.labels, targets=data.targets, weights=data.weights, order=order,
                 hyper=self._hyper.copy(),
@@ -169,13 +218,13 @@ class Runtime:
 def _threads(n_threads: int | None) -> Iterator[bool]:
     """Set this thread's number of Numba threads for a while; yields whether there is more than one."""
     if n_threads is None:
-        yield numba.config.NUMBA_NUM_THREADS > 1
+        yield config.NUMBA_NUM_THREADS > 1
         return
     if n_threads == 1:
         yield False
         return
     before = numba.get_num_threads()
-    numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(n_threads, config.NUMBA_NUM_THREADS))
     try:
         yield True
     finally:

@@ -1,7 +1,8 @@
 """The model file: a safetensors file with one named tensor a layer, and the rest as JSON in its header.
 
-Nothing in a file is executed. Tensors are `dense_0.weight`, `dense_0.bias`, ...; `optimizer.<slot>` for the optimizer's flat
-state; `callback.<kind>.<name>` for arrays of callbacks. The header's entry "fastnn" holds format, configuration and counters.
+Nothing in a file is executed. Tensors are `dense_0.weight`, `dense_0.bias`, ...; `optimizer.<slot>` for the
+optimizer's flat state; `callback.<kind>.<name>` for arrays of callbacks. The header's entry "fastnn" holds
+format, configuration and counters.
 """
 
 from __future__ import annotations
@@ -110,7 +111,9 @@ def from_parts(header: dict[str, Any], tensors: Tensors) -> Sequential:
             raise ValueError(f"tensor {name!r} is missing")
         tensor = tensors.pop(name)
         if tensor.shape != target.shape or tensor.dtype != target.dtype:
-            raise ValueError(f"tensor {name!r} is {tensor.dtype} {tensor.shape}, expected {target.dtype} {target.shape}")
+            raise ValueError(
+                f"tensor {name!r} is {tensor.dtype} {tensor.shape}, expected {target.dtype} {target.shape}"
+            )
         target[:] = tensor
     model.step, model.epoch = _count(header["step"]), _count(header["epoch"])
     as_schedule(model.optimizer.lr).restore(header["schedule"])
@@ -168,7 +171,9 @@ def load(path: str | os.PathLike[str]) -> Sequential:
         with safe_open(name, framework="numpy") as file:
             metadata = file.metadata() or {}
             if _KEY not in metadata:
-                raise ModelFileError(f"{name}: is a safetensors file but no fastnn model, expected a file written by model.save")
+                raise ModelFileError(
+                    f"{name}: is a safetensors file but no fastnn model, expected a file written by model.save"
+                )
             header = _infinite(json.loads(metadata[_KEY]))
             _check_format(name, header)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no mapping
@@ -179,8 +184,18 @@ def load(path: str | os.PathLike[str]) -> Sequential:
         raise ModelFileError(
             f"{name}: is no whole safetensors file ({error}), expected a file written by model.save"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
-        raise ModelFileError(f"{name}: is damaged ({type(error).__name__}: {error}), expected a file written by model.save") from None
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        raise ModelFileError(
+            f"{name}: is damaged ({type(error).__name__}: {error}), expected a file written by model.save"
+        ) from None
 
 
 def _check_format(name: str, header: Any) -> None:

@@ -105,7 +105,10 @@ class Trainer:
         model.history.append(epoch, logs)
         bar.set_postfix_str(_brief(logs), refresh=False)
         if self.verbose not in ("auto", 0):
-            tqdm.write(f"epoch {epoch + 1}: {_brief(logs)}, {self.data.rows / seconds:,.0f} samples/s", file=sys.stdout)
+            tqdm.write(
+                f"epoch {epoch + 1}: {_brief(logs)}, {self.data.rows / seconds:,.0f} samples/s",
+                file=sys.stdout,
+            )
 
     def _steps(self, bar: tqdm[Any]) -> dict[str, float]:
         """Take all steps of one epoch, some milliseconds of them a call."""
@@ -122,7 +125,9 @@ class Trainer:
             part = report[done:stop]
             before = time.perf_counter()
             try:
-                model.runtime.train(self.data, self.order, first, last - first, batch, model.step, rates[done:stop], part)
+                model.runtime.train(
+                    self.data, self.order, first, last - first, batch, model.step, rates[done:stop], part
+                )
             finally:  # an interrupt is served as soon as the call is over: count what it did
                 model.step += int((part[:, e.REPORT_ROWS] > 0).sum())
             if not part[-1, e.REPORT_ROWS]:
@@ -143,8 +148,9 @@ class Trainer:
         at = model.step
         model.runtime.params[:], model.runtime.state[:], model.step = good
         raise TrainingDiverged(
-            f"loss: became NaN or infinite in step {at} (epoch {model.epoch + 1}, batch {step + 1}), {where}. The weights of the "
-            "last good epoch are kept. A smaller learning rate, a Warmup in front of it, or clip_norm usually helps"
+            f"loss: became NaN or infinite in step {at} (epoch {model.epoch + 1}, batch {step + 1}), {where}. "
+            "The weights of the last good epoch are kept. "
+            "A smaller learning rate, a Warmup in front of it, or clip_norm usually helps"
         )
 
 

@@ -1,7 +1,7 @@
 """Every hot loop of fastnn on the CPU, usable alone on NumPy arrays.
 
-A public kernel checks its arguments, writes into its outputs and returns nothing (a loss or a norm returns its number).
-Each module imports nothing of fastnn outside this package.
+A public kernel checks its arguments, writes into its outputs and returns nothing (a loss or a norm returns
+its number). Each module imports nothing of fastnn outside this package.
 """
 
 from fastnn.kernels.activation import activation_backward, activation_forward, softmax_forward

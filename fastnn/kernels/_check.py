@@ -9,7 +9,9 @@ import numpy as np
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def check_array(name: str, array: Any, *, dtypes: tuple[Any, ...] = FLOATS, shape: Any = None, writable: bool = False) -> None:
+def check_array(
+    name: str, array: Any, *, dtypes: tuple[Any, ...] = FLOATS, shape: Any = None, writable: bool = False
+) -> None:
     """Raise unless `array` is a C-contiguous ndarray of one of `dtypes` and of `shape` (None: any length)."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name}: got {type(array).__name__}, expected a NumPy array")
@@ -21,10 +23,17 @@ def check_array(name: str, array: Any, *, dtypes: tuple[Any, ...] = FLOATS, shap
             want is None or want == have for want, have in zip(shape, array.shape, strict=True)
         )
         if not same:
-            expected = "(" + ", ".join("any" if want is None else str(want) for want in shape) + ("," if len(shape) == 1 else "") + ")"
+            expected = (
+                "("
+                + ", ".join("any" if want is None else str(want) for want in shape)
+                + ("," if len(shape) == 1 else "")
+                + ")"
+            )
             raise ValueError(f"{name}: got shape {array.shape}, expected {expected}")
     if not array.flags.c_contiguous:
-        raise ValueError(f"{name}: got an array that is not C-contiguous, expected one (numpy.ascontiguousarray makes it)")
+        raise ValueError(
+            f"{name}: got an array that is not C-contiguous, expected one (numpy.ascontiguousarray makes it)"
+        )
     if not array.flags.aligned:
         raise ValueError(f"{name}: got an unaligned array, expected an aligned one")
     if writable and not array.flags.writeable:
@@ -32,7 +41,10 @@ def check_array(name: str, array: Any, *, dtypes: tuple[Any, ...] = FLOATS, shap
 
 
 def check_arrays(outputs: dict[str, Any], inputs: dict[str, Any], shapes: dict[str, Any] | None = None) -> None:
-    """Check float arrays that belong together: one dtype, the shapes given, and outputs that overlap nothing else."""
+    """Check float arrays that belong together:
+
+    One dtype, the shapes given, and outputs that overlap nothing else.
+    """
     shapes = shapes or {}
     arrays = {**outputs, **inputs}
     for name, array in arrays.items():
@@ -47,14 +59,14 @@ def check_arrays(outputs: dict[str, Any], inputs: dict[str, Any], shapes: dict[s
                 raise ValueError(f"{name}: shares memory with {other_name}, expected arrays that do not overlap")
 
 
-def check_scalar(name: str, value: Any, *, low: float | None = None, high: float | None = None, below: float | None = None) -> None:
+def check_scalar(
+    name: str, value: Any, *, low: float | None = None, high: float | None = None, below: float | None = None
+) -> None:
     """Raise unless `value` is a real number, not NaN, with low <= value <= high and value < below."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
     bounds = [
-        text
-        for bound, text in ((low, f">= {low}"), (high, f"<= {high}"), (below, f"< {below}"))
-        if bound is not None
+        text for bound, text in ((low, f">= {low}"), (high, f"<= {high}"), (below, f"< {below}")) if bound is not None
     ]
     bad = (
         value != value

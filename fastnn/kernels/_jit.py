@@ -6,7 +6,8 @@ The decorators, from the inside out:
               (fused multiply-add allowed, reassociation not: it would cancel compensated terms);
 ``inlined``   a small loop that is always inlined;
 ``block``     a serial loop over one block, called from other compiled code;
-``Task``      a block function that is compiled once, on its own, and called by address: a parallel loop around it
+``Task``      a block function that is compiled once, on its own, and called by address: a parallel loop
+around it
               then compiles in half a second, where Numba would optimise the whole body four times over;
 ``entry``     a serial function that Python calls: cached on disk;
 ``entry_parallel``  the same with ``prange`` over fixed blocks.
@@ -139,11 +140,13 @@ def entry_parallel(function: Callable[..., Any]) -> Any:
 class Task:
     """A block function compiled once for each float type and called by its address.
 
-    `kinds` declares the arguments: i int64, d float64, b boolean, u uint8, e the element type; e[:] or i[:,:] for C-ordered
-    arrays. A first argument that is a named tuple of such arrays is declared by `record` (the class) and `fields`.
+    `kinds` declares the arguments: i int64, d float64, b boolean, u uint8, e the element type; e[:] or i[:,:]
+    for C-ordered arrays. A first argument that is a named tuple of such arrays is declared by `record` (the
+    class) and `fields`.
 
-    In compiled code, ``a_task.call(address, *arguments)`` calls it, with ``address`` an integer that Python got from
-    ``a_task.address(dtype)`` and handed down. Arguments are cast to the declared types, so a literal is as good as an int64.
+    In compiled code, ``a_task.call(address, *arguments)`` calls it, with ``address`` an integer that Python
+    got from ``a_task.address(dtype)`` and handed down. Arguments are cast to the declared types, so a literal
+    is as good as an int64.
     """
 
     def __init__(self, function: Any, kinds: str, record: Any = None, fields: str = "") -> None:
@@ -178,7 +181,10 @@ class Task:
         def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
             element = (arguments[0].types if self._record else arguments)[position].dtype
             wanted = self._argument_types(element)
-            if any(isinstance(want, types.Array) != isinstance(have, types.Array) for have, want in zip(arguments, wanted, strict=True)):
+            if any(
+                isinstance(want, types.Array) != isinstance(have, types.Array)
+                for have, want in zip(arguments, wanted, strict=True)
+            ):
                 return None
 
             def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

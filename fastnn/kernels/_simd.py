@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils, codegen, config
+from numba.core import cgutils, codegen
+from numba.core import config as _numba_config
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
+_config: Any = _numba_config
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 
@@ -36,7 +38,7 @@ def target() -> Target:
     Tile rows fill the register file with accumulators two vectors wide: 14 x 2 of 32 (AVX-512),
     12 x 2 of 32 (NEON), 6 x 2 of 16 (AVX2, SSE2).
     """
-    flags = config.CPU_FEATURES
+    flags = _config.CPU_FEATURES
     if flags is None:
         flags = codegen.get_host_cpu_features()
     features = set(flags.split(","))
@@ -124,9 +126,7 @@ def _store(builder: Any, value: Any, address: Any, vector: ir.VectorType, align:
 def _splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(
-        first, undefined, ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
-    )
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count))
 
 
 def _multiply_add(builder: Any, vector: ir.VectorType) -> Any:
@@ -143,8 +143,8 @@ def _multiply_add(builder: Any, vector: ir.VectorType) -> Any:
 def make_micro_kernel(rows: int, vectors: int, by_row: bool) -> Any:
     """Build the register tile ``C[rows, vectors*lanes] = init + A[rows, k] B[k, vectors*lanes]``.
 
-    The returned intrinsic is called as ``kernel(c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k)``
-    with pointers to elements and strides in elements:
+    The returned intrinsic is called as ``kernel(c, c_stride, init, init_stride, has_init, a, a_stride, b,
+    b_stride, k)`` with pointers to elements and strides in elements:
 
     - ``c``, ``c_stride``: output tile and the distance of its rows;
     - ``init``, ``init_stride``: what the sum starts from where ``has_init``: C itself (to go on summing) or
@@ -158,9 +158,7 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool) -> Any:
     """
 
     @intrinsic
-    def micro_kernel(
-        typingctx, c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k
-    ):  # type: ignore[no-untyped-def]
+    def micro_kernel(typingctx, c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k):
         element = c.dtype
         vector = _vector_type(element)
         n_lanes, align = vector.count, element.bitwidth // 8
@@ -194,7 +192,12 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool) -> Any:
             builder.cbranch(cgutils.is_true(builder, has_init), load_init, loop)
             builder.position_at_end(load_init)
             starts = [
-                _load(builder, at(init, builder.mul(init_stride, constant(i)), constant(j * n_lanes)), vector, align)
+                _load(
+                    builder,
+                    at(init, builder.mul(init_stride, constant(i)), constant(j * n_lanes)),
+                    vector,
+                    align,
+                )
                 for i, j in tile
             ]
             builder.branch(loop)

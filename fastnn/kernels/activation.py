@@ -20,7 +20,7 @@ CHUNK = 8192
 
 
 @block
-def activate(code, a):  # type: ignore[no-untyped-def]
+def activate(code, a):
     """Replace each z in the 1-D block `a` by the activation `code` of z."""
     if code == f.RELU:
         for i in range(a.size):
@@ -49,7 +49,7 @@ def activate(code, a):  # type: ignore[no-untyped-def]
 
 
 @block
-def multiply_slope(code, d, source):  # type: ignore[no-untyped-def]
+def multiply_slope(code, d, source):
     """Multiply the gradient block `d` by f'(z); `source` holds z for GELU and SiLU, else a = f(z)."""
     if code == f.RELU:
         for i in range(d.size):
@@ -78,7 +78,7 @@ def multiply_slope(code, d, source):  # type: ignore[no-untyped-def]
 
 
 @block
-def softmax_row(p):  # type: ignore[no-untyped-def]
+def softmax_row(p):
     """Replace one row of logits by its softmax and return (max, sum of exponentials).
 
     p_j = e^(z_j - m) / sum_k e^(z_k - m), m = max z. The rounding error of z_j - m is carried along (TwoSum,
@@ -95,7 +95,7 @@ def softmax_row(p):  # type: ignore[no-untyped-def]
 
 
 @block
-def softmax_numerators(p, top):  # type: ignore[no-untyped-def]
+def softmax_numerators(p, top):
     """Replace each z of a row by e^(z - top) and return their sum."""
     for j in range(p.size):
         p[j] = f.exp_difference(p[j], top)
@@ -112,7 +112,7 @@ call_multiply_slope = MULTIPLY_SLOPE.call
 
 
 @entry_parallel
-def _activation_forward(activation, a, z, code):  # type: ignore[no-untyped-def]
+def _activation_forward(activation, a, z, code):
     for c in prange((a.size + CHUNK - 1) // CHUNK):
         piece = a[c * CHUNK : (c + 1) * CHUNK]
         copy(piece, z[c * CHUNK : (c + 1) * CHUNK])
@@ -120,7 +120,7 @@ def _activation_forward(activation, a, z, code):  # type: ignore[no-untyped-def]
 
 
 @entry_parallel
-def _activation_backward(slope, dz, da, source, code):  # type: ignore[no-untyped-def]
+def _activation_backward(slope, dz, da, source, code):
     for c in prange((dz.size + CHUNK - 1) // CHUNK):
         piece = dz[c * CHUNK : (c + 1) * CHUNK]
         copy(piece, da[c * CHUNK : (c + 1) * CHUNK])
@@ -128,7 +128,7 @@ def _activation_backward(slope, dz, da, source, code):  # type: ignore[no-untype
 
 
 @entry_parallel
-def _softmax_forward(p, z):  # type: ignore[no-untyped-def]
+def _softmax_forward(p, z):
     rows = max(1, CHUNK // max(1, p.shape[1]))
     for c in prange((p.shape[0] + rows - 1) // rows):
         for row in range(c * rows, min((c + 1) * rows, p.shape[0])):
@@ -153,12 +153,13 @@ def activation_forward(a: np.ndarray, z: np.ndarray, activation: str) -> None:
     Raises
     ------
     TypeError, ValueError
-        Another dtype, shape, order, a read-only output, overlapping arrays, an unknown name; nothing is written.
+        Another dtype, shape, order, a read-only output, overlapping arrays, an unknown name; nothing is
+        written.
 
     Notes
     -----
-    float32 error: at most 4 ulp over the whole range; results below the smallest normal number are exact to one
-    subnormal step.
+    float32 error: at most 4 ulp over the whole range; results below the smallest normal number are exact to
+    one subnormal step.
     """
     code = check_code("activation", activation, f.CODES)
     check_arrays({"a": a}, {"z": z}, {"z": np.shape(a)})

@@ -15,7 +15,7 @@ from fastnn.kernels.gemm import GEMM, MR, call_gemm, product_plan, scratch_eleme
 
 
 @block
-def column_sums(out, d, d0, stride, rows, first, last):  # type: ignore[no-untyped-def]
+def column_sums(out, d, d0, stride, rows, first, last):
     """Write out[j] = sum_b d[b, j] for first <= j < last, the rows added in order."""
     total = out[first:last]
     fill(total, 0.0)
@@ -26,7 +26,7 @@ def column_sums(out, d, d0, stride, rows, first, last):  # type: ignore[no-untyp
 
 
 @entry_parallel
-def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch):  # type: ignore[no-untyped-def]
+def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch):
     nr = tile_columns(z)
     row_blocks, column_blocks = task_grid(rows, n, k)
     each = scratch_elements(rows, n, k, nr)
@@ -43,7 +43,7 @@ def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch): 
 
 
 @entry_parallel
-def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, scratch_w, scratch_x):  # type: ignore[no-untyped-def]
+def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, scratch_w, scratch_x):
     nr = tile_columns(dz)
     w_rows, w_columns = task_grid(k, n, rows)
     x_rows, x_columns = task_grid(rows, k, n)
@@ -73,7 +73,12 @@ def _scratch(m: int, n: int, k: int, dtype: np.dtype) -> np.ndarray:
 
 
 def dense_forward(
-    a: np.ndarray, z: np.ndarray, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, activation: str = "identity"
+    a: np.ndarray,
+    z: np.ndarray,
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    activation: str = "identity",
 ) -> None:
     """Write z = x w + b and a = f(z).
 
@@ -84,7 +89,8 @@ def dense_forward(
     z : array (B, N), out
         Pre-activations; overwritten.
     x : array (B, K), in
-        One sample a row, float32 or float64. (The survey writes samples as columns: its W x + b is this, transposed.)
+        One sample a row, float32 or float64. (The survey writes samples as columns: its W x + b is this,
+        transposed.)
     w : array (K, N), in
         Weights, inputs by units.
     b : array (N,) or None, in
@@ -95,11 +101,13 @@ def dense_forward(
     Raises
     ------
     TypeError, ValueError
-        Another dtype, shape, order, a read-only output, overlapping arrays, an unknown name; nothing is written.
+        Another dtype, shape, order, a read-only output, overlapping arrays, an unknown name; nothing is
+        written.
 
     Notes
     -----
-    Each z is b plus one chain of K fused multiply-adds in the arrays' dtype: error at most K + 1 rounding steps.
+    Each z is b plus one chain of K fused multiply-adds in the arrays' dtype: error at most K + 1 rounding
+    steps.
     """
     code = check_code("activation", activation, f.CODES)
     check_arrays({"z": z}, {"x": x, "w": w}, {"z": (None, None), "x": (None, None), "w": (None, None)})
@@ -112,7 +120,8 @@ def dense_forward(
     if z.size:
         scratch = _scratch(rows, n, max(1, k), z.dtype)
         _dense_forward(
-            GEMM.address(z.dtype), ACTIVATE.address(z.dtype), a.reshape(-1), z.reshape(-1), x.reshape(-1), w.reshape(-1), bias, rows, k, n, code, scratch,
+            GEMM.address(z.dtype), ACTIVATE.address(z.dtype), a.reshape(-1), z.reshape(-1), x.reshape(-1),
+            w.reshape(-1), bias, rows, k, n, code, scratch,
         )  # fmt: skip
 
 
@@ -143,7 +152,8 @@ def dense_backward(
 
     Notes
     -----
-    Rumelhart, Hinton and Williams, Nature 323, 1986. (Where the survey's back-propagated sum lacks the weights, w^T belongs.)
+    Rumelhart, Hinton and Williams, Nature 323, 1986. (Where the survey's back-propagated sum lacks the
+    weights, w^T belongs.)
     """
     check_arrays({}, {"dz": dz, "x": x, "w": w}, {"dz": (None, None), "x": (None, None), "w": (None, None)})
     (rows, n), k = dz.shape, x.shape[1]

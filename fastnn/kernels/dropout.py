@@ -1,8 +1,8 @@
 """Inverted dropout: units are dropped with probability `rate` and the others scaled by 1 / (1 - rate).
 
-The mask is a function of (seed, step, layer, index), index = row * units + column, and is computed where it is needed, in
-the forward and again in the backward pass: it is never stored. Source: Srivastava, Hinton, Krizhevsky, Sutskever and
-Salakhutdinov, JMLR 15, 2014 (there the weights are scaled at prediction instead).
+The mask is a function of (seed, step, layer, index), index = row * units + column, and is computed where it
+is needed, in the forward and again in the backward pass: it is never stored. Source: Srivastava, Hinton,
+Krizhevsky, Sutskever and Salakhutdinov, JMLR 15, 2014 (there the weights are scaled at prediction instead).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HIGH = np.uint64(32)
 
 
 @block
-def _mask_group(mask, group, threshold, scale, step, layer, seed):  # type: ignore[no-untyped-def]
+def _mask_group(mask, group, threshold, scale, step, layer, seed):
     """Write the mask of the indices 64 group .. 64 group + 63: 0 or `scale`."""
     k0, k1 = uint32(seed), uint32(seed >> _HIGH)
     first = uint64(group) * uint64(16)
@@ -38,10 +38,11 @@ def _mask_group(mask, group, threshold, scale, step, layer, seed):  # type: igno
 
 
 @block
-def multiply_mask(y, first_index, mask, threshold, scale, step, layer, seed):  # type: ignore[no-untyped-def]
+def multiply_mask(y, first_index, mask, threshold, scale, step, layer, seed):
     """Multiply the 1-D block `y`, whose first element has index `first_index`, by its mask.
 
-    `mask` is scratch of 64 elements; `threshold` is rate * 2^32; `seed` has the bits of a uint64; `scale` is 1 / (1 - rate) in the dtype of y.
+    `mask` is scratch of 64 elements; `threshold` is rate * 2^32; `seed` has the bits of a uint64; `scale` is
+    1 / (1 - rate) in the dtype of y.
     """
     threshold, seed = uint32(threshold), uint64(seed)
     stop = first_index + y.size
@@ -65,7 +66,7 @@ _CHUNK = 128 * GROUP
 
 
 @entry_parallel
-def _dropout(multiply, y, x, ones, masks, threshold, scale, step, layer, seed):  # type: ignore[no-untyped-def]
+def _dropout(multiply, y, x, ones, masks, threshold, scale, step, layer, seed):
     for c in prange((y.size + _CHUNK - 1) // _CHUNK):
         piece = y[c * _CHUNK : (c + 1) * _CHUNK]
         if ones:
@@ -89,8 +90,18 @@ def _run(y: np.ndarray, x: np.ndarray, ones: bool, rate: float, seed: int, step:
     check_scalar("rate", rate, low=0.0, high=1.0 - 2.0**-31)
     check_key(seed, step, layer)
     masks = np.empty(((y.size + _CHUNK - 1) // _CHUNK, GROUP), y.dtype)
-    _dropout(MULTIPLY_MASK.address(y.dtype), y.reshape(-1), x.reshape(-1), ones, masks, threshold_of(rate),
-             y.dtype.type(1.0 / (1.0 - rate)), step, layer, signed(seed))
+    _dropout(
+        MULTIPLY_MASK.address(y.dtype),
+        y.reshape(-1),
+        x.reshape(-1),
+        ones,
+        masks,
+        threshold_of(rate),
+        y.dtype.type(1.0 / (1.0 - rate)),
+        step,
+        layer,
+        signed(seed),
+    )
 
 
 def dropout_forward(y: np.ndarray, x: np.ndarray, rate: float, seed: int, step: int, layer: int) -> None:

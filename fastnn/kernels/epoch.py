@@ -1,9 +1,10 @@
 """Many steps in one compiled call: gather, forward, loss, backward, update, with nothing allocated in the loop.
 
-The network is data: `stages` (one row of integers a stage, columns named below) says what to compute, so that other layer
-sizes, depths and batch sizes compile nothing. Each operation of a step is cut into tasks by its sizes alone, and the tasks run
-one after the other or over threads: the same bits either way. All activations, gradients of activations and packing buffers
-live in one flat workspace, `work`; a stage's rows and columns are found by offsets into it.
+The network is data: `stages` (one row of integers a stage, columns named below) says what to compute, so that
+other layer sizes, depths and batch sizes compile nothing. Each operation of a step is cut into tasks by its
+sizes alone, and the tasks run one after the other or over threads: the same bits either way. All activations,
+gradients of activations and packing buffers live in one flat workspace, `work`; a stage's rows and columns
+are found by offsets into it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ from fastnn.kernels.update import (
 )
 from fastnn.kernels.update import UPDATE as UPDATE_TASK
 
-# Columns of `stages`. A stage computes out = dropout(f(in W + b)), or out = dropout(f(in)) where it has no weights.
+# Columns of `stages`. A stage computes out = dropout(f(in W + b)), or out = dropout(f(in)) where it has no
+# weights.
 (
     KIND,  # DENSE or ELEMENTWISE
     N_IN,  # columns of its input
@@ -92,13 +94,23 @@ PARALLEL_ELEMENTS = 4 * CHUNK
 
 
 @block
-def _drop(y, index, mask, stage, scale, step, integers):  # type: ignore[no-untyped-def]
+def _drop(y, index, mask, stage, scale, step, integers):
     """Multiply the 1-D block `y`, which begins at logical index `index`, by the stage's dropout mask."""
-    call_multiply_mask(integers[MASK], y, index, mask, stage[THRESHOLD], like(scale, y[0]), step, stage[LAYER], integers[SEED])
+    call_multiply_mask(
+        integers[MASK],
+        y,
+        index,
+        mask,
+        stage[THRESHOLD],
+        like(scale, y[0]),
+        step,
+        stage[LAYER],
+        integers[SEED],
+    )
 
 
 @block
-def _finish_forward(work, stage, scale, i0, i1, j0, j1, dropping, step, integers, mask):  # type: ignore[no-untyped-def]
+def _finish_forward(work, stage, scale, i0, i1, j0, j1, dropping, step, integers, mask):
     """Activation and dropout on rows i0..i1, columns j0..j1 of a stage, just after its sums were stored."""
     n = stage[N_OUT]
     code, keep, out, source = stage[ACTIVATION], stage[KEEP], stage[OUT], stage[SOURCE]
@@ -121,7 +133,7 @@ def _finish_forward(work, stage, scale, i0, i1, j0, j1, dropping, step, integers
 
 
 @block
-def _finish_backward(work, delta, stage, scale, i0, i1, j0, j1, dropping, step, integers, mask):  # type: ignore[no-untyped-def]
+def _finish_backward(work, delta, stage, scale, i0, i1, j0, j1, dropping, step, integers, mask):
     """Turn the gradient with respect to a stage's output into that of its sums: mask, then slope."""
     n = stage[N_OUT]
     code, source = stage[ACTIVATION], stage[SOURCE]
@@ -136,7 +148,7 @@ def _finish_backward(work, delta, stage, scale, i0, i1, j0, j1, dropping, step, 
 
 
 @block
-def _gather(work, integers, row, first, last, x, x_bytes, rescale, order):  # type: ignore[no-untyped-def]
+def _gather(work, integers, row, first, last, x, x_bytes, rescale, order):
     """Copy rows first..last of the batch that begins at `row` into the workspace, scaled where asked."""
     n = max(x.shape[1], x_bytes.shape[1])
     base = integers[X_OFFSET]
@@ -156,7 +168,7 @@ def _gather(work, integers, row, first, last, x, x_bytes, rescale, order):  # ty
 
 
 @block
-def _dense_forward_task(work, params, stage, scale, rows, t, dropping, step, integers):  # type: ignore[no-untyped-def]
+def _dense_forward_task(work, params, stage, scale, rows, t, dropping, step, integers):
     k, n = stage[N_IN], stage[N_OUT]
     nr = tile_columns(work)
     row_blocks, column_blocks = task_grid(rows, n, k)
@@ -168,14 +180,14 @@ def _dense_forward_task(work, params, stage, scale, rows, t, dropping, step, int
     sums = stage[SOURCE] if stage[KEEP] != KEEP_NONE else stage[OUT]
     call_gemm(
         integers[GEMM],
-        work, sums + i0 * n + j0, n, work, stage[IN] + i0 * k, k, 1, params, stage[WEIGHT] + j0, n, 1, i1 - i0, j1 - j0, k,
-        params, stage[BIAS] + j0, stage[BIAS] >= 0, work, scratch + GROUP,
+        work, sums + i0 * n + j0, n, work, stage[IN] + i0 * k, k, 1, params, stage[WEIGHT] + j0, n, 1,
+        i1 - i0, j1 - j0, k, params, stage[BIAS] + j0, stage[BIAS] >= 0, work, scratch + GROUP,
     )  # fmt: skip
     _finish_forward(work, stage, scale, i0, i1, j0, j1, dropping, step, integers, work[scratch : scratch + GROUP])
 
 
 @block
-def _elementwise_forward_task(work, stage, scale, rows, t, dropping, step, integers):  # type: ignore[no-untyped-def]
+def _elementwise_forward_task(work, stage, scale, rows, t, dropping, step, integers):
     n = stage[N_OUT]
     i0, i1 = split(rows, _row_tasks(rows, n), t, 1)
     sums = stage[SOURCE] if stage[KEEP] != KEEP_NONE else stage[OUT]
@@ -185,14 +197,17 @@ def _elementwise_forward_task(work, stage, scale, rows, t, dropping, step, integ
 
 
 @block
-def _row_tasks(rows, n):  # type: ignore[no-untyped-def]
+def _row_tasks(rows, n):
     """Return how many blocks of rows an element-wise operation on rows x n elements is cut into."""
     return min(16, rows, max(1, rows * n // CHUNK)) if rows * n >= PARALLEL_ELEMENTS else 1
 
 
 @block
-def _loss_task(c, stage, row, rows, t, total):  # type: ignore[no-untyped-def]
-    """Loss of a block of rows: partial[t] = [weighted loss, weighted correct], gradient into the first delta buffer."""
+def _loss_task(c, stage, row, rows, t, total):
+    """Loss of a block of rows:
+
+    Partial[t] = [weighted loss, weighted correct], gradient into the first delta buffer.
+    """
     work, integers = c.work, c.integers
     n, kind, output = stage[N_OUT], integers[LOSS], integers[OUTPUT]
     i0, i1 = split(rows, _row_tasks(rows, 8 * n), t, 1)
@@ -217,7 +232,20 @@ def _loss_task(c, stage, row, rows, t, total):  # type: ignore[no-untyped-def]
         label = c.labels[source : source + 1] if c.labels.size else c.labels
         target = c.targets[source] if c.targets.size else y
         weight = c.weights[source : source + 1] if c.weights.size else c.weights
-        call_loss_rows(integers[LOSS_ROWS], result, kind, c.floats[HUBER_DELTA], d, y, label, target, weight, 1, n, factor)
+        call_loss_rows(
+            integers[LOSS_ROWS],
+            result,
+            kind,
+            c.floats[HUBER_DELTA],
+            d,
+            y,
+            label,
+            target,
+            weight,
+            1,
+            n,
+            factor,
+        )
         loss += result[0]
         correct += result[1]
         if output == SOFTMAX:
@@ -226,7 +254,7 @@ def _loss_task(c, stage, row, rows, t, total):  # type: ignore[no-untyped-def]
 
 
 @block
-def _softmax_slope(d, p):  # type: ignore[no-untyped-def]
+def _softmax_slope(d, p):
     """Turn the gradient of softmax outputs p into that of the logits: d_j = p_j (d_j - sum_k d_k p_k)."""
     inner = like(0.0, p[0])
     for j in range(p.size):
@@ -236,7 +264,7 @@ def _softmax_slope(d, p):  # type: ignore[no-untyped-def]
 
 
 @block
-def _backward_tasks(stage, rows, want_dx):  # type: ignore[no-untyped-def]
+def _backward_tasks(stage, rows, want_dx):
     """Return (tasks for dW, tasks for dX) of a dense stage."""
     w_rows, w_columns = task_grid(stage[N_IN], stage[N_OUT], rows)
     x_rows, x_columns = task_grid(rows, stage[N_IN], stage[N_OUT])
@@ -244,7 +272,7 @@ def _backward_tasks(stage, rows, want_dx):  # type: ignore[no-untyped-def]
 
 
 @block
-def _backward_task(work, params, grads, stages, scales, s, rows, t, delta, delta_in, dropping, step, integers):  # type: ignore[no-untyped-def]
+def _backward_task(work, params, grads, stages, scales, s, rows, t, delta, delta_in, dropping, step, integers):
     """One block of dW = in^T dZ (with db), or of dX = dZ W^T carried through the stage before."""
     stage = stages[s]
     k, n = stage[N_IN], stage[N_OUT]
@@ -328,7 +356,10 @@ class Call(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch: its step number, first row and rows; the sum of its weights; the gradient buffers; the clipping factor."""
+    """One batch:
+
+    Its step number, first row and rows; the sum of its weights; the gradient buffers; the clipping factor.
+    """
 
     step: int
     row: int
@@ -340,7 +371,7 @@ class Batch(NamedTuple):
 
 
 @block
-def run_task(c, op, t, s, step, row, rows, total, delta, delta_in, scale):  # type: ignore[no-untyped-def]
+def run_task(c, op, t, s, step, row, rows, total, delta, delta_in, scale):
     """Do task `t` of operation `op` on stage `s` of the batch that the other arguments describe (see `Batch`)."""
     integers, stages, scales, work = c.integers, c.stages, c.scales, c.work
     training = integers[DROPOUT] != 0
@@ -358,10 +389,14 @@ def run_task(c, op, t, s, step, row, rows, total, delta, delta_in, scale):  # ty
         _loss_task(c, stages[end], row, rows, t, total)
         if integers[MODE] == TRAIN or integers[MODE] == GRADIENT:
             i0, i1 = split(rows, _row_tasks(rows, 8 * stages[end, N_OUT]), t, 1)
-            _finish_backward_rows(work, integers[DELTA_0], stages[end], scales[end], i0, i1, t, training, step, integers)
+            _finish_backward_rows(
+                work, integers[DELTA_0], stages[end], scales[end], i0, i1, t, training, step, integers
+            )
     elif op == OP_BACKWARD:
         if stages[s, KIND] == DENSE:
-            _backward_task(work, c.params, c.grads, stages, scales, s, rows, t, delta, delta_in, training, step, integers)
+            _backward_task(
+                work, c.params, c.grads, stages, scales, s, rows, t, delta, delta_in, training, step, integers
+            )
         elif s > 0:
             i0, i1 = split(rows, _row_tasks(rows, stages[s, N_IN]), t, 1)
             _finish_backward_rows(work, delta, stages[s - 1], scales[s - 1], i0, i1, t, training, step, integers)
@@ -370,7 +405,7 @@ def run_task(c, op, t, s, step, row, rows, total, delta, delta_in, scale):  # ty
 
 
 @block
-def _finish_backward_rows(work, delta, stage, scale, i0, i1, t, training, step, integers):  # type: ignore[no-untyped-def]
+def _finish_backward_rows(work, delta, stage, scale, i0, i1, t, training, step, integers):
     """`_finish_backward` on whole rows."""
     scratch = integers[SCRATCH] + t * integers[SCRATCH_EACH]
     dropping = training and stage[THRESHOLD] > 0
@@ -379,11 +414,16 @@ def _finish_backward_rows(work, delta, stage, scale, i0, i1, t, training, step, 
 
 
 @block
-def _parameter_task(c, op, t, scale):  # type: ignore[no-untyped-def]
+def _parameter_task(c, op, t, scale):
     """Penalty, squared gradient norm or update of one block of parameters."""
     low, high = c.blocks[t, 0], c.blocks[t, 1]
     w, d, hyper = c.params[low:high], c.grads[low:high], c.hyper
-    l1, l2, decay, truncate = c.block_floats[t, 0], c.block_floats[t, 1], c.block_floats[t, 2], c.block_floats[t, 3]
+    l1, l2, decay, truncate = (
+        c.block_floats[t, 0],
+        c.block_floats[t, 1],
+        c.block_floats[t, 2],
+        c.block_floats[t, 3],
+    )
     if op == OP_PENALTY:
         c.partial[t, 0] = 0.0
         if l1 > 0.0 or l2 > 0.0 or truncate > 0.0:
@@ -408,7 +448,8 @@ TASK = Task(
     run_task,
     "i i i i i i d i i d",
     record=Call,
-    fields="i[:] d[:] i[:,:] d[:] i[:,:] d[:,:] e[:] e[:] e[:] e[:] d[:,:] e[:,:] u[:,:] e[:,:] i[:] e[:,:] d[:] i[:] d[:]",
+    fields="i[:] d[:] i[:,:] d[:] i[:,:] d[:,:] e[:] e[:] e[:] e[:] d[:,:] e[:,:] u[:,:] e[:,:] "
+    "i[:] e[:,:] d[:] i[:] d[:]",
 )
 _call_task = TASK.call
 
@@ -417,8 +458,11 @@ _call_task = TASK.call
 def _fork(
     n_tasks, op, s, step, row, rows, total, delta, delta_in, scale, integers, floats, stages, scales, blocks,
     block_floats, params, grads, state, work, partial, x, x_bytes, rescale, labels, targets, weights, order, hyper,
-):  # type: ignore[no-untyped-def]  # fmt: skip
-    """Run the tasks of one operation over the threads. (A parallel loop takes no tuples, so `Call` is taken apart here.)"""
+):  # fmt: skip
+    """Run the tasks of one operation over the threads.
+
+    (A parallel loop takes no tuples, so `Call` is taken apart here.)
+    """
     for t in prange(n_tasks):
         call = Call(
             integers, floats, stages, scales, blocks, block_floats, params, grads, state, work, partial,
@@ -428,7 +472,7 @@ def _fork(
 
 
 @block
-def _run(c, n_tasks, op, s, b):  # type: ignore[no-untyped-def]
+def _run(c, n_tasks, op, s, b):
     """Run the tasks of one operation on batch `b`, over threads where that is allowed and there is more than one."""
     if n_tasks > 1 and c.integers[PARALLEL] != 0:
         _fork(
@@ -441,13 +485,13 @@ def _run(c, n_tasks, op, s, b):  # type: ignore[no-untyped-def]
 
 
 @block
-def _run_serial(c, n_tasks, op, s, b):  # type: ignore[no-untyped-def]
+def _run_serial(c, n_tasks, op, s, b):
     for t in range(n_tasks):
         _call_task(c.integers[RUN_TASK], c, op, t, s, b.step, b.row, b.rows, b.total, b.delta, b.delta_in, b.scale)
 
 
 @block
-def _run_blocks(c, op, b):  # type: ignore[no-untyped-def]
+def _run_blocks(c, op, b):
     """Run an operation over the blocks of parameters; few parameters stay on one thread."""
     if c.params.size < PARALLEL_ELEMENTS:
         _run_serial(c, c.blocks.shape[0], op, 0, b)
@@ -456,7 +500,7 @@ def _run_blocks(c, op, b):  # type: ignore[no-untyped-def]
 
 
 @block
-def _forward(c, b):  # type: ignore[no-untyped-def]
+def _forward(c, b):
     """Gather the batch and carry it through all stages."""
     _run(c, _row_tasks(b.rows, c.stages[0, N_IN]), OP_GATHER, 0, b)
     for s in range(c.stages.shape[0]):
@@ -469,7 +513,7 @@ def _forward(c, b):  # type: ignore[no-untyped-def]
 
 
 @block
-def _loss(c, b, report):  # type: ignore[no-untyped-def]
+def _loss(c, b, report):
     """Loss of the batch, into the step's `report`, and its gradient with respect to the last sums."""
     n_tasks = _row_tasks(b.rows, 8 * c.stages[c.stages.shape[0] - 1, N_OUT])
     _run(c, n_tasks, OP_LOSS, 0, b)
@@ -481,7 +525,7 @@ def _loss(c, b, report):  # type: ignore[no-untyped-def]
 
 
 @block
-def _backward(c, b):  # type: ignore[no-untyped-def]
+def _backward(c, b):
     """Carry the gradient through all stages, last to first; returns where the gradient of the input lies."""
     delta, delta_in = b.delta, b.delta_in
     for s in range(c.stages.shape[0] - 1, -1, -1):
@@ -497,7 +541,7 @@ def _backward(c, b):  # type: ignore[no-untyped-def]
 
 
 @block
-def _sum_blocks(c):  # type: ignore[no-untyped-def]
+def _sum_blocks(c):
     total = 0.0
     for u in range(c.blocks.shape[0]):
         total += c.partial[u, 0]
@@ -505,7 +549,7 @@ def _sum_blocks(c):  # type: ignore[no-untyped-def]
 
 
 @block
-def _update(c, b, rate, penalised, report):  # type: ignore[no-untyped-def]
+def _update(c, b, rate, penalised, report):
     """Penalty, global norm and optimizer step."""
     hyper = c.hyper
     if penalised:
@@ -525,7 +569,7 @@ def _update(c, b, rate, penalised, report):  # type: ignore[no-untyped-def]
 
 
 @block
-def _batch_weight(c, row, rows):  # type: ignore[no-untyped-def]
+def _batch_weight(c, row, rows):
     """Return the sum of the weights of a batch, in order."""
     if c.weights.size == 0:
         return float(rows)
@@ -537,11 +581,13 @@ def _batch_weight(c, row, rows):  # type: ignore[no-untyped-def]
 
 def addresses(dtype: np.dtype) -> list[int]:
     """Return what stands at integers[RUN_TASK ..]: where the compiled blocks of one float type lie."""
-    return [task.address(dtype) for task in (TASK, GEMM_TASK, ACTIVATE_TASK, SLOPE_TASK, MASK_TASK, LOSS_TASK, UPDATE_TASK)]
+    return [
+        task.address(dtype) for task in (TASK, GEMM_TASK, ACTIVATE_TASK, SLOPE_TASK, MASK_TASK, LOSS_TASK, UPDATE_TASK)
+    ]
 
 
 @entry
-def execute(c, rates, report, out):  # type: ignore[no-untyped-def]
+def execute(c, rates, report, out):
     """Run `c.integers[N_STEPS]` steps over consecutive batches of rows; stop at one whose loss is not finite.
 
     Parameters
@@ -586,8 +632,8 @@ def execute(c, rates, report, out):  # type: ignore[no-untyped-def]
 
 
 @block
-def _write_outputs(out, work, integers, base, output, first, rows, n, mode):  # type: ignore[no-untyped-def]
-    """Copy the last stage's rows to `out`, as probabilities where the network ends in a softmax or sigmoid of its own."""
+def _write_outputs(out, work, integers, base, output, first, rows, n, mode):
+    """Copy the last stage's rows to `out`, as probabilities where the network ends in softmax or sigmoid."""
     for b in range(rows):
         row = out[first + b]
         copy(row, work[base + b * n : base + (b + 1) * n])

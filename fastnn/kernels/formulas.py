@@ -1,7 +1,8 @@
 """One scalar formula for each activation and its derivative: the only place they are written.
 
-`z` is the input of the activation and `a` its output. The derivative of a monotonic activation is taken from `a`
-alone, so that training keeps one array a layer; GELU and SiLU need `z` (`NEEDS_Z`). Constants are PyTorch's.
+`z` is the input of the activation and `a` its output. The derivative of a monotonic activation is taken from
+`a` alone, so that training keeps one array a layer; GELU and SiLU need `z` (`NEEDS_Z`). Constants are
+PyTorch's.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The matrix product: packing, register tile, cache blocks; one product for X W, dY W^T and X^T dY.
 
-Blocking and names as in BLIS (Van Zee and van de Geijn, ACM TOMS 41:14, 2015): MR x NR is the register tile, KC the depth of
-a panel that stays in the first cache, MC and NC the rows and columns of a block. Matrices are flat arrays with an offset and
-two strides, so a transpose costs nothing but the way a panel is packed. Where rows of A or panels of B can be read in place
-at full speed they are not packed at all.
+Blocking and names as in BLIS (Van Zee and van de Geijn, ACM TOMS 41:14, 2015): MR x NR is the register tile,
+KC the depth of a panel that stays in the first cache, MC and NC the rows and columns of a block. Matrices are
+flat arrays with an offset and two strides, so a transpose costs nothing but the way a panel is packed. Where
+rows of A or panels of B can be read in place at full speed they are not packed at all.
 
-Every element of C is one chain of multiply-adds in the order of the inner index: no block, tile or thread count changes a bit.
+Every element of C is one chain of multiply-adds in the order of the inner index: no block, tile or thread
+count changes a bit.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _col_full, _col_8, _col_4, _col_2, _col_1 = (make_micro_kernel(rows, VECTORS, Fa
 
 
 @inlined
-def scratch_elements(m, n, k, nr):  # type: ignore[no-untyped-def]
+def scratch_elements(m, n, k, nr):
     """Return how many elements `gemm_block` needs to pack an m x n x k product with tile width `nr`."""
     columns = -(-min(n, NC) // nr) * nr
     rows = -(-min(m, MC) // MR) * MR
@@ -40,7 +41,7 @@ def scratch_elements(m, n, k, nr):  # type: ignore[no-untyped-def]
 
 
 @block
-def _pack_b(packed, p0, b, b0, b_rs, b_cs, depth, columns, nr):  # type: ignore[no-untyped-def]
+def _pack_b(packed, p0, b, b0, b_rs, b_cs, depth, columns, nr):
     """Copy `columns` <= nr columns of B into a panel [depth][nr], zeros behind them."""
     if b_cs == 1 and columns == nr:
         for k in range(depth):
@@ -62,8 +63,11 @@ def _pack_b(packed, p0, b, b0, b_rs, b_cs, depth, columns, nr):  # type: ignore[
 
 
 @block
-def _pack_a(packed, p0, a, a0, a_rs, a_cs, rows, depth):  # type: ignore[no-untyped-def]
-    """Copy `rows` rows of A into panels [rows/MR][depth][MR]; missing rows of the last panel stay as they are."""
+def _pack_a(packed, p0, a, a0, a_rs, a_cs, rows, depth):
+    """Copy `rows` rows of A into panels [rows/MR][depth][MR];
+
+    Missing rows of the last panel stay as they are.
+    """
     for i0 in range(0, rows, MR):
         base = p0 + i0 * depth
         height = min(MR, rows - i0)
@@ -80,8 +84,11 @@ def _pack_a(packed, p0, a, a0, a_rs, a_cs, rows, depth):  # type: ignore[no-unty
 
 
 @block
-def _rows_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, rows, depth):  # type: ignore[no-untyped-def]
-    """Run the register tile down `rows` rows of one panel; A is read row by row, unpacked. All are addresses."""
+def _rows_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, rows, depth):
+    """Run the register tile down `rows` rows of one panel;
+
+    A is read row by row, unpacked. All are addresses.
+    """
     i = 0
     while i + MR <= rows:
         _row_full(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
@@ -105,8 +112,11 @@ def _rows_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, row
 
 
 @block
-def _rows_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, ldb, rows, depth):  # type: ignore[no-untyped-def]
-    """The same with A read column by column: packed (panel = depth * MR, stride MR) or transposed in place (panel = MR)."""
+def _rows_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, ldb, rows, depth):
+    """The same with A read column by column:
+
+    Packed (panel = depth * MR, stride MR) or transposed in place (panel = MR).
+    """
     i = 0
     while i + MR <= rows:
         _col_full(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
@@ -134,12 +144,13 @@ def _rows_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, 
 
 
 @block
-def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, bias0, has_bias, scratch, s0):  # type: ignore[no-untyped-def]
+def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, bias0, has_bias, scratch, s0):
     """Write the m x n block C = A B (+ bias row) of a product with inner size k; serial.
 
     Parameters
     ----------
-    c, a, b, bias, scratch : flat arrays of one float type, each with the offset (c0, a0, b0, bias0, s0) it is used from
+    c, a, b, bias, scratch : flat arrays of one float type, each with the offset (c0, a0, b0, bias0, s0) it is
+    used from
     ldc : elements from one row of C to the next
     a_rs, a_cs, b_rs, b_cs : row and column strides of A and B, in elements; one of each pair is 1
     bias : n numbers that every row's sums start from, where `has_bias`
@@ -157,7 +168,17 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
             kc = min(KC, k - k0)
             for j in range(0, nc, nr):
                 if pack_b or nc - j < nr:
-                    _pack_b(scratch, s0 + j * kc, b, b0 + k0 * b_rs + (j0 + j) * b_cs, b_rs, b_cs, kc, min(nr, nc - j), nr)
+                    _pack_b(
+                        scratch,
+                        s0 + j * kc,
+                        b,
+                        b0 + k0 * b_rs + (j0 + j) * b_cs,
+                        b_rs,
+                        b_cs,
+                        kc,
+                        min(nr, nc - j),
+                        nr,
+                    )
             for i0 in range(0, m, MC):
                 mc = min(MC, m - i0)
                 a_start = a0 + i0 * a_rs + k0 * a_cs
@@ -173,7 +194,20 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
                     if columns == nr:
                         out, out_stride = pointer(c, c_first), ldc
                     else:
-                        _copy_tail_in(scratch, tile0, nr, c, c_first, ldc, bias, bias0 + j0 + j, mc, columns, k0 > 0, has_bias)
+                        _copy_tail_in(
+                            scratch,
+                            tile0,
+                            nr,
+                            c,
+                            c_first,
+                            ldc,
+                            bias,
+                            bias0 + j0 + j,
+                            mc,
+                            columns,
+                            k0 > 0,
+                            has_bias,
+                        )
                         out, out_stride = pointer(scratch, tile0), nr
                     init, init_stride, has_init = out, out_stride, k0 > 0
                     if has_bias and k0 == 0:
@@ -200,7 +234,7 @@ call_gemm = GEMM.call
 
 
 @block
-def _copy_tail_in(tile, t0, nr, c, c0, ldc, bias, bias0, rows, columns, from_c, has_bias):  # type: ignore[no-untyped-def]
+def _copy_tail_in(tile, t0, nr, c, c0, ldc, bias, bias0, rows, columns, from_c, has_bias):
     """Fill the valid columns of a narrow panel's tile with what its sums start from."""
     if from_c:
         for i in range(rows):
@@ -213,7 +247,7 @@ def _copy_tail_in(tile, t0, nr, c, c0, ldc, bias, bias0, rows, columns, from_c, 
 
 
 @inlined
-def task_grid(m, n, k):  # type: ignore[no-untyped-def]
+def task_grid(m, n, k):
     """Return (row blocks, column blocks) that an m x n x k product is cut into: a function of its shape alone.
 
     Columns are cut first, into strips of at least 64: each task then packs a part of B that no other needs.
@@ -225,7 +259,7 @@ def task_grid(m, n, k):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def split(total, parts, index, multiple):  # type: ignore[no-untyped-def]
+def split(total, parts, index, multiple):
     """Return (start, stop) of part `index` of `total`, cut at multiples of `multiple`."""
     units = (total + multiple - 1) // multiple
     start = units * index // parts * multiple
@@ -234,7 +268,7 @@ def split(total, parts, index, multiple):  # type: ignore[no-untyped-def]
 
 
 @entry_parallel
-def _matmul(gemm, c, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, scratch):  # type: ignore[no-untyped-def]
+def _matmul(gemm, c, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, scratch):
     nr = tile_columns(c)
     row_blocks, column_blocks = task_grid(m, n, k)
     each = scratch_elements(m, n, k, nr)
@@ -264,8 +298,8 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
 
     Notes
     -----
-    Each element is summed in the order of k with fused multiply-adds (where the CPU has them), in the dtype of the arrays:
-    the error is at most K rounding steps.
+    Each element is summed in the order of k with fused multiply-adds (where the CPU has them), in the dtype
+    of the arrays: the error is at most K rounding steps.
     """
     check_arrays({"c": c}, {"a": a, "b": b}, {"c": (None, None), "a": (None, None), "b": (None, None)})
     m, n = c.shape
@@ -279,7 +313,20 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
     b_rs, b_cs = (1, k) if transpose_b else (n, 1)
     row_blocks, column_blocks, each = product_plan(m, n, k, c.dtype)
     scratch = np.empty(row_blocks * column_blocks * each, c.dtype)
-    _matmul(GEMM.address(c.dtype), c.reshape(-1), a.reshape(-1), a_rs, a_cs, b.reshape(-1), b_rs, b_cs, m, n, k, scratch)
+    _matmul(
+        GEMM.address(c.dtype),
+        c.reshape(-1),
+        a.reshape(-1),
+        a_rs,
+        a_cs,
+        b.reshape(-1),
+        b_rs,
+        b_cs,
+        m,
+        n,
+        k,
+        scratch,
+    )
 
 
 def product_plan(m: int, n: int, k: int, dtype: np.dtype) -> tuple[int, int, int]:

@@ -1,7 +1,8 @@
 """Losses: value and gradient in one pass over the outputs.
 
-The loss of a batch is sum_b w_b l_b / sum_b w_b, and 0 with zero gradient where the weights sum to 0. Sums are kept in
-float64 over fixed blocks of rows. Cross entropies take logits, so that nothing is lost to a rounded probability.
+The loss of a batch is sum_b w_b l_b / sum_b w_b, and 0 with zero gradient where the weights sum to 0. Sums
+are kept in float64 over fixed blocks of rows. Cross entropies take logits, so that nothing is lost to a
+rounded probability.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ def binary_loss(z, t):
 
 
 @block
-def value_rows(code, delta, d, y, t, weights, rows, n, factor):  # type: ignore[no-untyped-def]
+def value_rows(code, delta, d, y, t, weights, rows, n, factor):
     """Squared, absolute, Huber and binary loss of `rows` rows of `n` outputs, all flat.
 
-    Writes d = factor w_b l'; returns (sum_b w_b l_b, sum_b share of outputs on the right side, for the binary loss).
-    `weights` is empty where all are 1; l_b is the mean over outputs.
+    Writes d = factor w_b l'; returns (sum_b w_b l_b, sum_b share of outputs on the right side, for the binary
+    loss). `weights` is empty where all are 1; l_b is the mean over outputs.
     """
     loss, correct = 0.0, 0.0
     bound = like(delta, y[0])
@@ -90,7 +91,7 @@ def value_rows(code, delta, d, y, t, weights, rows, n, factor):  # type: ignore[
 
 
 @block
-def cross_entropy_rows(d, z, labels, t, weights, rows, n, factor):  # type: ignore[no-untyped-def]
+def cross_entropy_rows(d, z, labels, t, weights, rows, n, factor):
     """Cross entropy of `rows` rows of `n` logits: l_b = log sum_j e^z_bj - z_b,label, or with soft rows t.
 
     Writes d = factor w_b (p sum t - t); returns (sum_b w_b l_b, sum_b w_b [largest logit is the label]).
@@ -131,8 +132,11 @@ def cross_entropy_rows(d, z, labels, t, weights, rows, n, factor):  # type: igno
 
 
 @block
-def loss_rows(result, code, delta, d, y, labels, t, weights, rows, n, factor):  # type: ignore[no-untyped-def]
-    """Loss and gradient of a block of rows, by code; result = [weighted loss sum, weighted count of correct rows]."""
+def loss_rows(result, code, delta, d, y, labels, t, weights, rows, n, factor):
+    """Loss and gradient of a block of rows, by code;
+
+    Result = [weighted loss sum, weighted count of correct rows].
+    """
     if code == CROSS_ENTROPY:
         result[0], result[1] = cross_entropy_rows(d, y, labels, t, weights, rows, n, factor)
     else:
@@ -144,13 +148,13 @@ call_loss_rows = LOSS_ROWS.call
 
 
 @entry_parallel
-def _loss(loss, partial, code, delta, d, y, labels, t, weights, n, factor, per_task):  # type: ignore[no-untyped-def]
+def _loss(loss, partial, code, delta, d, y, labels, t, weights, n, factor, per_task):
     rows = y.size // n
     for c in prange(partial.shape[0]):
         low, high = c * per_task, min((c + 1) * per_task, rows)
         call_loss_rows(
-            loss, partial[c], code, delta, d[low * n : high * n], y[low * n : high * n], labels[low:high], t[low * n : high * n],
-            weights[low:high], high - low, n, factor,
+            loss, partial[c], code, delta, d[low * n : high * n], y[low * n : high * n], labels[low:high],
+            t[low * n : high * n], weights[low:high], high - low, n, factor,
         )  # fmt: skip
 
 
@@ -159,7 +163,15 @@ def rows_per_task(n: int) -> int:
     return max(1, CHUNK // (4 * n))
 
 
-def _run(code: int, d: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray | None, names: str, delta: float = 1.0) -> float:
+def _run(
+    code: int,
+    d: np.ndarray,
+    y: np.ndarray,
+    t: np.ndarray,
+    w: np.ndarray | None,
+    names: str,
+    delta: float = 1.0,
+) -> float:
     prediction, target = names.split()
     labelled = code == CROSS_ENTROPY and isinstance(t, np.ndarray) and t.dtype == np.int64
     if labelled:
@@ -170,7 +182,9 @@ def _run(code: int, d: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray |
     else:
         shape = np.shape(d)
         check_arrays(
-            {"d" + prediction: d}, {prediction: y, target: t}, {"d" + prediction: (None, None), prediction: shape, target: shape}
+            {"d" + prediction: d},
+            {prediction: y, target: t},
+            {"d" + prediction: (None, None), prediction: shape, target: shape},
         )
     rows, n = y.shape
     weights = np.empty(0) if w is None else w
@@ -187,14 +201,28 @@ def _run(code: int, d: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray |
     targets = np.empty(0, y.dtype) if labelled else t.reshape(-1)
     per_task = rows_per_task(n)
     partial = np.empty((-(-rows // per_task), 2))
-    _loss(LOSS_ROWS.address(y.dtype), partial, code, float(delta), d.reshape(-1), y.reshape(-1), labels, targets, weights, n, 1.0 / total, per_task)
+    _loss(
+        LOSS_ROWS.address(y.dtype),
+        partial,
+        code,
+        float(delta),
+        d.reshape(-1),
+        y.reshape(-1),
+        labels,
+        targets,
+        weights,
+        n,
+        1.0 / total,
+        per_task,
+    )
     return float(partial[:, 0].sum()) / total
 
 
 def squared_error(dy: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray | None = None) -> float:
     """Return the mean squared error and write its gradient: l_b = mean_j (y_bj - t_bj)^2.
 
-    The survey has half of it (sum (a - y)^2 / 2, with delta = a - y); this is the field's mean, with gradient 2 (y - t) / n.
+    The survey has half of it (sum (a - y)^2 / 2, with delta = a - y); this is the field's mean, with gradient
+    2 (y - t) / n.
 
     Parameters
     ----------
@@ -231,7 +259,8 @@ def absolute_error(dy: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray |
 def huber(dy: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray | None = None, delta: float = 1.0) -> float:
     """Return Huber's loss and write its gradient: mean of e^2/2 where |e| <= delta, else delta (|e| - delta/2).
 
-    Parameters, result and errors as in `squared_error`; `delta` > 0. Source: Huber, Ann. Math. Statist. 35, 1964.
+    Parameters, result and errors as in `squared_error`; `delta` > 0. Source: Huber, Ann. Math. Statist. 35,
+    1964.
     """
     check_scalar("delta", delta, low=0.0)
     return _run(HUBER, dy, y, t, w, "y t", delta)

@@ -1,7 +1,8 @@
 """Random numbers as counters: Philox4x32-10, keyed by the seed and addressed by (step, layer, index).
 
-A number is a function of its address alone, so it is the same for any number of threads, in any order and on the GPU, and
-needs no state. Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
+A number is a function of its address alone, so it is the same for any number of threads, in any order and on
+the GPU, and needs no state. Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2,
+3", SC'11.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 
 @entry
-def _philox_fill(out, seed, step, stream):  # type: ignore[no-untyped-def]
+def _philox_fill(out, seed, step, stream):
     k0, k1 = uint32(seed), uint32(seed >> _HIGH)
     for i in range((out.size + 3) // 4):
         words = philox(uint32(i), uint32(uint64(i) >> _HIGH), uint32(step), uint32(stream), k0, k1)
@@ -47,7 +48,7 @@ def _philox_fill(out, seed, step, stream):  # type: ignore[no-untyped-def]
 
 
 @entry
-def _shuffle_indices(order, seed, epoch):  # type: ignore[no-untyped-def]
+def _shuffle_indices(order, seed, epoch):
     k0, k1 = uint32(seed), uint32(seed >> _HIGH)
     for i in range(order.size):
         order[i] = i
@@ -84,8 +85,8 @@ def philox_fill(out: np.ndarray, seed: int, step: int = 0, stream: int = 0) -> N
 def shuffle_indices(order: np.ndarray, seed: int, epoch: int) -> None:
     """Write a random permutation of 0 .. n-1, a function of (n, seed, epoch) alone.
 
-    Fisher and Yates' shuffle from the last index down (Durstenfeld 1964); the swap partner of i is the high word of
-    r * (i + 1) for a 64-bit r (Lemire 2019, without rejection: the bias is below n / 2^64).
+    Fisher and Yates' shuffle from the last index down (Durstenfeld 1964); the swap partner of i is the high
+    word of r * (i + 1) for a 64-bit r (Lemire 2019, without rejection: the bias is below n / 2^64).
 
     Parameters
     ----------
@@ -110,7 +111,11 @@ def shuffle_indices(order: np.ndarray, seed: int, epoch: int) -> None:
 
 def check_key(seed: int, step: int, stream: int) -> None:
     """Raise unless the three address a random number."""
-    for name, value, high in (("seed", seed, 2**64 - 1), ("step", step, 2**32 - 1), ("stream", stream, 2**32 - 1)):
+    for name, value, high in (
+        ("seed", seed, 2**64 - 1),
+        ("step", step, 2**32 - 1),
+        ("stream", stream, 2**32 - 1),
+    ):
         if not isinstance(value, (int, np.integer)):
             raise TypeError(f"{name}: got {type(value).__name__}, expected an integer")
         check_scalar(name, value, low=0, high=high)

@@ -1,4 +1,7 @@
-"""What a layer's activations look like: the numbers behind the diagnosis of vanishing and exploding gradients."""
+"""What a layer's activations look like:
+
+The numbers behind the diagnosis of vanishing and exploding gradients.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ FLAT_SLOPE = 0.01
 
 
 @block
-def _column_statistics(slope, sums, a, source, code, column, slopes, values):  # type: ignore[no-untyped-def]
+def _column_statistics(slope, sums, a, source, code, column, slopes, values):
     """Write (sum, sum of squares, saturated rows) of one unit over all rows."""
     limit = FLAT_SLOPE * (0.25 if code == f.SIGMOID else 1.0)
     fill(slopes, 1.0)
@@ -34,9 +37,11 @@ def _column_statistics(slope, sums, a, source, code, column, slopes, values):  #
 
 
 @entry_parallel
-def _activation_statistics(slope, sums, a, source, code):  # type: ignore[no-untyped-def]
+def _activation_statistics(slope, sums, a, source, code):
     for column in prange(a.shape[1]):
-        _column_statistics(slope, sums, a, source, code, column, np.empty(a.shape[0], a.dtype), np.empty(a.shape[0], a.dtype))
+        _column_statistics(
+            slope, sums, a, source, code, column, np.empty(a.shape[0], a.dtype), np.empty(a.shape[0], a.dtype)
+        )
 
 
 def activation_statistics(stats: np.ndarray, a: np.ndarray, z: np.ndarray, activation: str) -> None:
@@ -45,8 +50,8 @@ def activation_statistics(stats: np.ndarray, a: np.ndarray, z: np.ndarray, activ
     Parameters
     ----------
     stats : array of float64 (4,), out
-        [mean of a, standard deviation of a, share of (row, unit) pairs whose slope |f'(z)| is below 1% of the largest,
-        share of units saturated in every row]. For ReLU the last is the share of dead units.
+        [mean of a, standard deviation of a, share of (row, unit) pairs whose slope |f'(z)| is below 1% of the
+        largest, share of units saturated in every row]. For ReLU the last is the share of dead units.
     a, z : array (B, N), in
         Output and input of the activation over a batch; GELU and SiLU read z, the others a.
     activation : str

@@ -4,8 +4,8 @@ The total gradient of a weight w with loss gradient d is
 
     g = scale * clip(d + l2 w + l1 sign(w))
 
-with clip to [-clip_value, clip_value] first and the global-norm factor `scale` after it. Forms and defaults are PyTorch's;
-where the survey puts epsilon inside the root (AdaGrad, RMSprop), `eps_inside_sqrt` does.
+with clip to [-clip_value, clip_value] first and the global-norm factor `scale` after it. Forms and defaults
+are PyTorch's; where the survey puts epsilon inside the root (AdaGrad, RMSprop), `eps_inside_sqrt` does.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def soft(w, amount):
 
 
 @block
-def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):  # type: ignore[no-untyped-def]
+def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
     """Do one optimizer step on one block.
 
     Parameters
@@ -60,9 +60,11 @@ def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
     w, d : array (P,)
         Parameters (in, out) and the loss gradient (in).
     s0, s1, s2 : array (P,) or empty, in and out
-        State: velocity (SGD); sum of squares (AdaGrad); mean square, velocity, mean (RMSprop); m, v, max v (Adam).
+        State: velocity (SGD); sum of squares (AdaGrad); mean square, velocity, mean (RMSprop); m, v, max v
+        (Adam).
     hyper : array (N_HYPER,) float64
-        LR .. FIRST as named above; CORRECTION1 = 1 - b1^t, CORRECTION2 = sqrt(1 - b2^t); FIRST is 1 at the first step.
+        LR .. FIRST as named above; CORRECTION1 = 1 - b1^t, CORRECTION2 = sqrt(1 - b2^t); FIRST is 1 at the
+        first step.
     l1, l2, decay, scale : float
         Penalties, decoupled weight decay and gradient factor of this block.
     truncate : float
@@ -138,7 +140,7 @@ def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
 
 
 @block
-def soft_threshold_block(w, amount):  # type: ignore[no-untyped-def]
+def soft_threshold_block(w, amount):
     """Apply the soft threshold to one block in place."""
     threshold = like(amount, w[0])
     for i in range(w.size):
@@ -146,7 +148,7 @@ def soft_threshold_block(w, amount):  # type: ignore[no-untyped-def]
 
 
 @block
-def penalty_block(w, l1, l2):  # type: ignore[no-untyped-def]
+def penalty_block(w, l1, l2):
     """Return l1 sum|w| + l2/2 sum w^2 of one block, summed in float64."""
     size, square = 0.0, 0.0
     for i in range(w.size):
@@ -157,7 +159,7 @@ def penalty_block(w, l1, l2):  # type: ignore[no-untyped-def]
 
 
 @block
-def squared_norm_block(d, w, l1, l2, clip_value):  # type: ignore[no-untyped-def]
+def squared_norm_block(d, w, l1, l2, clip_value):
     """Return the sum of squares, in float64, of the clipped total gradient of one block."""
     clip, l1, l2, one = like(clip_value, w[0]), like(l1, w[0]), like(l2, w[0]), like(1.0, w[0])
     total = 0.0
@@ -172,27 +174,41 @@ call_update = UPDATE.call
 
 
 @entry_parallel
-def _update(update, kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):  # type: ignore[no-untyped-def]
+def _update(update, kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
     for c in prange((w.size + CHUNK - 1) // CHUNK):
         part = slice(c * CHUNK, (c + 1) * CHUNK)
-        call_update(update, kind, w[part], s0[part], s1[part], s2[part], d[part], hyper, l1, l2, decay, scale, truncate)
+        call_update(
+            update,
+            kind,
+            w[part],
+            s0[part],
+            s1[part],
+            s2[part],
+            d[part],
+            hyper,
+            l1,
+            l2,
+            decay,
+            scale,
+            truncate,
+        )
 
 
 @entry_parallel
-def _penalty(partial, w, l1, l2):  # type: ignore[no-untyped-def]
+def _penalty(partial, w, l1, l2):
     for c in prange(partial.size):
         partial[c] = penalty_block(w[c * CHUNK : (c + 1) * CHUNK], l1, l2)
 
 
 @entry_parallel
-def _squared_norm(partial, d):  # type: ignore[no-untyped-def]
+def _squared_norm(partial, d):
     for c in prange(partial.size):
         piece = d[c * CHUNK : (c + 1) * CHUNK]
         partial[c] = squared_norm_block(piece, piece, 0.0, 0.0, np.inf)
 
 
 @entry_parallel
-def _clip(d, limit, scale):  # type: ignore[no-untyped-def]
+def _clip(d, limit, scale):
     bound, factor = like(limit, d[0]), like(scale, d[0])
     for c in prange((d.size + CHUNK - 1) // CHUNK):
         piece = d[c * CHUNK : (c + 1) * CHUNK]
@@ -201,7 +217,7 @@ def _clip(d, limit, scale):  # type: ignore[no-untyped-def]
 
 
 @entry_parallel
-def _soft_threshold(w, amount):  # type: ignore[no-untyped-def]
+def _soft_threshold(w, amount):
     for c in prange((w.size + CHUNK - 1) // CHUNK):
         soft_threshold_block(w[c * CHUNK : (c + 1) * CHUNK], amount)
 
@@ -246,7 +262,19 @@ def _run(
     empty = np.empty(0, param.dtype)
     slots = [empty if state is None else state.reshape(-1) for state in states.values()]
     slots += [empty] * (3 - len(slots))
-    _update(UPDATE.address(param.dtype), kind, param.reshape(-1), *slots, grad.reshape(-1), hyper, l1, l2, float(decay), scale, truncate)
+    _update(
+        UPDATE.address(param.dtype),
+        kind,
+        param.reshape(-1),
+        *slots,
+        grad.reshape(-1),
+        hyper,
+        l1,
+        l2,
+        float(decay),
+        scale,
+        truncate,
+    )
 
 
 def _options(l1: float, l2: float, grad_scale: float, clip_value: float, truncate: float) -> dict[str, float]:
@@ -306,7 +334,8 @@ def sgd_update(
     Raises
     ------
     TypeError, ValueError
-        Another dtype, shape, order, a read-only or overlapping array, a number out of range; nothing is written.
+        Another dtype, shape, order, a read-only or overlapping array, a number out of range; nothing is
+        written.
 
     Notes
     -----
@@ -409,7 +438,13 @@ def rmsprop_update(
     if centered and mean is None:
         raise ValueError("mean: got None, expected an array like param, since centered is true")
     hyper = hyper_vector(
-        lr=lr, b1=momentum, b2=alpha, eps=eps, eps_inside_sqrt=eps_inside_sqrt, centered=centered, clip_value=clip_value
+        lr=lr,
+        b1=momentum,
+        b2=alpha,
+        eps=eps,
+        eps_inside_sqrt=eps_inside_sqrt,
+        centered=centered,
+        clip_value=clip_value,
     )
     states = {"v": v, "velocity": velocity if momentum else None, "mean": mean if centered else None}
     _run(RMSPROP, param, states, grad, hyper, _options(l1, l2, grad_scale, clip_value, truncate))
@@ -628,7 +663,8 @@ def soft_threshold(w: np.ndarray, amount: float) -> None:
     ----------
     w : array, in and out
     amount : float
-        >= 0; lr * l1 for the proximal step of an L1 penalty (Parikh and Boyd, *Proximal Algorithms*, 2014, 6.5.2).
+        >= 0; lr * l1 for the proximal step of an L1 penalty (Parikh and Boyd, *Proximal Algorithms*, 2014,
+        6.5.2).
     """
     check_array("w", w, writable=True)
     check_scalar("amount", amount, low=0.0)
