@@ -19,13 +19,18 @@ from fastnn._errors import check_number
 from fastnn.schedules import metric_to_watch, resolve_mode
 
 if TYPE_CHECKING:
+    from fastnn.arrays import Data
     from fastnn.model import Sequential
 
 
 class Callback:
-    """Base of all callbacks; override what you need. ``self.model`` is the model that trains."""
+    """Base of all callbacks; override what you need.
+
+    From before `on_train_begin` on, ``self.model`` is the model that trains, and ``self.data`` what it trains on.
+    """
 
     model: Sequential
+    data: Data
 
     def on_train_begin(self) -> None:
         """Before the first epoch of a `fit`."""

@@ -226,7 +226,9 @@ class Network:
                 # A shorter batch may be cut a little differently, never into twice as many tasks.
                 tasks = max(tasks, 2 * (needed[0][0] * needed[0][1]), 2 * sum(a * b for a, b, _ in needed[1:]))
                 each = max(each, *(size for _, _, size in needed))
-        offsets = {e.X_OFFSET: 0, e.DELTA_0: place, e.DELTA_1: place + _aligned(rows * widest)}
+        offsets = {e.X_OFFSET: 0, e.T_OFFSET: place}
+        place += _aligned(rows * self.units)
+        offsets |= {e.DELTA_0: place, e.DELTA_1: place + _aligned(rows * widest)}
         offsets[e.SCRATCH] = offsets[e.DELTA_1] + _aligned(rows * widest)
         offsets[e.SCRATCH_EACH] = _aligned(GROUP + each)
         return Plan(rows, table, offsets, offsets[e.SCRATCH] + tasks * offsets[e.SCRATCH_EACH], tasks)

@@ -16,6 +16,7 @@ from numba.core import config as _numba_config
 
 from fastnn.arrays import Data
 from fastnn.kernels import epoch as e
+from fastnn.kernels._context import Context
 from fastnn.kernels.dropout import signed
 from fastnn.kernels.loss import EXTERNAL
 from fastnn.network import Network, Plan, aligned_empty
@@ -62,6 +63,9 @@ class Runtime:
         self.state[:] = 0.0
         self.blocks, self.block_floats = network.update_blocks(optimizer.weight_decay_rate, truncate)
         self._hyper = optimizer.hyper()
+        self._clip_norm = math.inf if optimizer.clip_norm is None else optimizer.clip_norm
+        kept = [name is not None for name in optimizer.slots]
+        self._state_offsets = [size * sum(kept[:i]) if kept[i] else -1 for i in range(len(kept))]
         self._plan: Plan | None = None
         self._work = np.empty(0, dtype)
 
@@ -147,10 +151,7 @@ class Runtime:
         )
 
     def activations(self, stage: int, rows: int) -> tuple[Array, Array]:
-        """Return (output, what its derivative reads) of a stage after `gradient` on `rows` rows:
-
-        Views of the workspace.
-        """
+        """Return views of (output, what its derivative reads) of a stage after `gradient` on `rows` rows."""
         assert self._plan is not None
         row = self._plan.stages[stage]
         size = rows * row[e.N_OUT]
@@ -186,32 +187,30 @@ class Runtime:
             assert self._plan is not None
             plan, work = self._plan, self._work
         with _threads(self.n_threads) as parallel, _notice_of_compilation():
-            integers = np.zeros(e.N_INTEGERS, np.int64)
+            c = Context(e.N_CONTEXT)
             for position, value in plan.offsets.items():
-                integers[position] = value
-            integers[[e.MODE, e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, step, first, rows, batch
-            integers[e.N_STEPS] = -(-rows // batch)
-            integers[e.LOSS] = EXTERNAL if external else network.loss.code
-            integers[e.SEED] = signed(self.seed)
-            integers[e.RUN_TASK :] = e.addresses(network.dtype)
-            integers[[e.OPTIMIZER, e.PARALLEL, e.DROPOUT]] = optimizer.code, parallel, dropout
-            integers[[e.OUTPUT, e.WANT_DX, e.WANT_OUT]] = network.output, want_dx, want_out
-            place = 0
-            for position, name in zip((e.STATE_0, e.STATE_1, e.STATE_2), optimizer.slots, strict=True):
-                integers[position] = -1 if name is None else place
-                place += 0 if name is None else network.params_size
-            norm = math.inf if optimizer.clip_norm is None else optimizer.clip_norm
-            call = e.Call(
-                integers=integers, floats=np.array([network.loss.delta, norm]), stages=plan.stages,
-                scales=network.scales,
-                blocks=self.blocks, block_floats=self.block_floats, params=self.params, grads=self.grads,
-                state=self.state,
-                work=work, partial=np.zeros((max(plan.tasks, len(self.blocks), 1), 2)), x=data.x, x_bytes=data.x_bytes,
-                rescale=network.rescale, labels=data.labels, targets=data.targets, weights=data.weights, order=order,
-                hyper=self._hyper.copy(),
-            )  # fmt: skip
-            nothing = np.empty((0, 0), network.dtype)
-            e.execute(call, np.zeros(0) if rates is None else rates, report, nothing if out is None else out)
+                c[position] = value
+            numbers = c.integers
+            numbers[[e.MODE, e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, step, first, rows, batch
+            numbers[[e.N_STEPS, e.SEED]] = -(-rows // batch), signed(self.seed)
+            numbers[[e.LOSS, e.OUTPUT]] = EXTERNAL if external else network.loss.code, network.output
+            numbers[[e.PARALLEL, e.DROPOUT, e.WANT_DX, e.WANT_OUT]] = parallel, dropout, want_dx, want_out
+            numbers[e.OPTIMIZER] = optimizer.code
+            numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
+            numbers[e.RUN_TASK : e.UPDATE + 1] = e.addresses(network.dtype)
+            c[e.FLOATS] = np.array([network.loss.delta, self._clip_norm, 0.0, 1.0])
+            c[e.STAGES], c[e.SCALES] = plan.stages, network.scales
+            c[e.BLOCKS], c[e.BLOCK_FLOATS] = self.blocks, self.block_floats
+            c[e.GRADS], c[e.STATE], c[e.WORK] = self.grads, self.state, work
+            c[e.PARTIAL] = np.zeros((max(plan.tasks, len(self.blocks)), 2))
+            c[e.X], c[e.X_BYTES], c[e.RESCALE] = data.x, data.x_bytes, network.rescale
+            c[e.LABELS], c[e.TARGETS], c[e.WEIGHTS], c[e.ORDER] = data.labels, data.targets, data.weights, order
+            c[e.BATCH_LABELS], c[e.BATCH_WEIGHTS] = np.empty(plan.rows, np.int64), np.empty(plan.rows)
+            c[e.HYPER] = self._hyper.copy()
+            c[e.RATES] = np.empty(0) if rates is None else rates
+            c[e.REPORT] = report
+            c[e.RESULT] = np.empty((0, 0), network.dtype) if out is None else out
+            e.execute(c.integers, self.params)
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ class Trainer:
         model = self.model
         model.stop_training = False
         for callback in self.callbacks:
-            callback.model = model
+            callback.model, callback.data = model, self.data
             model.restore_callback(callback)
             callback.on_train_begin()
         try:

@@ -117,8 +117,8 @@ def test_matches_naive(case, options, dtype, rng, guard):
             kernel(param, *states.values(), grad, **numbers_at(kernel, numbers, step), **options)
             guard.check()
             # A change of a weight carries a few rounding errors of the largest change, and the sum one of the
-            # weight. In centred RMSprop v - mean^2 cancels, in the root of a few thousandths; 1 - b^t in Adam,
-            # in both float64 versions.
+            # weight. In centred RMSprop v - mean^2 cancels, in the root of a few thousandths; in Adam 1 - b^t
+            # does, in both float64 versions.
             unit = 2.0**-24 if single else 2.0**-53
             steps = 2000 if "centered" in case else (40 if single else 400)
             moved = np.abs(want_param - before).max() + options.get("truncate", 0.0)

@@ -141,27 +141,21 @@ class Task:
     """A block function compiled once for each float type and called by its address.
 
     `kinds` declares the arguments: i int64, d float64, b boolean, u uint8, e the element type; e[:] or i[:,:]
-    for C-ordered arrays. A first argument that is a named tuple of such arrays is declared by `record` (the
-    class) and `fields`.
+    for C-ordered arrays.
 
     In compiled code, ``a_task.call(address, *arguments)`` calls it, with ``address`` an integer that Python
     got from ``a_task.address(dtype)`` and handed down. Arguments are cast to the declared types, so a literal
     is as good as an int64.
     """
 
-    def __init__(self, function: Any, kinds: str, record: Any = None, fields: str = "") -> None:
+    def __init__(self, function: Any, kinds: str) -> None:
         self._kinds = kinds.split()
-        self._record, self._fields = record, fields.split()
         self._dispatcher = _cached(numba.njit(fastmath=FAST, **_INNER)(function.py_func))
         self._addresses: dict[int, int] = {}
         self.call = self._make_call()
 
     def _argument_types(self, element: Any) -> tuple[Any, ...]:
-        kinds = [_array_or_scalar(kind, element) for kind in self._kinds]
-        if self._record is None:
-            return tuple(kinds)
-        fields = [_array_or_scalar(kind, element) for kind in self._fields]
-        return (types.NamedTuple(fields, self._record), *kinds)
+        return tuple(_array_or_scalar(kind, element) for kind in self._kinds)
 
     def address(self, dtype: Any) -> int:
         """Return where the code for floats of `dtype` lies, compiling or loading it at the first call."""
@@ -174,12 +168,10 @@ class Task:
         return self._addresses[bits]
 
     def _make_call(self) -> Any:
-        declared = self._fields or self._kinds
-        position = next(i for i, kind in enumerate(declared) if kind.startswith("e["))
-        count = len(self._kinds) + (self._record is not None)
+        position = next(i for i, kind in enumerate(self._kinds) if kind.startswith("e["))
 
         def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
-            element = (arguments[0].types if self._record else arguments)[position].dtype
+            element = arguments[position].dtype
             wanted = self._argument_types(element)
             if any(
                 isinstance(want, types.Array) != isinstance(have, types.Array)
@@ -200,7 +192,7 @@ class Task:
 
             return types.void(types.int64, *arguments), generate
 
-        names = ["typingctx", "address", *(f"argument{i}" for i in range(count))]
+        names = ["typingctx", "address", *(f"argument{i}" for i in range(len(self._kinds)))]
         positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
         call.__signature__ = inspect.Signature([inspect.Parameter(name, positional) for name in names])  # type: ignore[attr-defined]
         return intrinsic(call)

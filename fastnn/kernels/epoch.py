@@ -1,52 +1,44 @@
-"""Many steps in one compiled call: gather, forward, loss, backward, update, with nothing allocated in the loop.
+"""Many steps in one compiled call: gather, forward, loss, backward, update; nothing is allocated in the loop.
 
-The network is data: `stages` (one row of integers a stage, columns named below) says what to compute, so that
-other layer sizes, depths and batch sizes compile nothing. Each operation of a step is cut into tasks by its
-sizes alone, and the tasks run one after the other or over threads: the same bits either way. All activations,
-gradients of activations and packing buffers live in one flat workspace, `work`; a stage's rows and columns
-are found by offsets into it.
+The network is data: `stages` (one row of integers a stage, columns named below) says what to compute, so that other
+layer sizes, depths and batch sizes compile nothing. Each operation of a step is cut into tasks by its sizes alone, and
+the tasks run one after the other or over threads: the same bits either way. All activations, gradients of activations
+and packing buffers live in one flat workspace; a stage's rows and columns are found by offsets into it.
+
+Everything a call works on is in one vector of integers, `c` (see `_context.py`), at the positions named below; the
+parameters come beside it and give the float type.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
 
-from fastnn.kernels import formulas as f
-from fastnn.kernels import loss as losses
+from fastnn.kernels import activation, dropout, formulas, gemm, loss, update
 from fastnn.kernels._blocks import copy
+from fastnn.kernels._context import (
+    SLOTS,
+    byte_rows_at,
+    double_rows_at,
+    doubles_at,
+    float_rows_at,
+    floats_at,
+    integer_rows_at,
+    integers_at,
+)
 from fastnn.kernels._jit import Task, block, entry, entry_parallel
 from fastnn.kernels._simd import tile_columns
-from fastnn.kernels.activation import ACTIVATE as ACTIVATE_TASK
 from fastnn.kernels.activation import CHUNK, call_activate, call_multiply_slope, softmax_row
-from fastnn.kernels.activation import MULTIPLY_SLOPE as SLOPE_TASK
 from fastnn.kernels.dense import column_sums
 from fastnn.kernels.dropout import GROUP, call_multiply_mask
-from fastnn.kernels.dropout import MULTIPLY_MASK as MASK_TASK
 from fastnn.kernels.elementary import like
-from fastnn.kernels.gemm import GEMM as GEMM_TASK
 from fastnn.kernels.gemm import MR, call_gemm, split, task_grid
-from fastnn.kernels.loss import LOSS_ROWS as LOSS_TASK
 from fastnn.kernels.loss import call_loss_rows
-from fastnn.kernels.update import (
-    BETA1,
-    BETA2,
-    CLIP_VALUE,
-    CORRECTION1,
-    CORRECTION2,
-    FIRST,
-    LR,
-    call_update,
-    penalty_block,
-    squared_norm_block,
-)
-from fastnn.kernels.update import UPDATE as UPDATE_TASK
+from fastnn.kernels.update import call_update, penalty_block, squared_norm_block
 
-# Columns of `stages`. A stage computes out = dropout(f(in W + b)), or out = dropout(f(in)) where it has no
-# weights.
+# Columns of `stages`. A stage computes out = dropout(f(in W + b)), or out = dropout(f(in)) where it has no weights.
 (
     KIND,  # DENSE or ELEMENTWISE
     N_IN,  # columns of its input
@@ -69,20 +61,50 @@ KEEP_NONE, KEEP_Z, KEEP_A = range(3)
 # What a call does.
 TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
 
-# Positions in the integers and in the floats of one call.
+# Numbers in the context: what is asked for,
 (
-    MODE, FIRST_STEP, N_STEPS, FIRST_ROW, N_ROWS, BATCH, LOSS, SEED, OPTIMIZER, PARALLEL, DROPOUT,
-    OUTPUT, X_OFFSET, DELTA_0, DELTA_1, SCRATCH, SCRATCH_EACH, WANT_DX, WANT_OUT, STATE_0, STATE_1, STATE_2,
+    MODE, FIRST_STEP, N_STEPS, FIRST_ROW, N_ROWS, BATCH, LOSS, SEED, OPTIMIZER, PARALLEL, DROPOUT, OUTPUT,
+    WANT_DX, WANT_OUT,
+    X_OFFSET, T_OFFSET, DELTA_0, DELTA_1, SCRATCH, SCRATCH_EACH,  # offsets in the workspace
+    STATE_0, STATE_1, STATE_2,  # offsets in the optimizer's state, -1 for a vector that is not kept
     RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE,  # addresses of the compiled blocks
-) = range(29)  # fmt: skip
-N_INTEGERS = 29
-HUBER_DELTA, CLIP_NORM = range(2)
-N_FLOATS = 2
+    STEP, ROW, ROWS, DELTA, DELTA_IN,  # the batch at hand; set by `execute`
+) = range(35)  # fmt: skip
+
+# and arrays, three integers each; e is the float type of the model.
+(
+    FLOATS,  # float64 (N_FLOATS,)
+    STAGES,  # int64 (stages, N_STAGE)
+    SCALES,  # float64 (stages,): 1 / (1 - dropout rate)
+    BLOCKS,  # int64 (U, 2): [start, stop) of each block of parameters
+    BLOCK_FLOATS,  # float64 (U, 4): its l1, l2, weight decay and truncating l1
+    GRADS,  # e, like the parameters
+    STATE,  # e: up to three vectors like the parameters
+    WORK,  # e: the workspace
+    PARTIAL,  # float64 (tasks or U, 2): sums of the tasks, added up in order
+    X,  # e (rows, inputs), or (0, 0) where the samples are bytes
+    X_BYTES,  # uint8 (rows, inputs) or (0, 0)
+    RESCALE,  # e (2, inputs): scale and offset of each input; or (0, 0)
+    LABELS,  # int64 (rows,) or (0,)
+    TARGETS,  # e (rows, outputs) or (0, 0)
+    WEIGHTS,  # float64 (rows,), or (0,) where all are 1
+    ORDER,  # int64 (rows,), or (0,) for the rows as they stand
+    HYPER,  # float64 (N_HYPER,): of the optimizer
+    BATCH_LABELS,  # int64 (batch,): of the batch at hand
+    BATCH_WEIGHTS,  # float64 (batch,)
+    RATES,  # float64 (steps,): learning rate of each step
+    REPORT,  # float64 (steps, N_REPORT), out; zeros before; REPORT_ROWS stays 0 for steps not done
+    RESULT,  # e, out: (rows, outputs) where WANT_OUT, (rows, inputs) where WANT_DX
+) = range(STEP + 5, STEP + 5 + 22 * SLOTS, SLOTS)
+N_CONTEXT = RESULT + SLOTS
+
+HUBER_DELTA, CLIP_NORM, TOTAL_WEIGHT, GRADIENT_SCALE = range(4)
+N_FLOATS = 4
 
 # What is done to the outputs of the last stage.
 LOGITS, SOFTMAX_FOLDED, SIGMOID_FOLDED, SOFTMAX = range(4)
 
-# Columns of `report`, one row a step (or a block of rows, in evaluation).
+# Columns of the report, one row a step (or a block of rows, in evaluation).
 REPORT_LOSS, REPORT_WEIGHT, REPORT_CORRECT, REPORT_PENALTY, REPORT_NORM, REPORT_ROWS = range(6)
 N_REPORT = 6
 
@@ -92,165 +114,182 @@ OP_GATHER, OP_FORWARD, OP_LOSS, OP_BACKWARD, OP_PENALTY, OP_NORM, OP_UPDATE = ra
 PARALLEL_ELEMENTS = 4 * CHUNK
 """Element-wise work below this many elements stays on one thread: about 10 us, ten times a fork."""
 
-
-@block
-def _drop(y, index, mask, stage, scale, step, integers):
-    """Multiply the 1-D block `y`, which begins at logical index `index`, by the stage's dropout mask."""
-    call_multiply_mask(
-        integers[MASK],
-        y,
-        index,
-        mask,
-        stage[THRESHOLD],
-        like(scale, y[0]),
-        step,
-        stage[LAYER],
-        integers[SEED],
-    )
+_RELU, _SIGMOID, _EXTERNAL = formulas.RELU, formulas.SIGMOID, loss.EXTERNAL
+_LR, _BETA1, _BETA2, _FIRST, _CLIP = update.LR, update.BETA1, update.BETA2, update.FIRST, update.CLIP_VALUE
+_CORRECTION1, _CORRECTION2 = update.CORRECTION1, update.CORRECTION2
 
 
-@block
-def _finish_forward(work, stage, scale, i0, i1, j0, j1, dropping, step, integers, mask):
-    """Activation and dropout on rows i0..i1, columns j0..j1 of a stage, just after its sums were stored."""
-    n = stage[N_OUT]
-    code, keep, out, source = stage[ACTIVATION], stage[KEEP], stage[OUT], stage[SOURCE]
-    if j0 == 0 and j1 == n:  # whole rows lie one behind the other
-        j1 = (i1 - i0) * n
-        i1 = i0 + 1
-    for i in range(i0, i1):
-        a = work[out + i * n + j0 : out + i * n + j1]
-        if keep == KEEP_Z:
-            copy(a, work[source + i * n + j0 : source + i * n + j1])
-            call_activate(integers[ACTIVATE], code, a)
-        elif keep == KEEP_A:
-            kept = work[source + i * n + j0 : source + i * n + j1]
-            call_activate(integers[ACTIVATE], code, kept)
-            copy(a, kept)
-        else:
-            call_activate(integers[ACTIVATE], code, a)
-        if dropping:
-            _drop(a, i * n + j0, mask, stage, scale, step, integers)
-
-
-@block
-def _finish_backward(work, delta, stage, scale, i0, i1, j0, j1, dropping, step, integers, mask):
-    """Turn the gradient with respect to a stage's output into that of its sums: mask, then slope."""
-    n = stage[N_OUT]
-    code, source = stage[ACTIVATION], stage[SOURCE]
-    if j0 == 0 and j1 == n:
-        j1 = (i1 - i0) * n
-        i1 = i0 + 1
-    for i in range(i0, i1):
-        d = work[delta + i * n + j0 : delta + i * n + j1]
-        if dropping:
-            _drop(d, i * n + j0, mask, stage, scale, step, integers)
-        call_multiply_slope(integers[SLOPE], code, d, work[source + i * n + j0 : source + i * n + j1])
-
-
-@block
-def _gather(work, integers, row, first, last, x, x_bytes, rescale, order):
-    """Copy rows first..last of the batch that begins at `row` into the workspace, scaled where asked."""
-    n = max(x.shape[1], x_bytes.shape[1])
-    base = integers[X_OFFSET]
-    for b in range(first, last):
-        source = order[row + b] if order.size else row + b
-        target = work[base + b * n : base + (b + 1) * n]
-        if x_bytes.size:
-            bytes_row = x_bytes[source]
-            for j in range(n):
-                target[j] = like(bytes_row[j], target[j])
-        else:
-            copy(target, x[source])
-        if rescale.size:
-            scale, offset = rescale[0], rescale[1]
-            for j in range(n):
-                target[j] = target[j] * scale[j] + offset[j]
-
-
-@block
-def _dense_forward_task(work, params, stage, scale, rows, t, dropping, step, integers):
-    k, n = stage[N_IN], stage[N_OUT]
-    nr = tile_columns(work)
-    row_blocks, column_blocks = task_grid(rows, n, k)
-    i0, i1 = split(rows, row_blocks, t % row_blocks, MR)
-    j0, j1 = split(n, column_blocks, t // row_blocks, nr)
-    if i1 <= i0 or j1 <= j0:
-        return
-    scratch = integers[SCRATCH] + t * integers[SCRATCH_EACH]
-    sums = stage[SOURCE] if stage[KEEP] != KEEP_NONE else stage[OUT]
-    call_gemm(
-        integers[GEMM],
-        work, sums + i0 * n + j0, n, work, stage[IN] + i0 * k, k, 1, params, stage[WEIGHT] + j0, n, 1,
-        i1 - i0, j1 - j0, k, params, stage[BIAS] + j0, stage[BIAS] >= 0, work, scratch + GROUP,
-    )  # fmt: skip
-    _finish_forward(work, stage, scale, i0, i1, j0, j1, dropping, step, integers, work[scratch : scratch + GROUP])
-
-
-@block
-def _elementwise_forward_task(work, stage, scale, rows, t, dropping, step, integers):
-    n = stage[N_OUT]
-    i0, i1 = split(rows, _row_tasks(rows, n), t, 1)
-    sums = stage[SOURCE] if stage[KEEP] != KEEP_NONE else stage[OUT]
-    copy(work[sums + i0 * n : sums + i1 * n], work[stage[IN] + i0 * n : stage[IN] + i1 * n])
-    scratch = integers[SCRATCH] + t * integers[SCRATCH_EACH]
-    _finish_forward(work, stage, scale, i0, i1, 0, n, dropping, step, integers, work[scratch : scratch + GROUP])
+# How many tasks an operation is cut into.
 
 
 @block
 def _row_tasks(rows, n):
-    """Return how many blocks of rows an element-wise operation on rows x n elements is cut into."""
+    """Element-wise work on rows x n elements: blocks of rows."""
     return min(16, rows, max(1, rows * n // CHUNK)) if rows * n >= PARALLEL_ELEMENTS else 1
 
 
 @block
-def _loss_task(c, stage, row, rows, t, total):
-    """Loss of a block of rows:
+def _forward_tasks(stage, rows):
+    if stage[KIND] != DENSE:
+        return _row_tasks(rows, stage[N_OUT])
+    row_blocks, column_blocks = task_grid(rows, stage[N_OUT], stage[N_IN])
+    return row_blocks * column_blocks
 
-    Partial[t] = [weighted loss, weighted correct], gradient into the first delta buffer.
-    """
-    work, integers = c.work, c.integers
-    n, kind, output = stage[N_OUT], integers[LOSS], integers[OUTPUT]
-    i0, i1 = split(rows, _row_tasks(rows, 8 * n), t, 1)
-    factor = 1.0 / total if total > 0.0 else 0.0
-    result = c.partial[t]
-    loss, correct = 0.0, 0.0
+
+@block
+def _backward_tasks(stage, rows, want_dx):
+    """Tasks for dW and for dX of a dense stage together."""
+    if stage[KIND] != DENSE:
+        return _row_tasks(rows, stage[N_IN])
+    w_rows, w_columns = task_grid(stage[N_IN], stage[N_OUT], rows)
+    x_rows, x_columns = task_grid(rows, stage[N_IN], stage[N_OUT])
+    return w_rows * w_columns + (x_rows * x_columns if want_dx else 0)
+
+
+# One task of each operation.
+
+
+@block
+def _gather_task(c, params, t):
+    """Copy rows of the batch into the workspace, scaled where asked, with their targets, labels and weights."""
+    work = floats_at(c, WORK, params)
+    x, x_bytes = float_rows_at(c, X, params), byte_rows_at(c, X_BYTES)
+    rescale, targets = float_rows_at(c, RESCALE, params), float_rows_at(c, TARGETS, params)
+    labels, weights, order = integers_at(c, LABELS), doubles_at(c, WEIGHTS), integers_at(c, ORDER)
+    batch_labels, batch_weights = integers_at(c, BATCH_LABELS), doubles_at(c, BATCH_WEIGHTS)
+    n, n_targets = max(x.shape[1], x_bytes.shape[1]), targets.shape[1]
+    first, last = split(c[ROWS], _row_tasks(c[ROWS], n), t, 1)
+    for b in range(first, last):
+        source = order[c[ROW] + b] if order.size else c[ROW] + b
+        row = work[c[X_OFFSET] + b * n : c[X_OFFSET] + (b + 1) * n]
+        if x_bytes.size:
+            bytes_row = x_bytes[source]
+            for j in range(n):
+                row[j] = like(bytes_row[j], row[j])
+        else:
+            copy(row, x[source])
+        if rescale.size:
+            scale, offset = rescale[0], rescale[1]
+            for j in range(n):
+                row[j] = row[j] * scale[j] + offset[j]
+        if labels.size:
+            batch_labels[b] = labels[source]
+        if weights.size:
+            batch_weights[b] = weights[source]
+        if n_targets:
+            copy(work[c[T_OFFSET] + b * n_targets : c[T_OFFSET] + (b + 1) * n_targets], targets[source])
+
+
+@block
+def _drop(c, stage, scale, y, index, mask):
+    """Multiply the 1-D block `y`, which begins at logical index `index`, by the stage's dropout mask."""
+    call_multiply_mask(c[MASK], y, index, mask, stage[THRESHOLD], like(scale, y[0]), c[STEP], stage[LAYER], c[SEED])
+
+
+@block
+def _finish_forward(c, work, stage, scale, i0, i1, j0, j1, mask):
+    """Activation and dropout on rows i0..i1, columns j0..j1 of a stage, just after its sums were stored."""
+    n = stage[N_OUT]
+    keep, out, source = stage[KEEP], stage[OUT], stage[SOURCE]
+    if j0 == 0 and j1 == n:  # whole rows lie one behind the other
+        j0, j1, i0, i1 = i0 * n, i1 * n, 0, 1
     for i in range(i0, i1):
-        source = c.order[row + i] if c.order.size else row + i
-        y = work[stage[OUT] + i * n : stage[OUT] + (i + 1) * n]
-        d = work[integers[DELTA_0] + i * n : integers[DELTA_0] + (i + 1) * n]
-        if kind == losses.EXTERNAL:
-            copy(d, c.targets[source])
-            if output == SIGMOID_FOLDED:
-                call_activate(integers[ACTIVATE], f.SIGMOID, y)
-                call_multiply_slope(integers[SLOPE], f.SIGMOID, d, y)
-            elif output != LOGITS:
-                softmax_row(y)
-                _softmax_slope(d, y)
-            continue
-        if output == SOFTMAX:
-            softmax_row(y)
-        label = c.labels[source : source + 1] if c.labels.size else c.labels
-        target = c.targets[source] if c.targets.size else y
-        weight = c.weights[source : source + 1] if c.weights.size else c.weights
+        a = work[out + i * n + j0 : out + i * n + j1]
+        if keep == KEEP_Z:
+            copy(a, work[source + i * n + j0 : source + i * n + j1])
+        if keep == KEEP_A:
+            kept = work[source + i * n + j0 : source + i * n + j1]
+            call_activate(c[ACTIVATE], stage[ACTIVATION], kept)
+            copy(a, kept)
+        elif stage[ACTIVATION] != formulas.IDENTITY:
+            call_activate(c[ACTIVATE], stage[ACTIVATION], a)
+        if c[DROPOUT] != 0 and stage[THRESHOLD] > 0:
+            _drop(c, stage, scale, a, i * n + j0, mask)
+
+
+@block
+def _finish_backward(c, work, delta, stage, scale, i0, i1, j0, j1, mask):
+    """Turn the gradient with respect to a stage's output into that of its sums: mask, then slope."""
+    n = stage[N_OUT]
+    source = stage[SOURCE]
+    if j0 == 0 and j1 == n:
+        j0, j1, i0, i1 = i0 * n, i1 * n, 0, 1
+    for i in range(i0, i1):
+        d = work[delta + i * n + j0 : delta + i * n + j1]
+        if c[DROPOUT] != 0 and stage[THRESHOLD] > 0:
+            if stage[ACTIVATION] == _RELU:  # a dropped unit's output is 0, and so is the slope there
+                factor = like(scale, d[0])
+                for j in range(d.size):
+                    d[j] *= factor
+            else:
+                _drop(c, stage, scale, d, i * n + j0, mask)
+        if stage[ACTIVATION] != formulas.IDENTITY:
+            call_multiply_slope(c[SLOPE], stage[ACTIVATION], d, work[source + i * n + j0 : source + i * n + j1])
+
+
+@block
+def _forward_task(c, params, t, s):
+    """One block of a stage's outputs."""
+    work, stage, scale = floats_at(c, WORK, params), integer_rows_at(c, STAGES)[s], doubles_at(c, SCALES)[s]
+    rows, k, n = c[ROWS], stage[N_IN], stage[N_OUT]
+    scratch = c[SCRATCH] + t * c[SCRATCH_EACH]
+    sums = stage[SOURCE] if stage[KEEP] != KEEP_NONE else stage[OUT]
+    if stage[KIND] == DENSE:
+        row_blocks, column_blocks = task_grid(rows, n, k)
+        i0, i1 = split(rows, row_blocks, t % row_blocks, MR)
+        j0, j1 = split(n, column_blocks, t // row_blocks, tile_columns(params))
+        if i1 <= i0 or j1 <= j0:
+            return
+        call_gemm(
+            c[GEMM], work, sums + i0 * n + j0, n, work, stage[IN] + i0 * k, k, 1, params, stage[WEIGHT] + j0, n, 1,
+            i1 - i0, j1 - j0, k, params, stage[BIAS] + j0, stage[BIAS] >= 0, work, scratch + GROUP,
+        )  # fmt: skip
+    else:
+        i0, i1 = split(rows, _row_tasks(rows, n), t, 1)
+        j0, j1 = 0, n
+        copy(work[sums + i0 * n : sums + i1 * n], work[stage[IN] + i0 * n : stage[IN] + i1 * n])
+    _finish_forward(c, work, stage, scale, i0, i1, j0, j1, work[scratch : scratch + GROUP])
+
+
+@block
+def _loss_task(c, params, t):
+    """Loss of a block of rows into partial[t], and the gradient of the last stage's sums where there is learning."""
+    work, stages = floats_at(c, WORK, params), integer_rows_at(c, STAGES)
+    labels, weights, targets = integers_at(c, LABELS), doubles_at(c, WEIGHTS), float_rows_at(c, TARGETS, params)
+    floats, result = doubles_at(c, FLOATS), double_rows_at(c, PARTIAL)[t]
+    end = stages.shape[0] - 1
+    stage = stages[end]
+    n, output = stage[N_OUT], c[OUTPUT]
+    i0, i1 = split(c[ROWS], _row_tasks(c[ROWS], 8 * n), t, 1)
+    y = work[stage[OUT] + i0 * n : stage[OUT] + i1 * n]
+    d = work[c[DELTA_0] + i0 * n : c[DELTA_0] + i1 * n]
+    target = work[c[T_OFFSET] + i0 * n : c[T_OFFSET] + (i1 if targets.size else i0) * n]
+    external = c[LOSS] == _EXTERNAL
+    if output == SOFTMAX or (output == SOFTMAX_FOLDED and external):
+        for b in range(i1 - i0):
+            softmax_row(y[b * n : (b + 1) * n])
+    if external:
+        copy(d, target)
+        result[0], result[1] = 0.0, 0.0
+        if output == SIGMOID_FOLDED:
+            call_activate(c[ACTIVATE], _SIGMOID, y)
+            call_multiply_slope(c[SLOPE], _SIGMOID, d, y)
+    else:
+        total = floats[TOTAL_WEIGHT]
+        label = integers_at(c, BATCH_LABELS)[i0 : (i1 if labels.size else i0)]
+        weight = doubles_at(c, BATCH_WEIGHTS)[i0 : (i1 if weights.size else i0)]
+        factor = 1.0 / total if total > 0.0 else 0.0
         call_loss_rows(
-            integers[LOSS_ROWS],
-            result,
-            kind,
-            c.floats[HUBER_DELTA],
-            d,
-            y,
-            label,
-            target,
-            weight,
-            1,
-            n,
-            factor,
+            c[LOSS_ROWS], result, c[LOSS], floats[HUBER_DELTA], d, y, label, target, weight, i1 - i0, n, factor
         )
-        loss += result[0]
-        correct += result[1]
-        if output == SOFTMAX:
-            _softmax_slope(d, y)
-    result[0], result[1] = loss, correct
+    if c[MODE] != TRAIN and c[MODE] != GRADIENT:
+        return
+    if output == SOFTMAX or (output == SOFTMAX_FOLDED and external):
+        for b in range(i1 - i0):
+            _softmax_slope(d[b * n : (b + 1) * n], y[b * n : (b + 1) * n])
+    scratch = c[SCRATCH] + t * c[SCRATCH_EACH]
+    mask = work[scratch : scratch + GROUP]
+    _finish_backward(c, work, c[DELTA_0], stage, doubles_at(c, SCALES)[end], i0, i1, 0, n, mask)
 
 
 @block
@@ -264,380 +303,237 @@ def _softmax_slope(d, p):
 
 
 @block
-def _backward_tasks(stage, rows, want_dx):
-    """Return (tasks for dW, tasks for dX) of a dense stage."""
-    w_rows, w_columns = task_grid(stage[N_IN], stage[N_OUT], rows)
-    x_rows, x_columns = task_grid(rows, stage[N_IN], stage[N_OUT])
-    return w_rows * w_columns, (x_rows * x_columns if want_dx else 0)
-
-
-@block
-def _backward_task(work, params, grads, stages, scales, s, rows, t, delta, delta_in, dropping, step, integers):
+def _backward_task(c, params, t, s):
     """One block of dW = in^T dZ (with db), or of dX = dZ W^T carried through the stage before."""
-    stage = stages[s]
-    k, n = stage[N_IN], stage[N_OUT]
-    nr = tile_columns(work)
-    w_rows, w_columns = task_grid(k, n, rows)
-    scratch = integers[SCRATCH] + t * integers[SCRATCH_EACH]
-    if t < w_rows * w_columns:
-        i0, i1 = split(k, w_rows, t % w_rows, MR)
-        j0, j1 = split(n, w_columns, t // w_rows, nr)
-        if i1 > i0 and j1 > j0:
-            call_gemm(
-        integers[GEMM],
-                grads, stage[WEIGHT] + i0 * n + j0, n, work, stage[IN] + i0, 1, k, work, delta + j0, n, 1,
-                i1 - i0, j1 - j0, rows, params, 0, False, work, scratch + GROUP,
-            )  # fmt: skip
-        if t % w_rows == 0 and stage[BIAS] >= 0:
-            column_sums(grads[stage[BIAS] : stage[BIAS] + n], work, delta, n, rows, j0, j1)
-        return
-    t -= w_rows * w_columns
-    x_rows, x_columns = task_grid(rows, k, n)
-    i0, i1 = split(rows, x_rows, t % x_rows, MR)
-    j0, j1 = split(k, x_columns, t // x_rows, nr)
-    if i1 <= i0 or j1 <= j0:
-        return
-    call_gemm(
-        integers[GEMM],
-        work, delta_in + i0 * k + j0, k, work, delta + i0 * n, n, 1, params, stage[WEIGHT] + j0 * n, 1, n,
-        i1 - i0, j1 - j0, n, params, 0, False, work, scratch + GROUP,
-    )  # fmt: skip
+    work, stages = floats_at(c, WORK, params), integer_rows_at(c, STAGES)
+    grads, stage = floats_at(c, GRADS, params), stages[s]
+    rows, k, n = c[ROWS], stage[N_IN], stage[N_OUT]
+    delta, delta_in = c[DELTA], c[DELTA]
+    nr = tile_columns(params)
+    scratch = c[SCRATCH] + t * c[SCRATCH_EACH]
+    if stage[KIND] == DENSE:
+        w_rows, w_columns = task_grid(k, n, rows)
+        if t < w_rows * w_columns:
+            i0, i1 = split(k, w_rows, t % w_rows, MR)
+            j0, j1 = split(n, w_columns, t // w_rows, nr)
+            if i1 > i0 and j1 > j0:
+                call_gemm(
+                    c[GEMM], grads, stage[WEIGHT] + i0 * n + j0, n, work, stage[IN] + i0, 1, k, work, delta + j0, n, 1,
+                    i1 - i0, j1 - j0, rows, params, 0, False, work, scratch + GROUP,
+                )  # fmt: skip
+            if t % w_rows == 0 and stage[BIAS] >= 0:
+                column_sums(grads[stage[BIAS] : stage[BIAS] + n], work, delta, n, rows, j0, j1)
+            return
+        t -= w_rows * w_columns
+        x_rows, x_columns = task_grid(rows, k, n)
+        i0, i1 = split(rows, x_rows, t % x_rows, MR)
+        j0, j1 = split(k, x_columns, t // x_rows, nr)
+        if i1 <= i0 or j1 <= j0:
+            return
+        delta_in = c[DELTA_IN]
+        call_gemm(
+            c[GEMM], work, delta_in + i0 * k + j0, k, work, delta + i0 * n, n, 1, params, stage[WEIGHT] + j0 * n, 1, n,
+            i1 - i0, j1 - j0, n, params, 0, False, work, scratch + GROUP,
+        )  # fmt: skip
+    else:
+        i0, i1 = split(rows, _row_tasks(rows, k), t, 1)
+        j0, j1 = 0, k
     if s > 0:
-        before = stages[s - 1]
         mask = work[scratch : scratch + GROUP]
-        drop = dropping and before[THRESHOLD] > 0
-        _finish_backward(work, delta_in, before, scales[s - 1], i0, i1, j0, j1, drop, step, integers, mask)
-
-
-class Call(NamedTuple):
-    """Everything a call of `execute` works on; e is the model's float type.
-
-    integers, floats : int64 (N_INTEGERS,), float64 (N_FLOATS,)
-        What to do, on which rows, with which seed; positions are named above.
-    stages, scales : int64 (S, N_STAGE), float64 (S,)
-        The network, and each stage's 1 / (1 - dropout rate).
-    blocks, block_floats : int64 (U, 2), float64 (U, 4)
-        [start, stop) of each block of parameters, and its l1, l2, weight decay and truncating l1.
-    params, grads, state, work : flat, e
-        `state` holds up to three vectors like params, at integers[STATE_0..2] (-1: not kept).
-    partial : float64 (tasks or U, 2)
-        Sums of the tasks, added up in order.
-    x, x_bytes : e or uint8 (rows, inputs)
-        The samples; the one that is not used is (0, 0).
-    rescale : e (2, inputs) or (0, 0)
-        Scale and offset of each input.
-    labels, targets, weights : int64 (rows,), e (rows, outputs), float64 (rows,)
-        What is wanted, one of the first two empty; weights empty where all are 1.
-    order : int64 (rows,) or (0,)
-        The order of the rows; empty: as they stand.
-    hyper : float64 (N_HYPER,)
-        Of the optimizer; `execute` sets the entries that change from step to step.
-    """
-
-    integers: Any
-    floats: Any
-    stages: Any
-    scales: Any
-    blocks: Any
-    block_floats: Any
-    params: Any
-    grads: Any
-    state: Any
-    work: Any
-    partial: Any
-    x: Any
-    x_bytes: Any
-    rescale: Any
-    labels: Any
-    targets: Any
-    weights: Any
-    order: Any
-    hyper: Any
-
-
-class Batch(NamedTuple):
-    """One batch:
-
-    Its step number, first row and rows; the sum of its weights; the gradient buffers; the clipping factor.
-    """
-
-    step: int
-    row: int
-    rows: int
-    total: float
-    delta: int
-    delta_in: int
-    scale: float
+        _finish_backward(c, work, delta_in, stages[s - 1], doubles_at(c, SCALES)[s - 1], i0, i1, j0, j1, mask)
 
 
 @block
-def run_task(c, op, t, s, step, row, rows, total, delta, delta_in, scale):
-    """Do task `t` of operation `op` on stage `s` of the batch that the other arguments describe (see `Batch`)."""
-    integers, stages, scales, work = c.integers, c.stages, c.scales, c.work
-    training = integers[DROPOUT] != 0
-    if op == OP_GATHER:
-        first, last = split(rows, _row_tasks(rows, max(c.x.shape[1], c.x_bytes.shape[1])), t, 1)
-        _gather(work, integers, row, first, last, c.x, c.x_bytes, c.rescale, c.order)
-    elif op == OP_FORWARD:
-        dropping = training and stages[s, THRESHOLD] > 0
-        if stages[s, KIND] == DENSE:
-            _dense_forward_task(work, c.params, stages[s], scales[s], rows, t, dropping, step, integers)
-        else:
-            _elementwise_forward_task(work, stages[s], scales[s], rows, t, dropping, step, integers)
-    elif op == OP_LOSS:
-        end = stages.shape[0] - 1
-        _loss_task(c, stages[end], row, rows, t, total)
-        if integers[MODE] == TRAIN or integers[MODE] == GRADIENT:
-            i0, i1 = split(rows, _row_tasks(rows, 8 * stages[end, N_OUT]), t, 1)
-            _finish_backward_rows(
-                work, integers[DELTA_0], stages[end], scales[end], i0, i1, t, training, step, integers
-            )
-    elif op == OP_BACKWARD:
-        if stages[s, KIND] == DENSE:
-            _backward_task(
-                work, c.params, c.grads, stages, scales, s, rows, t, delta, delta_in, training, step, integers
-            )
-        elif s > 0:
-            i0, i1 = split(rows, _row_tasks(rows, stages[s, N_IN]), t, 1)
-            _finish_backward_rows(work, delta, stages[s - 1], scales[s - 1], i0, i1, t, training, step, integers)
-    else:
-        _parameter_task(c, op, t, scale)
-
-
-@block
-def _finish_backward_rows(work, delta, stage, scale, i0, i1, t, training, step, integers):
-    """`_finish_backward` on whole rows."""
-    scratch = integers[SCRATCH] + t * integers[SCRATCH_EACH]
-    dropping = training and stage[THRESHOLD] > 0
-    mask = work[scratch : scratch + GROUP]
-    _finish_backward(work, delta, stage, scale, i0, i1, 0, stage[N_OUT], dropping, step, integers, mask)
-
-
-@block
-def _parameter_task(c, op, t, scale):
+def _parameter_task(c, params, t, op):
     """Penalty, squared gradient norm or update of one block of parameters."""
-    low, high = c.blocks[t, 0], c.blocks[t, 1]
-    w, d, hyper = c.params[low:high], c.grads[low:high], c.hyper
-    l1, l2, decay, truncate = (
-        c.block_floats[t, 0],
-        c.block_floats[t, 1],
-        c.block_floats[t, 2],
-        c.block_floats[t, 3],
-    )
+    blocks, numbers, partial = integer_rows_at(c, BLOCKS), double_rows_at(c, BLOCK_FLOATS), double_rows_at(c, PARTIAL)
+    low, high = blocks[t, 0], blocks[t, 1]
+    l1, l2, decay, truncate = numbers[t, 0], numbers[t, 1], numbers[t, 2], numbers[t, 3]
+    w, d, hyper = params[low:high], floats_at(c, GRADS, params)[low:high], doubles_at(c, HYPER)
     if op == OP_PENALTY:
-        c.partial[t, 0] = 0.0
-        if l1 > 0.0 or l2 > 0.0 or truncate > 0.0:
-            c.partial[t, 0] = penalty_block(w, l1 + truncate, l2)
+        partial[t, 0] = penalty_block(w, l1 + truncate, l2) if l1 > 0.0 or l2 > 0.0 or truncate > 0.0 else 0.0
     elif op == OP_NORM:
-        c.partial[t, 0] = squared_norm_block(d, w, l1, l2, hyper[CLIP_VALUE])
+        partial[t, 0] = squared_norm_block(d, w, l1, l2, hyper[_CLIP])
     else:
-        s0, s1, s2 = c.integers[STATE_0], c.integers[STATE_1], c.integers[STATE_2]
-        none = c.state[0:0]
+        state, s0, s1, s2 = floats_at(c, STATE, params), c[STATE_0], c[STATE_1], c[STATE_2]
         call_update(
-            c.integers[UPDATE],
-            c.integers[OPTIMIZER],
+            c[UPDATE],
+            c[OPTIMIZER],
             w,
-            c.state[s0 + low : s0 + high] if s0 >= 0 else none,
-            c.state[s1 + low : s1 + high] if s1 >= 0 else none,
-            c.state[s2 + low : s2 + high] if s2 >= 0 else none,
-            d, hyper, l1, l2, decay, scale, truncate * hyper[LR],
+            state[s0 + low : s0 + high] if s0 >= 0 else state[0:0],
+            state[s1 + low : s1 + high] if s1 >= 0 else state[0:0],
+            state[s2 + low : s2 + high] if s2 >= 0 else state[0:0],
+            d, hyper, l1, l2, decay, doubles_at(c, FLOATS)[GRADIENT_SCALE], truncate * hyper[_LR],
         )  # fmt: skip
 
 
-TASK = Task(
-    run_task,
-    "i i i i i i d i i d",
-    record=Call,
-    fields="i[:] d[:] i[:,:] d[:] i[:,:] d[:,:] e[:] e[:] e[:] e[:] d[:,:] e[:,:] u[:,:] e[:,:] "
-    "i[:] e[:,:] d[:] i[:] d[:]",
-)
+@block
+def run_task(c, params, op, t, s):
+    """Do task `t` of operation `op` (on stage `s`) for the batch at hand."""
+    if op == OP_GATHER:
+        _gather_task(c, params, t)
+    elif op == OP_FORWARD:
+        _forward_task(c, params, t, s)
+    elif op == OP_LOSS:
+        _loss_task(c, params, t)
+    elif op == OP_BACKWARD:
+        _backward_task(c, params, t, s)
+    else:
+        _parameter_task(c, params, t, op)
+
+
+TASK = Task(run_task, "i[:] e[:] i i i")
 _call_task = TASK.call
 
 
+# A step: its operations in order.
+
+
 @entry_parallel
-def _fork(
-    n_tasks, op, s, step, row, rows, total, delta, delta_in, scale, integers, floats, stages, scales, blocks,
-    block_floats, params, grads, state, work, partial, x, x_bytes, rescale, labels, targets, weights, order, hyper,
-):  # fmt: skip
-    """Run the tasks of one operation over the threads.
-
-    (A parallel loop takes no tuples, so `Call` is taken apart here.)
-    """
+def _fork(c, params, op, n_tasks, s):
+    """Run the tasks of one operation over the threads."""
     for t in prange(n_tasks):
-        call = Call(
-            integers, floats, stages, scales, blocks, block_floats, params, grads, state, work, partial,
-            x, x_bytes, rescale, labels, targets, weights, order, hyper,
-        )  # fmt: skip
-        _call_task(integers[RUN_TASK], call, op, t, s, step, row, rows, total, delta, delta_in, scale)
+        _call_task(c[RUN_TASK], c, params, op, t, s)
 
 
 @block
-def _run(c, n_tasks, op, s, b):
-    """Run the tasks of one operation on batch `b`, over threads where that is allowed and there is more than one."""
-    if n_tasks > 1 and c.integers[PARALLEL] != 0:
-        _fork(
-            n_tasks, op, s, b.step, b.row, b.rows, b.total, b.delta, b.delta_in, b.scale, c.integers, c.floats,
-            c.stages, c.scales, c.blocks, c.block_floats, c.params, c.grads, c.state, c.work, c.partial, c.x, c.x_bytes,
-            c.rescale, c.labels, c.targets, c.weights, c.order, c.hyper,
-        )  # fmt: skip
+def _run(c, params, op, n_tasks, s, parallel):
+    """Run the tasks of one operation, over threads where that is allowed and there is more than one."""
+    if n_tasks > 1 and parallel:
+        _fork(c, params, op, n_tasks, s)
     else:
-        _run_serial(c, n_tasks, op, s, b)
+        for t in range(n_tasks):
+            _call_task(c[RUN_TASK], c, params, op, t, s)
 
 
 @block
-def _run_serial(c, n_tasks, op, s, b):
-    for t in range(n_tasks):
-        _call_task(c.integers[RUN_TASK], c, op, t, s, b.step, b.row, b.rows, b.total, b.delta, b.delta_in, b.scale)
+def _sum_partial(c, n):
+    """Add up what the tasks left, in their order."""
+    partial = double_rows_at(c, PARTIAL)
+    first, second = 0.0, 0.0
+    for t in range(n):
+        first += partial[t, 0]
+        second += partial[t, 1]
+    return first, second
 
 
 @block
-def _run_blocks(c, op, b):
-    """Run an operation over the blocks of parameters; few parameters stay on one thread."""
-    if c.params.size < PARALLEL_ELEMENTS:
-        _run_serial(c, c.blocks.shape[0], op, 0, b)
-    else:
-        _run(c, c.blocks.shape[0], op, 0, b)
-
-
-@block
-def _forward(c, b):
+def _forward(c, params, parallel):
     """Gather the batch and carry it through all stages."""
-    _run(c, _row_tasks(b.rows, c.stages[0, N_IN]), OP_GATHER, 0, b)
-    for s in range(c.stages.shape[0]):
-        stage = c.stages[s]
-        n_tasks = _row_tasks(b.rows, stage[N_OUT])
-        if stage[KIND] == DENSE:
-            row_blocks, column_blocks = task_grid(b.rows, stage[N_OUT], stage[N_IN])
-            n_tasks = row_blocks * column_blocks
-        _run(c, n_tasks, OP_FORWARD, s, b)
+    stages = integer_rows_at(c, STAGES)
+    _run(c, params, OP_GATHER, _row_tasks(c[ROWS], stages[0, N_IN]), 0, parallel)
+    for s in range(stages.shape[0]):
+        _run(c, params, OP_FORWARD, _forward_tasks(stages[s], c[ROWS]), s, parallel)
 
 
 @block
-def _loss(c, b, report):
-    """Loss of the batch, into the step's `report`, and its gradient with respect to the last sums."""
-    n_tasks = _row_tasks(b.rows, 8 * c.stages[c.stages.shape[0] - 1, N_OUT])
-    _run(c, n_tasks, OP_LOSS, 0, b)
-    loss, correct = 0.0, 0.0
-    for t in range(n_tasks):
-        loss += c.partial[t, 0]
-        correct += c.partial[t, 1]
-    report[REPORT_LOSS], report[REPORT_CORRECT], report[REPORT_WEIGHT] = loss, correct, b.total
+def _loss(c, params, parallel, report):
+    """Loss of the batch, into the step's report, and its gradient with respect to the last sums."""
+    stages, floats = integer_rows_at(c, STAGES), doubles_at(c, FLOATS)
+    total = float(c[ROWS])
+    if doubles_at(c, WEIGHTS).size:
+        weights = doubles_at(c, BATCH_WEIGHTS)
+        total = 0.0
+        for b in range(c[ROWS]):
+            total += weights[b]
+    floats[TOTAL_WEIGHT] = total
+    n_tasks = _row_tasks(c[ROWS], 8 * stages[stages.shape[0] - 1, N_OUT])
+    _run(c, params, OP_LOSS, n_tasks, 0, parallel)
+    report[REPORT_LOSS], report[REPORT_CORRECT] = _sum_partial(c, n_tasks)
+    report[REPORT_WEIGHT] = total
 
 
 @block
-def _backward(c, b):
-    """Carry the gradient through all stages, last to first; returns where the gradient of the input lies."""
-    delta, delta_in = b.delta, b.delta_in
-    for s in range(c.stages.shape[0] - 1, -1, -1):
-        stage = c.stages[s]
-        b = Batch(b.step, b.row, b.rows, b.total, delta, delta_in, b.scale)
-        if stage[KIND] == DENSE:
-            w_tasks, x_tasks = _backward_tasks(stage, b.rows, s > 0 or c.integers[WANT_DX] != 0)
-            _run(c, w_tasks + x_tasks, OP_BACKWARD, s, b)
-            delta, delta_in = delta_in, delta
-        else:
-            _run(c, _row_tasks(b.rows, stage[N_IN]), OP_BACKWARD, s, b)
-    return delta
+def _backward(c, params, parallel):
+    """Carry the gradient through all stages, last to first; afterwards it lies at c[DELTA]."""
+    stages = integer_rows_at(c, STAGES)
+    c[DELTA], c[DELTA_IN] = c[DELTA_0], c[DELTA_1]
+    for s in range(stages.shape[0] - 1, -1, -1):
+        _run(c, params, OP_BACKWARD, _backward_tasks(stages[s], c[ROWS], s > 0 or c[WANT_DX] != 0), s, parallel)
+        if stages[s, KIND] == DENSE:
+            c[DELTA], c[DELTA_IN] = c[DELTA_IN], c[DELTA]
 
 
 @block
-def _sum_blocks(c):
-    total = 0.0
-    for u in range(c.blocks.shape[0]):
-        total += c.partial[u, 0]
-    return total
-
-
-@block
-def _update(c, b, rate, penalised, report):
+def _update(c, params, parallel, rate, report):
     """Penalty, global norm and optimizer step."""
-    hyper = c.hyper
+    numbers, floats, hyper = double_rows_at(c, BLOCK_FLOATS), doubles_at(c, FLOATS), doubles_at(c, HYPER)
+    n_blocks = numbers.shape[0]
+    parallel = parallel and params.size >= PARALLEL_ELEMENTS
+    penalised = False
+    for u in range(n_blocks):
+        penalised = penalised or numbers[u, 0] > 0.0 or numbers[u, 1] > 0.0 or numbers[u, 3] > 0.0
     if penalised:
-        _run_blocks(c, OP_PENALTY, b)
-        report[REPORT_PENALTY] = _sum_blocks(c)
-    if c.floats[CLIP_NORM] < np.inf:
-        _run_blocks(c, OP_NORM, b)
-        norm = math.sqrt(_sum_blocks(c))
+        _run(c, params, OP_PENALTY, n_blocks, 0, parallel)
+        report[REPORT_PENALTY] = _sum_partial(c, n_blocks)[0]
+    floats[GRADIENT_SCALE] = 1.0
+    if floats[CLIP_NORM] < np.inf:
+        _run(c, params, OP_NORM, n_blocks, 0, parallel)
+        norm = math.sqrt(_sum_partial(c, n_blocks)[0])
         report[REPORT_NORM] = norm
-        if norm > c.floats[CLIP_NORM]:
-            b = Batch(b.step, b.row, b.rows, b.total, b.delta, b.delta_in, c.floats[CLIP_NORM] / norm)
-    hyper[LR] = rate
-    hyper[CORRECTION1] = 1.0 - hyper[BETA1] ** (b.step + 1)
-    hyper[CORRECTION2] = math.sqrt(1.0 - hyper[BETA2] ** (b.step + 1))
-    hyper[FIRST] = 1.0 if b.step == 0 else 0.0
-    _run_blocks(c, OP_UPDATE, b)
+        if norm > floats[CLIP_NORM]:
+            floats[GRADIENT_SCALE] = floats[CLIP_NORM] / norm
+    hyper[_LR] = rate
+    hyper[_CORRECTION1] = 1.0 - hyper[_BETA1] ** (c[STEP] + 1)
+    hyper[_CORRECTION2] = math.sqrt(1.0 - hyper[_BETA2] ** (c[STEP] + 1))
+    hyper[_FIRST] = 1.0 if c[STEP] == 0 else 0.0
+    _run(c, params, OP_UPDATE, n_blocks, 0, parallel)
 
 
 @block
-def _batch_weight(c, row, rows):
-    """Return the sum of the weights of a batch, in order."""
-    if c.weights.size == 0:
-        return float(rows)
-    total = 0.0
-    for b in range(rows):
-        total += c.weights[c.order[row + b] if c.order.size else row + b]
-    return total
-
-
-def addresses(dtype: np.dtype) -> list[int]:
-    """Return what stands at integers[RUN_TASK ..]: where the compiled blocks of one float type lie."""
-    return [
-        task.address(dtype) for task in (TASK, GEMM_TASK, ACTIVATE_TASK, SLOPE_TASK, MASK_TASK, LOSS_TASK, UPDATE_TASK)
-    ]
+def _write_result(c, params, i):
+    """Copy the outputs (as probabilities where softmax or sigmoid is folded), or the gradient of the inputs."""
+    result, work, stages = float_rows_at(c, RESULT, params), floats_at(c, WORK, params), integer_rows_at(c, STAGES)
+    last = stages[stages.shape[0] - 1]
+    n = stages[0, N_IN] if c[WANT_DX] != 0 else last[N_OUT]
+    base = c[DELTA] if c[WANT_DX] != 0 else last[OUT]
+    for b in range(c[ROWS]):
+        row = result[i * c[BATCH] + b]
+        copy(row, work[base + b * n : base + (b + 1) * n])
+        if c[WANT_DX] != 0:
+            continue
+        if c[OUTPUT] == SOFTMAX_FOLDED or (c[OUTPUT] == SOFTMAX and c[MODE] == FORWARD):
+            softmax_row(row)
+        elif c[OUTPUT] == SIGMOID_FOLDED:
+            call_activate(c[ACTIVATE], _SIGMOID, row)
 
 
 @entry
-def execute(c, rates, report, out):
-    """Run `c.integers[N_STEPS]` steps over consecutive batches of rows; stop at one whose loss is not finite.
+def execute(c, params):
+    """Run c[N_STEPS] steps over consecutive batches of rows; stop at one whose loss is not finite.
 
     Parameters
     ----------
-    c : Call
-        What to do and on what.
-    rates : array of float64 (steps,)
-        Learning rate of each step.
-    report : array of float64 (steps, N_REPORT), out
-        What each step gave; zeros before. REPORT_ROWS stays 0 for steps not done.
-    out : array (rows, outputs) or (rows, inputs), out
-        The outputs where integers[WANT_OUT], or the gradient of the input where integers[WANT_DX].
+    c : array of int64 (N_CONTEXT,), in and out
+        What to do and on what, as named at the top of this file.
+    params : array (P,), in and out
+        All parameters of the network.
     """
-    integers = c.integers
-    mode, batch, first_row = integers[MODE], integers[BATCH], integers[FIRST_ROW]
-    last = c.stages[c.stages.shape[0] - 1]
-    penalised = False
-    for u in range(c.blocks.shape[0]):
-        floats = c.block_floats[u]
-        penalised = penalised or floats[0] > 0.0 or floats[1] > 0.0 or floats[3] > 0.0
-    for i in range(integers[N_STEPS]):
-        row = first_row + i * batch
-        rows = min(batch, first_row + integers[N_ROWS] - row)
-        total = _batch_weight(c, row, rows)
-        b = Batch(integers[FIRST_STEP] + i, row, rows, total, integers[DELTA_0], integers[DELTA_1], 1.0)
-        _forward(c, b)
-        if mode != FORWARD:
-            _loss(c, b, report[i])
-        if integers[WANT_OUT] != 0:
-            _write_outputs(out, c.work, integers, last[OUT], integers[OUTPUT], row - first_row, rows, last[N_OUT], mode)
-        if mode == TRAIN or mode == GRADIENT:
+    report, rates = double_rows_at(c, REPORT), doubles_at(c, RATES)
+    parallel = c[PARALLEL] != 0
+    learning = c[MODE] == TRAIN or c[MODE] == GRADIENT
+    for i in range(c[N_STEPS]):
+        c[STEP] = c[FIRST_STEP] + i
+        c[ROW] = c[FIRST_ROW] + i * c[BATCH]
+        c[ROWS] = min(c[BATCH], c[FIRST_ROW] + c[N_ROWS] - c[ROW])
+        _forward(c, params, parallel)
+        if c[MODE] != FORWARD:
+            _loss(c, params, parallel, report[i])
+        if learning:
             if not math.isfinite(report[i, REPORT_LOSS]):
                 return
-            input_gradient = _backward(c, b)
-            if mode == TRAIN:
-                _update(c, b, rates[i], penalised, report[i])
-            elif integers[WANT_DX] != 0:
-                n_in = c.stages[0, N_IN]
-                for j in range(rows):
-                    copy(out[j], c.work[input_gradient + j * n_in : input_gradient + (j + 1) * n_in])
-        report[i, REPORT_ROWS] = rows
+            _backward(c, params, parallel)
+            if c[MODE] == TRAIN:
+                _update(c, params, parallel, rates[i], report[i])
+        if c[WANT_OUT] != 0 or c[WANT_DX] != 0:
+            _write_result(c, params, i)
+        report[i, REPORT_ROWS] = c[ROWS]
 
 
-@block
-def _write_outputs(out, work, integers, base, output, first, rows, n, mode):
-    """Copy the last stage's rows to `out`, as probabilities where the network ends in softmax or sigmoid."""
-    for b in range(rows):
-        row = out[first + b]
-        copy(row, work[base + b * n : base + (b + 1) * n])
-        if output == SOFTMAX_FOLDED or (output == SOFTMAX and mode == FORWARD):
-            softmax_row(row)
-        elif output == SIGMOID_FOLDED:
-            call_activate(integers[ACTIVATE], f.SIGMOID, row)
+def addresses(dtype: np.dtype) -> list[int]:
+    """Return what stands at RUN_TASK .. UPDATE: where the compiled blocks of one float type lie."""
+    tasks = (
+        TASK, gemm.GEMM, activation.ACTIVATE, activation.MULTIPLY_SLOPE, dropout.MULTIPLY_MASK, loss.LOSS_ROWS,
+        update.UPDATE,
+    )  # fmt: skip
+    return [task.address(dtype) for task in tasks]

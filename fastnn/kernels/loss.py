@@ -66,10 +66,12 @@ def value_rows(code, delta, d, y, t, weights, rows, n, factor):
     loss). `weights` is empty where all are 1; l_b is the mean over outputs.
     """
     loss, correct = 0.0, 0.0
-    bound = like(delta, y[0])
+    bound, outputs = like(delta, y[0]), n
+    if weights.size == 0:  # one long row
+        rows, n = 1, rows * n
     for b in range(rows):
         weight = weights[b] if weights.size else 1.0
-        scale = like(factor * weight / n, y[0])
+        scale = like(factor * weight / outputs, y[0])
         y_row, t_row, d_row = y[b * n : (b + 1) * n], t[b * n : (b + 1) * n], d[b * n : (b + 1) * n]
         row = 0.0
         if code == BINARY_CROSS_ENTROPY:
@@ -80,13 +82,13 @@ def value_rows(code, delta, d, y, t, weights, rows, n, factor):
                 right += (y_row[j] > 0) == (t_row[j] > 0.5)
             for j in range(n):
                 d_row[j] = scale * (f.sigmoid(y_row[j]) - t_row[j])
-            correct += weight * right / n
+            correct += weight * right / outputs
         else:
             for j in range(n):
                 row += np.float64(error_loss(code, y_row[j] - t_row[j], bound))
             for j in range(n):
                 d_row[j] = scale * error_slope(code, y_row[j] - t_row[j], bound)
-        loss += weight * row / n
+        loss += weight * row / outputs
     return loss, correct
 
 

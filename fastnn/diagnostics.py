@@ -1,0 +1,434 @@
+"""Does the gradient reach every layer? Numbers per layer while training, and what they mean in plain words.
+
+The survey names two ailments of deep networks, gradients that vanish and gradients that explode, and two causes,
+depth and saturated units. `GradientFlow` watches for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from fastnn._errors import check_number
+from fastnn.arrays import Data
+from fastnn.callbacks import Callback
+from fastnn.kernels import activation_statistics, global_norm
+from fastnn.kernels import epoch as e
+from fastnn.network import Stage
+from fastnn.optimizers import SGD
+from fastnn.schedules import as_schedule
+
+__all__ = ["GradientFlow"]
+
+Rows = npt.NDArray[np.float64]
+
+VANISHING = 1e-3
+"""Smallest healthy gradient of a layer, as a share of the last layer's (root mean square over the weights).
+
+Sigmoid's slope is at most 1/4, so this is what five sigmoid layers do at best: 4^-5 = 1e-3. As all layers share one learning
+rate, the layer trains a thousand times more slowly than the last. Between layers of a sound start the factor is a small one
+(Glorot and Bengio 2010, figures 7 and 8).
+"""
+
+EXPLODING = 1e3
+"""Largest healthy gradient of a layer, as a multiple of the last layer's: the mirror image of `VANISHING`."""
+
+SATURATED = 0.5
+"""Share of a sigmoid or tanh layer's values with a slope below 1% of the largest, from which the layer counts as saturated.
+
+At half, most paths through the layer are shut. Values of tanh drawn from a unit normal are beyond it in 0.3% of all cases.
+"""
+
+DEAD = 0.4
+"""Share of units without slope for every row of the probe, from which a layer is reported.
+
+"As much as 40% of your network can be dead if the learning rate is set too high" (Stanford CS231n, notes on ReLU).
+"""
+
+STEP = 1.0
+"""Largest healthy step of SGD on a layer's weights, lr |dW| / |W|: beyond it one step outweighs all that was learned.
+
+The rule of thumb for a good rate is 1e-3 (Stanford CS231n, notes on the ratio of updates to weights).
+"""
+
+_TWO_SIDED = ("sigmoid", "tanh")
+_NAMES = ("gradient_norm", "gradient_rms", "weight_norm", "ratio", "step", "mean", "std", "spread", "saturated", "dead")
+
+
+class GradientFlow(Callback):
+    """Record, layer by layer, how gradient and signal get through the network, and say what is wrong with them.
+
+    Measured before the first epoch and after every `every` epochs, on a fixed probe of the training rows, dropout off. Training
+    gives the same bits with and without it; it costs a forward and a backward pass over the probe each time.
+
+    Parameters
+    ----------
+    rows : int
+        Rows of the probe, >= 2, spread evenly over the training rows whose weight is not 0; fewer where there are fewer.
+    every : int
+        Epochs from one measurement to the next, >= 1.
+    verbose : bool
+        Whether `diagnosis` is printed after each measurement.
+
+    Attributes
+    ----------
+    layers : list of str
+        Names of the layers measured: the dense ones and activations of their own.
+    epoch : list of int
+        Epochs trained at each measurement; 0 is the start.
+    history : dict of str to list of list of float
+        For each measurement the number of each layer (NaN where it has no weights):
+
+        - "gradient_norm": Euclidean norm of dL/dW, the loss alone without penalties; "gradient_rms": that over sqrt(size of W)
+        - "weight_norm", "ratio": norm of W, and gradient_norm / weight_norm
+        - "step": lr |dW| / |W| as SGD would take it, clipped as the optimizer clips; NaN for other optimizers
+        - "mean", "std": of the outputs over rows and units; "spread": root mean square over units of the standard deviation
+          over rows, which is what the layer tells about a sample
+        - "saturated", "dead": share of outputs with a slope below 1% of the largest, share of units that are so for every row
+          (`kernels.activation_statistics`)
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a number out of range.
+
+    Examples
+    --------
+    >>> import fastnn
+    >>> x, y, _, _ = fastnn.load_digits()
+    >>> deep = [fastnn.Dense(32, "sigmoid") for _ in range(8)]
+    >>> flow = GradientFlow()
+    >>> model = fastnn.Sequential([fastnn.Rescale(1 / 16), *deep, fastnn.Dense(10)], loss="cross_entropy")
+    >>> history = model.fit(x, y, epochs=1, callbacks=[flow])
+    >>> print(flow.diagnosis()[0][:21])
+    The gradient vanishes
+    """
+
+    def __init__(self, rows: int = 256, every: int = 1, verbose: bool = False) -> None:
+        self.rows = check_number("rows", rows, low=2, integer=True)
+        self.every = check_number("every", every, low=1, integer=True)
+        self.verbose = bool(verbose)
+        self._clear()
+
+    def _clear(self) -> None:
+        self.layers: list[str] = []
+        self.epoch: list[int] = []
+        self.history: dict[str, list[list[float]]] = {name: [] for name in _NAMES}
+        self._whose: object = None
+        self._stages: list[int] = []
+        self._losses: list[float] = []
+        self._output_r2: list[float] = []
+        self._input_spread: list[float] = []
+        self._clipped = False
+
+    # When it measures.
+
+    def on_train_begin(self) -> None:
+        if self._whose is not self.model:
+            self._clear()
+            self._whose = self.model
+            stages = self.model.network.stages
+            self._stages = [
+                i for i, stage in enumerate(stages) if stage.dense is not None or stage.activation != "identity"
+            ]
+            self.layers = [_name(stages[i]) for i in self._stages]
+        self._probe = _probe(self.data, self.rows)
+        if not self.epoch or self.epoch[-1] != self.model.epoch:
+            self._measure()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        if (epoch + 1) % self.every == 0:
+            self._measure()
+
+    def _measure(self) -> None:
+        model, runtime, network = self.model, self.model.runtime, self.model.network
+        report = runtime.gradient(self._probe, model.step, dropout=False)
+        finite = bool(report[0, e.REPORT_ROWS])
+        total = report[0, e.REPORT_WEIGHT]
+        self._losses.append(float(report[0, e.REPORT_LOSS] / total) if total > 0 else 0.0)
+        numbers = {name: [math.nan] * len(self._stages) for name in _NAMES}
+        weights, grads = network.views(runtime.params), network.views(runtime.grads)
+        places = {segment.name: i for i, segment in enumerate(network.segments)}
+        dense = 0
+        for row, number in enumerate(self._stages):
+            stage = network.stages[number]
+            if stage.dense is not None:
+                place = places[f"dense_{dense}.weight"]
+                dense += 1
+                # Where the loss is not finite there was no backward pass.
+                gradient = grads[place] if finite else np.full_like(grads[place], np.nan)
+                self._gradient_numbers(numbers, row, weights[place], gradient)
+            self._activation_numbers(numbers, row, number, stage)
+        for name in _NAMES:
+            self.history[name].append(numbers[name])
+        self._clip_step(numbers)
+        self._input_spread.append(_spread(_inputs(self._probe, network.rescale)))
+        output, _ = runtime.activations(len(network.stages) - 1, self._probe.rows)
+        self._output_r2.append(_r2(output, self._probe.targets))
+        self.epoch.append(model.epoch)
+        if self.verbose:
+            for sentence in self.diagnosis():
+                tqdm.write(f"epoch {model.epoch}: {sentence}", file=sys.stdout)
+
+    def _gradient_numbers(
+        self, numbers: dict[str, list[float]], row: int, weight: npt.NDArray[Any], gradient: npt.NDArray[Any]
+    ) -> None:
+        norm, size = global_norm(gradient), global_norm(weight)
+        numbers["gradient_norm"][row] = norm
+        numbers["gradient_rms"][row] = norm / math.sqrt(gradient.size)
+        numbers["weight_norm"][row] = size
+        numbers["ratio"][row] = norm / size if size > 0 else math.inf if norm > 0 else 0.0
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, SGD) and size > 0:
+            limit = optimizer.clip_value
+            taken = norm if limit is None else global_norm(np.clip(gradient, -limit, limit))
+            rate = as_schedule(optimizer.lr).rate(self.model.step, self.model.epoch)
+            numbers["step"][row] = rate * taken / size
+
+    def _clip_step(self, numbers: dict[str, list[float]]) -> None:
+        """Scale the steps as clipping by the global norm does."""
+        limit = self.model.optimizer.clip_norm
+        norm = math.sqrt(sum(value**2 for value in numbers["gradient_norm"] if math.isfinite(value)))
+        if limit is not None and norm > limit:
+            numbers["step"][:] = [value * limit / norm for value in numbers["step"]]
+
+    def _activation_numbers(self, numbers: dict[str, list[float]], row: int, number: int, stage: Stage) -> None:
+        output, source = self.model.runtime.activations(number, self._probe.rows)
+        stats = np.empty(4)
+        activation_statistics(stats, output, source, stage.activation)
+        for name, value in zip(("mean", "std", "saturated", "dead"), stats, strict=True):
+            numbers[name][row] = float(value)
+        numbers["spread"][row] = _spread(output)
+
+    # What it says.
+
+    def problems(self, record: int = -1) -> dict[str, list[int]]:
+        """Return which layers are ill, as places in `layers`, for each ailment that occurs; empty when healthy.
+
+        Parameters
+        ----------
+        record : int
+            Which measurement, -1 for the last.
+
+        Returns
+        -------
+        dict of str to list of int
+            - "not finite": gradient or outputs hold NaN or infinity; nothing else is looked at then
+            - "vanishing": gradient_rms below `VANISHING` of the last dense layer's
+            - "silent": a hidden layer's spread is below `VANISHING` of the inputs' (or of 1, where that is less): all samples look
+              alike behind it
+            - "exploding": gradient_rms above `EXPLODING` times the last dense layer's, or a hidden layer's spread above that many
+              times the inputs' (or 1, where that is more), or a step of SGD above `STEP`
+            - "saturated": more than `SATURATED` of a sigmoid or tanh layer's values; in the output layer only where its values
+              explain nothing of the targets, as a good classifier's outputs lie at the ends too
+            - "dead": at least `DEAD` of the units of a layer with any other activation
+
+        Raises
+        ------
+        ValueError
+            If nothing was measured yet.
+        IndexError
+            If there are fewer measurements.
+        """
+        if not self.epoch:
+            raise ValueError("GradientFlow: has measured nothing yet, expected a call of fit with it first")
+        now = {name: np.array(values[record]) for name, values in self.history.items()}
+        rms, spread = now["gradient_rms"], now["spread"]
+        n_layers = len(self.layers)
+        hidden = np.arange(n_layers) < n_layers - 1
+        activations = [self.model.network.stages[i].activation for i in self._stages]
+        two_sided = np.array([name in _TWO_SIDED for name in activations])
+        broken = np.array([_broken(now, i) for i in range(n_layers)])
+        if broken.any() or not math.isfinite(self._losses[record]):
+            return {"not finite": np.flatnonzero(broken).tolist()}
+        with_weights = np.flatnonzero(np.isfinite(rms))
+        last = rms[with_weights[-1]] if len(with_weights) else math.nan
+        inputs = self._input_spread[record]
+        judged = hidden | (self._output_r2[record] <= 0.0)
+        found = {
+            "vanishing": rms < VANISHING * last,
+            "silent": hidden & (spread < VANISHING * min(1.0, inputs)),
+            "exploding": ((rms > EXPLODING * last) & (last > 0.0))
+            | (hidden & (spread > EXPLODING * max(1.0, inputs)))
+            | (now["step"] > STEP),
+            "saturated": judged & two_sided & (now["saturated"] > SATURATED),
+            "dead": ~two_sided & (now["dead"] >= DEAD),
+        }
+        return {name: np.flatnonzero(which).tolist() for name, which in found.items() if which.any()}
+
+    def diagnosis(self, record: int = -1) -> list[str]:
+        """Return a sentence for each ailment, with the layers, the worst number and what helps; empty when healthy.
+
+        Parameters
+        ----------
+        record : int
+            Which measurement, -1 for the last.
+
+        Raises
+        ------
+        ValueError, IndexError
+            As `problems`, which lists the thresholds.
+        """
+        return [self._sentence(kind, layers, record) for kind, layers in self.problems(record).items()]
+
+    def _sentence(self, kind: str, ill: Sequence[int], record: int) -> str:
+        now = {name: np.array(values[record]) for name, values in self.history.items()}
+        where = self._where(ill)
+        if kind == "not finite":
+            return (
+                f"NaN or infinity in {where if ill else 'the loss'}: lower the learning rate, put a Warmup in front of it, or set "
+                "clip_norm."
+            )
+        if kind in ("vanishing", "exploding"):
+            return self._gradient_sentence(kind, ill, where, now, record)
+        if kind == "silent":
+            worst = min(ill, key=lambda i: float(now["spread"][i]))
+            return (
+                f"The signal vanishes on its way to {where}: all samples look alike there, with a spread of "
+                f"{now['spread'][worst]:.1e} against {self._input_spread[record]:.1e} in the inputs; start from larger weights "
+                "('he_uniform' for ReLU, 'glorot_uniform' for tanh), or use ReLU."
+            )
+        worst = max(ill, key=lambda i: float(now[kind][i]))
+        share = f"{now[kind][worst]:.0%}"
+        if kind == "saturated":
+            return (
+                f"Saturated: {where}; {share} of the values{self._of(worst, ill)} lie where the slope is below 1% of the largest, so "
+                "hardly any gradient passes; scale the inputs, start from smaller weights, lower the learning rate, or use ReLU."
+            )
+        if now[kind][worst] == 1.0:
+            share = "all"
+        return (
+            f"Dead: {where}; {share} of the units{self._of(worst, ill)} have no slope for any of the {self._probe.rows} rows of the "
+            "probe, so no gradient passes; lower the learning rate, use 'leaky_relu', or put a Warmup in front of the rate."
+        )
+
+    def _gradient_sentence(
+        self, kind: str, ill: Sequence[int], where: str, now: dict[str, Rows], record: int
+    ) -> str:
+        rms = now["gradient_rms"]
+        last = rms[np.flatnonzero(np.isfinite(rms))[-1]]
+        if kind == "vanishing":
+            worst = min(ill, key=lambda i: float(rms[i]))
+            return (
+                f"The gradient vanishes in {where}: {self._there(worst, ill)}it is {rms[worst] / last:.1e} of the last layer's, below "
+                f"{VANISHING:g}; use ReLU in place of sigmoid or tanh, a start that suits it ('he_uniform'), or fewer layers."
+            )
+        helps = "start from smaller weights, lower the learning rate, put a Warmup in front of it, or set clip_norm."
+        steps, spread = now["step"], now["spread"]
+        if (steps[list(ill)] > STEP).any():
+            worst = max(ill, key=lambda i: float(np.nan_to_num(steps[i])))
+            what = f"one step changes the weights by {steps[worst]:.1e} times their size"
+        elif (rms[list(ill)] > EXPLODING * last).any():
+            worst = max(ill, key=lambda i: float(np.nan_to_num(rms[i])))
+            what = f"it is {rms[worst] / last:.1e} times the last layer's"
+        else:
+            worst = max(ill, key=lambda i: float(spread[i]))
+            before = self._input_spread[record]
+            return (
+                f"The signal explodes in {where}: {self._there(worst, ill)}its spread is {spread[worst]:.1e} against {before:.1e} in "
+                f"the inputs; {helps}"
+            )
+        return f"The gradient explodes in {where}: {self._there(worst, ill)}{what}; {helps}"
+
+    def _there(self, worst: int, ill: Sequence[int]) -> str:
+        return f"in {_number(self.layers[worst])} " if len(ill) > 1 else ""
+
+    def _of(self, worst: int, ill: Sequence[int]) -> str:
+        return f" of {_number(self.layers[worst])}" if len(ill) > 1 else ""
+
+    def _where(self, ill: Sequence[int]) -> str:
+        """Name the layers: "layer 3 (Dense, 32 relu)", "layers 1 to 4, 6"."""
+        if len(ill) == 1:
+            return self.layers[ill[0]]
+        runs: list[list[int]] = []
+        for i in ill:
+            if runs and runs[-1][-1] == i - 1:
+                runs[-1].append(i)
+            else:
+                runs.append([i])
+        first_last = [(_number(self.layers[run[0]]), _number(self.layers[run[-1]])) for run in runs]
+        numbers = [(a.removeprefix("layer "), b.removeprefix("layer ")) for a, b in first_last]
+        return "layers " + ", ".join(a if a == b else f"{a} to {b}" for a, b in numbers)
+
+    def summary(self, record: int = -1) -> str:
+        """Return the numbers of one measurement as a table, a line a layer.
+
+        Parameters
+        ----------
+        record : int
+            Which measurement, -1 for the last.
+
+        Raises
+        ------
+        ValueError, IndexError
+            As `problems`.
+        """
+        if not self.epoch:
+            raise ValueError("GradientFlow: has measured nothing yet, expected a call of fit with it first")
+        width = max(len(name) for name in self.layers)
+        columns = ("gradient_norm", "weight_norm", "ratio", "mean", "std", "saturated", "dead")
+        titles = ("|dW|", "|W|", "|dW|/|W|", "mean", "std", "saturated", "dead")
+        lines = [f"{f'after epoch {self.epoch[record]}':<{width}}" + "".join(f"{title:>11}" for title in titles)]
+        for i, name in enumerate(self.layers):
+            values = [self.history[column][record][i] for column in columns]
+            cells = [f"{value:>11.2e}" if k < 3 else f"{value:>11.3f}" for k, value in enumerate(values[:5])]
+            cells += [f"{value:>11.0%}" for value in values[5:]]
+            lines.append(f"{name:<{width}}" + "".join(cells).replace("nan", "  -"))
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<GradientFlow: {len(self.epoch)} measurements of {len(self.layers)} layers>"
+
+
+def _name(stage: Stage) -> str:
+    kind = "Dense" if stage.dense is not None else "Activation"
+    activation = "" if stage.activation == "identity" else f" {stage.activation}"
+    return f"layer {stage.layer} ({kind}, {stage.units}{activation})"
+
+
+def _number(name: str) -> str:
+    return name.split(" (")[0]
+
+
+def _probe(data: Data, rows: int) -> Data:
+    """Return copies of `rows` rows, spread evenly over those whose weight is not 0."""
+    usable = np.flatnonzero(data.weights) if len(data.weights) else np.arange(data.rows)
+    if not len(usable):
+        usable = np.arange(data.rows)
+    chosen = usable[np.linspace(0, len(usable) - 1, min(rows, len(usable))).astype(np.int64)]
+    return Data(*(array[chosen] if len(array) else array for array in data))
+
+
+def _inputs(data: Data, rescale: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the samples as the first layer gets them, but for an offset."""
+    samples = data.x if len(data.x) else data.x_bytes
+    return samples * rescale[0] if rescale.size else samples
+
+
+def _spread(values: npt.NDArray[Any]) -> float:
+    """Return the root mean square over columns of the standard deviation over rows."""
+    with np.errstate(all="ignore"):
+        return float(math.sqrt(values.var(axis=0, dtype=np.float64).mean()))
+
+
+def _r2(outputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
+    """Return 1 - sum (y - t)^2 / sum (t - mean)^2 over all outputs; NaN where there are labels."""
+    if not len(targets):
+        return math.nan
+    with np.errstate(all="ignore"):
+        exact = targets.astype(np.float64)
+        left = ((outputs - exact) ** 2).sum()
+        return float(1.0 - left / ((exact - exact.mean(axis=0)) ** 2).sum())
+
+
+def _broken(now: dict[str, Rows], layer: int) -> bool:
+    """Whether a layer's outputs are not finite, or its gradient, where it has weights."""
+    norm, size = now["gradient_norm"][layer], now["weight_norm"][layer]
+    without_weights = math.isnan(norm) and math.isnan(size)
+    return not math.isfinite(now["mean"][layer]) or not (without_weights or math.isfinite(norm))

@@ -1,0 +1,93 @@
+"""One vector of integers that tells a compiled call all it works on: numbers, and arrays by address and shape.
+
+Handing twenty arrays through Python, into a parallel loop and on to every task costs microseconds each time; a context
+is one argument. `Context` is the Python side: it keeps every array alive that it holds the address of. The views below
+are the compiled side: they own nothing and count no references, so they cost nothing either.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
+
+SLOTS = 3
+"""An array takes three integers: address, rows, columns (1 for a vector)."""
+
+
+class Context:
+    """A vector of integers and the arrays that it points to.
+
+    Parameters
+    ----------
+    size : int
+        How many integers.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.integers = np.zeros(size, np.int64)
+        self._arrays: dict[int, np.ndarray] = {}
+
+    def __setitem__(self, position: int, value: int | np.ndarray) -> None:
+        """Store a number, or a C-contiguous array at `position` .. `position` + 2."""
+        if not isinstance(value, np.ndarray):
+            self.integers[position] = value
+            return
+        if not value.flags.c_contiguous or value.ndim not in (1, 2):
+            raise ValueError(f"array: got {value.ndim} dimensions, not C-contiguous or none of 1 and 2")
+        self._arrays[position] = value
+        rows, columns = value.shape if value.ndim == 2 else (len(value), 1)
+        self.integers[position : position + SLOTS] = value.ctypes.data, rows, columns
+
+
+def _make_view(element: Any, dimensions: int) -> Any:
+    """Build an intrinsic (context, position[, like]) -> array view; `element` None takes the dtype of `like`."""
+
+    def generate_for(array_type: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            table = make_array(signature.args[0])(context, builder, args[0]).data
+            word = ir.IntType(64)
+
+            def read(offset: int) -> Any:
+                return builder.load(builder.gep(table, [builder.add(args[1], ir.Constant(word, offset))]))
+
+            address, rows, columns = read(0), read(1), read(2)
+            view = make_array(array_type)(context, builder)
+            item = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
+            item_size = ir.Constant(word, item)
+            shape = [rows, columns][:dimensions]
+            strides = [item_size] if dimensions == 1 else [builder.mul(columns, item_size), item_size]
+            data = builder.inttoptr(address, context.get_data_type(array_type.dtype).as_pointer())
+            populate_array(view, data=data, shape=shape, strides=strides, itemsize=item_size, meminfo=None)
+            return view._getvalue()
+
+        return generate
+
+    if element is None:
+
+        @intrinsic
+        def view_like(typingctx: Any, context: Any, position: Any, like: Any) -> Any:
+            array_type = types.Array(like.dtype, dimensions, "C")
+            return array_type(context, types.int64, like), generate_for(array_type)
+
+        return view_like
+
+    @intrinsic
+    def view(typingctx: Any, context: Any, position: Any) -> Any:
+        array_type = types.Array(element, dimensions, "C")
+        return array_type(context, types.int64), generate_for(array_type)
+
+    return view
+
+
+integers_at = _make_view(types.int64, 1)
+integer_rows_at = _make_view(types.int64, 2)
+doubles_at = _make_view(types.float64, 1)
+double_rows_at = _make_view(types.float64, 2)
+byte_rows_at = _make_view(types.uint8, 2)
+floats_at = _make_view(None, 1)
+float_rows_at = _make_view(None, 2)
