@@ -653,7 +653,7 @@ def _summary(model: Sequential) -> str:
         lines.append(f"{name:<28}{width:>10}{count:>14,}  {note}".rstrip())
     state = len(model.runtime.slots)
     size = network.dtype.itemsize
-    work = network.plan(32).work_size * size
+    work = network.plan(32, model.runtime.threads).work_size * size
     lines.append(
         f"{network.n_params:,} parameters, {network.n_params * size / 1e6:.2f} MB; "
         f"training keeps {state + 2} such vectors"

@@ -97,6 +97,7 @@ class Plan:
     offsets: dict[int, int]
     work_size: int
     tasks: int
+    threads: int
 
 
 class Network:
@@ -199,8 +200,8 @@ class Network:
                 numbers.append((l1, segment.l2, decay, truncated))
         return np.array(places, np.int64).reshape(-1, 2), np.array(numbers, np.float64).reshape(-1, 4)
 
-    def plan(self, rows: int) -> Plan:
-        """Lay out a workspace for batches of up to `rows` rows."""
+    def plan(self, rows: int, threads: int) -> Plan:
+        """Lay out a workspace for batches of up to `rows` rows on up to `threads` threads."""
         table = np.zeros((len(self.stages), e.N_STAGE), np.int64)
         weights = iter(self.segments)
         place = _aligned(rows * self.inputs)
@@ -222,7 +223,9 @@ class Network:
                 row[e.WEIGHT] = next(weights).start
                 if stage.dense.use_bias:
                     row[e.BIAS] = next(weights).start
-                needed = [product_plan(*shape, self.dtype) for shape in _products(rows, stage.inputs, stage.units)]
+                needed = [
+                    product_plan(*shape, self.dtype, threads) for shape in _products(rows, stage.inputs, stage.units)
+                ]
                 # A shorter batch may be cut a little differently, never into twice as many tasks.
                 tasks = max(tasks, 2 * (needed[0][0] * needed[0][1]), 2 * sum(a * b for a, b, _ in needed[1:]))
                 each = max(each, *(size for _, _, size in needed))
@@ -231,7 +234,7 @@ class Network:
         offsets |= {e.DELTA_0: place, e.DELTA_1: place + _aligned(rows * widest)}
         offsets[e.SCRATCH] = offsets[e.DELTA_1] + _aligned(rows * widest)
         offsets[e.SCRATCH_EACH] = _aligned(GROUP + each)
-        return Plan(rows, table, offsets, offsets[e.SCRATCH] + tasks * offsets[e.SCRATCH_EACH], tasks)
+        return Plan(rows, table, offsets, offsets[e.SCRATCH] + tasks * offsets[e.SCRATCH_EACH], tasks, threads)
 
 
 def _products(rows: int, inputs: int, units: int) -> tuple[tuple[int, int, int], ...]:

@@ -75,6 +75,12 @@ class Runtime:
         return self.state[index * size : (index + 1) * size]
 
     @property
+    def threads(self) -> int:
+        """Threads that the next call may use."""
+        available: int = numba.get_num_threads()
+        return available if self.n_threads is None else min(self.n_threads, config.NUMBA_NUM_THREADS)
+
+    @property
     def workspace_bytes(self) -> int:
         """Bytes of the workspace of the largest batch so far."""
         return int(self._work.nbytes)
@@ -131,7 +137,7 @@ class Runtime:
         With `report`, also what the loss makes of them, a row a block.
         """
         batch = self.blocks_of_rows(data.rows)
-        plan = self.network.plan(min(batch, rows))
+        plan = self.network.plan(min(batch, rows), self.threads)
         work = aligned_empty(plan.work_size, self.network.dtype)
         mode = e.FORWARD if report is None else e.EVALUATE
         if report is None:
@@ -158,8 +164,9 @@ class Runtime:
         return tuple(self._work[row[at] : row[at] + size].reshape(rows, -1) for at in (e.OUT, e.SOURCE))  # type: ignore[return-value]
 
     def _ensure_workspace(self, rows: int) -> None:
-        if self._plan is None or self._plan.rows < rows:
-            self._plan = self.network.plan(rows)
+        threads = self.threads
+        if self._plan is None or self._plan.rows < rows or self._plan.threads != threads:
+            self._plan = self.network.plan(rows if self._plan is None else max(rows, self._plan.rows), threads)
             self._work = aligned_empty(self._plan.work_size, self.network.dtype)
 
     def _execute(
@@ -186,7 +193,7 @@ class Runtime:
         if plan is None or work is None:
             assert self._plan is not None
             plan, work = self._plan, self._work
-        with _threads(self.n_threads) as parallel, _notice_of_compilation():
+        with _threads(self.n_threads), _notice_of_compilation():
             c = Context(e.N_CONTEXT)
             for position, value in plan.offsets.items():
                 c[position] = value
@@ -194,7 +201,7 @@ class Runtime:
             numbers[[e.MODE, e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, step, first, rows, batch
             numbers[[e.N_STEPS, e.SEED]] = -(-rows // batch), signed(self.seed)
             numbers[[e.LOSS, e.OUTPUT]] = EXTERNAL if external else network.loss.code, network.output
-            numbers[[e.PARALLEL, e.DROPOUT, e.WANT_DX, e.WANT_OUT]] = parallel, dropout, want_dx, want_out
+            numbers[[e.THREADS, e.DROPOUT, e.WANT_DX, e.WANT_OUT]] = plan.threads, dropout, want_dx, want_out
             numbers[e.OPTIMIZER] = optimizer.code
             numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
             numbers[e.RUN_TASK : e.UPDATE + 1] = e.addresses(network.dtype)
@@ -214,18 +221,15 @@ class Runtime:
 
 
 @contextlib.contextmanager
-def _threads(n_threads: int | None) -> Iterator[bool]:
-    """Set this thread's number of Numba threads for a while; yields whether there is more than one."""
-    if n_threads is None:
-        yield config.NUMBA_NUM_THREADS > 1
-        return
-    if n_threads == 1:
-        yield False
+def _threads(n_threads: int | None) -> Iterator[None]:
+    """Set this Python thread's number of Numba threads for a while; None leaves it."""
+    if n_threads is None or n_threads == 1:  # one thread forks nothing
+        yield
         return
     before = numba.get_num_threads()
     numba.set_num_threads(min(n_threads, config.NUMBA_NUM_THREADS))
     try:
-        yield True
+        yield
     finally:
         numba.set_num_threads(before)
 

@@ -287,10 +287,8 @@ def cross_entropy(dz, z, t, w=None):
 
     def row(b):
         logits = [float(v) for v in z[b]]
-        if t.ndim == 1:
-            target = [1.0 if c == int(t[b]) else 0.0 for c in range(classes)]
-        else:
-            target = [float(v) for v in t[b]]
+        labelled = t.ndim == 1
+        target = [float(c == t[b]) for c in range(classes)] if labelled else [float(v) for v in t[b]]
         top = max(logits)
         log_sum = math.log(math.fsum(math.exp(v - top) for v in logits))
         log_p = [v - top - log_sum for v in logits]

@@ -83,6 +83,17 @@ def tile_columns(typingctx: Any, array: Any) -> Any:
 
 
 @intrinsic
+def vector_lanes(typingctx: Any, array: Any) -> Any:
+    """Return how many elements of the array's dtype fit in one vector."""
+    value = lanes(array.dtype.bitwidth)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(_I64, value)
+
+    return types.int64(array), generate
+
+
+@intrinsic
 def pointer(typingctx: Any, array: Any, offset: Any) -> Any:
     """Return the address of element `offset` of a C-contiguous 1-D array.
 
@@ -138,6 +149,78 @@ def _multiply_add(builder: Any, vector: ir.VectorType) -> Any:
         builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{vector.count}f{width}"
     )
     return lambda x, y, acc: builder.call(fma, [x, y, acc])
+
+
+def _transpose(builder: Any, rows: list[Any], vector: ir.VectorType) -> list[Any]:
+    """Transpose a square of vectors: log2(lanes) rounds of two-vector interleaves."""
+    n = vector.count
+    half = n // 2
+    # Interleaving vectors i and i + n/2 element by element, log2(n) times, is a transposition.
+    for _ in range(n.bit_length() - 1):
+        mixed = []
+        for i in range(half):
+            low = [index for j in range(half) for index in (j, n + j)]
+            high = [index for j in range(half, n) for index in (j, n + j)]
+            for picks in (low, high):
+                mask = ir.Constant(ir.VectorType(_I32, n), picks)
+                mixed.append(builder.shuffle_vector(rows[i], rows[i + half], mask))
+        rows = mixed
+    return rows
+
+
+def tile_tail(count: int) -> int:
+    """Return how many of the MR rows of a tile are left for the last vector of `count` lanes (0: none)."""
+    return TILE_ROWS % count if count <= TILE_ROWS else TILE_ROWS
+
+
+def _make_transpose(whole: bool) -> Any:
+    """Build ``transpose(target, target_stride, source, source_stride)``: target[p, i] = source[i, p].
+
+    A square of `lanes` x `lanes` elements. Without `whole` only the `tile_tail` rows of the source are read, but whole
+    vectors are still written: what stands behind them in a target row is overwritten, for the caller to mend.
+    """
+
+    @intrinsic
+    def transpose(typingctx, target, target_stride, source, source_stride):  # type: ignore[no-untyped-def]
+        element = target.dtype
+        vector = _vector_type(element)
+        align = element.bitwidth // 8
+        address = types.CPointer(element)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            target, target_stride, source, source_stride = args
+
+            def row(base: Any, stride: Any, index: int) -> Any:
+                return builder.gep(base, [builder.mul(stride, ir.Constant(_I64, index))])
+
+            count = vector.count if whole else tile_tail(vector.count)
+            if count == 0:
+                return context.get_dummy_value()
+            loaded = [_load(builder, row(source, source_stride, i), vector, align) for i in range(count)]
+            loaded += [loaded[0]] * (vector.count - count)
+            for p, value in enumerate(_transpose(builder, loaded, vector)):
+                _store(builder, value, row(target, target_stride, p), vector, align)
+            return context.get_dummy_value()
+
+        return types.void(address, types.intp, address, types.intp), generate
+
+    return transpose
+
+
+transpose_square = _make_transpose(True)
+transpose_tail = _make_transpose(False)
+
+
+@intrinsic
+def copy_vector(typingctx: Any, target: Any, source: Any) -> Any:
+    """Copy one vector of elements from one address to another."""
+    vector, align = _vector_type(target.dtype), target.dtype.bitwidth // 8
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _store(builder, _load(builder, args[1], vector, align), args[0], vector, align)
+        return context.get_dummy_value()
+
+    return types.void(target, target), generate
 
 
 def make_micro_kernel(rows: int, vectors: int, by_row: bool) -> Any:

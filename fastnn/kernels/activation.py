@@ -88,9 +88,9 @@ def softmax_row(p):
     for j in range(1, p.size):
         top = p[j] if p[j] > top or p[j] != p[j] else top
     total = softmax_numerators(p, top)
-    inverse = like(1.0, top) / total
+    divisor = like(total, top)
     for j in range(p.size):
-        p[j] *= inverse
+        p[j] /= divisor
     return top, total
 
 
@@ -99,9 +99,9 @@ def softmax_numerators(p, top):
     """Replace each z of a row by e^(z - top) and return their sum."""
     for j in range(p.size):
         p[j] = f.exp_difference(p[j], top)
-    total = like(0.0, top)
+    total = 0.0
     for j in range(p.size):
-        total += p[j]
+        total += np.float64(p[j])
     return total
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
+from numba import get_num_threads, prange
 
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy, fill
@@ -26,9 +26,9 @@ def column_sums(out, d, d0, stride, rows, first, last):
 
 
 @entry_parallel
-def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch):
+def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch, threads):
     nr = tile_columns(z)
-    row_blocks, column_blocks = task_grid(rows, n, k)
+    row_blocks, column_blocks = task_grid(rows, n, k, threads)
     each = scratch_elements(rows, n, k, nr)
     for task in prange(row_blocks * column_blocks):
         i0, i1 = split(rows, row_blocks, task % row_blocks, MR)
@@ -43,10 +43,10 @@ def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch):
 
 
 @entry_parallel
-def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, scratch_w, scratch_x):
+def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, scratch_w, scratch_x, threads):
     nr = tile_columns(dz)
-    w_rows, w_columns = task_grid(k, n, rows)
-    x_rows, x_columns = task_grid(rows, k, n)
+    w_rows, w_columns = task_grid(k, n, rows, threads)
+    x_rows, x_columns = task_grid(rows, k, n, threads)
     w_tasks, x_tasks = w_rows * w_columns, x_rows * x_columns if dx.size else 0
     w_each, x_each = scratch_elements(k, n, rows, nr), scratch_elements(rows, k, n, nr)
     for task in prange(w_tasks + x_tasks):
@@ -67,8 +67,8 @@ def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, scratch_w, scratch_x
                            dx, 0, False, scratch_x, index * x_each)  # fmt: skip
 
 
-def _scratch(m: int, n: int, k: int, dtype: np.dtype) -> np.ndarray:
-    row_blocks, column_blocks, each = product_plan(m, n, k, dtype)
+def _scratch(m: int, n: int, k: int, dtype: np.dtype, threads: int) -> np.ndarray:
+    row_blocks, column_blocks, each = product_plan(m, n, k, dtype, threads)
     return np.empty(row_blocks * column_blocks * each, dtype)
 
 
@@ -118,10 +118,11 @@ def dense_forward(
     if z.size == 0 or k == 0:
         z[:] = 0.0 if b is None else b
     if z.size:
-        scratch = _scratch(rows, n, max(1, k), z.dtype)
+        threads = get_num_threads()
+        scratch = _scratch(rows, n, max(1, k), z.dtype, threads)
         _dense_forward(
             GEMM.address(z.dtype), ACTIVATE.address(z.dtype), a.reshape(-1), z.reshape(-1), x.reshape(-1),
-            w.reshape(-1), bias, rows, k, n, code, scratch,
+            w.reshape(-1), bias, rows, k, n, code, scratch, threads,
         )  # fmt: skip
 
 
@@ -166,9 +167,9 @@ def dense_backward(
         if db is not None and rows:
             db[:] = dz.sum(axis=0)
         return
-    empty = np.empty(0, dz.dtype)
+    empty, threads = np.empty(0, dz.dtype), get_num_threads()
     _dense_backward(
         GEMM.address(dz.dtype), empty if dx is None else dx.reshape(-1), dw.reshape(-1), empty if db is None else db,
         dz.reshape(-1), x.reshape(-1), w.reshape(-1), rows, k, n,
-        _scratch(k, n, rows, dz.dtype), _scratch(rows, k, n, dz.dtype),
+        _scratch(k, n, rows, dz.dtype, threads), _scratch(rows, k, n, dz.dtype, threads), threads,
     )  # fmt: skip

@@ -83,12 +83,13 @@ def threshold_of(rate: float) -> int:
 
 def signed(seed: int) -> int:
     """Return a 64-bit seed as the int64 with the same bits, which is how compiled code takes it."""
+    seed = int(seed)
     return seed - 2**64 if seed >= 2**63 else seed
 
 
 def _run(y: np.ndarray, x: np.ndarray, ones: bool, rate: float, seed: int, step: int, layer: int) -> None:
     check_scalar("rate", rate, low=0.0, high=1.0 - 2.0**-31)
-    check_key(seed, step, layer)
+    check_key(seed, step, layer, ("step", "layer"))
     masks = np.empty(((y.size + _CHUNK - 1) // _CHUNK, GROUP), y.dtype)
     _dropout(
         MULTIPLY_MASK.address(y.dtype),

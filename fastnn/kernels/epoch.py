@@ -63,7 +63,7 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
 
 # Numbers in the context: what is asked for,
 (
-    MODE, FIRST_STEP, N_STEPS, FIRST_ROW, N_ROWS, BATCH, LOSS, SEED, OPTIMIZER, PARALLEL, DROPOUT, OUTPUT,
+    MODE, FIRST_STEP, N_STEPS, FIRST_ROW, N_ROWS, BATCH, LOSS, SEED, OPTIMIZER, THREADS, DROPOUT, OUTPUT,
     WANT_DX, WANT_OUT,
     X_OFFSET, T_OFFSET, DELTA_0, DELTA_1, SCRATCH, SCRATCH_EACH,  # offsets in the workspace
     STATE_0, STATE_1, STATE_2,  # offsets in the optimizer's state, -1 for a vector that is not kept
@@ -129,20 +129,20 @@ def _row_tasks(rows, n):
 
 
 @block
-def _forward_tasks(stage, rows):
+def _forward_tasks(stage, rows, threads):
     if stage[KIND] != DENSE:
         return _row_tasks(rows, stage[N_OUT])
-    row_blocks, column_blocks = task_grid(rows, stage[N_OUT], stage[N_IN])
+    row_blocks, column_blocks = task_grid(rows, stage[N_OUT], stage[N_IN], threads)
     return row_blocks * column_blocks
 
 
 @block
-def _backward_tasks(stage, rows, want_dx):
+def _backward_tasks(stage, rows, want_dx, threads):
     """Tasks for dW and for dX of a dense stage together."""
     if stage[KIND] != DENSE:
         return _row_tasks(rows, stage[N_IN])
-    w_rows, w_columns = task_grid(stage[N_IN], stage[N_OUT], rows)
-    x_rows, x_columns = task_grid(rows, stage[N_IN], stage[N_OUT])
+    w_rows, w_columns = task_grid(stage[N_IN], stage[N_OUT], rows, threads)
+    x_rows, x_columns = task_grid(rows, stage[N_IN], stage[N_OUT], threads)
     return w_rows * w_columns + (x_rows * x_columns if want_dx else 0)
 
 
@@ -235,7 +235,7 @@ def _forward_task(c, params, t, s):
     scratch = c[SCRATCH] + t * c[SCRATCH_EACH]
     sums = stage[SOURCE] if stage[KEEP] != KEEP_NONE else stage[OUT]
     if stage[KIND] == DENSE:
-        row_blocks, column_blocks = task_grid(rows, n, k)
+        row_blocks, column_blocks = task_grid(rows, n, k, c[THREADS])
         i0, i1 = split(rows, row_blocks, t % row_blocks, MR)
         j0, j1 = split(n, column_blocks, t // row_blocks, tile_columns(params))
         if i1 <= i0 or j1 <= j0:
@@ -312,7 +312,7 @@ def _backward_task(c, params, t, s):
     nr = tile_columns(params)
     scratch = c[SCRATCH] + t * c[SCRATCH_EACH]
     if stage[KIND] == DENSE:
-        w_rows, w_columns = task_grid(k, n, rows)
+        w_rows, w_columns = task_grid(k, n, rows, c[THREADS])
         if t < w_rows * w_columns:
             i0, i1 = split(k, w_rows, t % w_rows, MR)
             j0, j1 = split(n, w_columns, t // w_rows, nr)
@@ -325,7 +325,7 @@ def _backward_task(c, params, t, s):
                 column_sums(grads[stage[BIAS] : stage[BIAS] + n], work, delta, n, rows, j0, j1)
             return
         t -= w_rows * w_columns
-        x_rows, x_columns = task_grid(rows, k, n)
+        x_rows, x_columns = task_grid(rows, k, n, c[THREADS])
         i0, i1 = split(rows, x_rows, t % x_rows, MR)
         j0, j1 = split(k, x_columns, t // x_rows, nr)
         if i1 <= i0 or j1 <= j0:
@@ -423,7 +423,7 @@ def _forward(c, params, parallel):
     stages = integer_rows_at(c, STAGES)
     _run(c, params, OP_GATHER, _row_tasks(c[ROWS], stages[0, N_IN]), 0, parallel)
     for s in range(stages.shape[0]):
-        _run(c, params, OP_FORWARD, _forward_tasks(stages[s], c[ROWS]), s, parallel)
+        _run(c, params, OP_FORWARD, _forward_tasks(stages[s], c[ROWS], c[THREADS]), s, parallel)
 
 
 @block
@@ -449,7 +449,8 @@ def _backward(c, params, parallel):
     stages = integer_rows_at(c, STAGES)
     c[DELTA], c[DELTA_IN] = c[DELTA_0], c[DELTA_1]
     for s in range(stages.shape[0] - 1, -1, -1):
-        _run(c, params, OP_BACKWARD, _backward_tasks(stages[s], c[ROWS], s > 0 or c[WANT_DX] != 0), s, parallel)
+        n_tasks = _backward_tasks(stages[s], c[ROWS], s > 0 or c[WANT_DX] != 0, c[THREADS])
+        _run(c, params, OP_BACKWARD, n_tasks, s, parallel)
         if stages[s, KIND] == DENSE:
             c[DELTA], c[DELTA_IN] = c[DELTA_IN], c[DELTA]
 
@@ -510,7 +511,7 @@ def execute(c, params):
         All parameters of the network.
     """
     report, rates = double_rows_at(c, REPORT), doubles_at(c, RATES)
-    parallel = c[PARALLEL] != 0
+    parallel = c[THREADS] > 1
     learning = c[MODE] == TRAIN or c[MODE] == GRADIENT
     for i in range(c[N_STEPS]):
         c[STEP] = c[FIRST_STEP] + i

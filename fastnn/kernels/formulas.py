@@ -140,7 +140,7 @@ def silu(z):
 def silu_slope(z):
     """s (1 + z (1 - s)) with s = sigmoid(z)."""
     s = sigmoid(z)
-    small = like(0.0, z) if absolute(z) > like(1000.0, z) else z * (like(1.0, z) - s)
+    small = like(0.0, z) if absolute(z) > like(1000.0, z) else z * sigmoid(-z)
     return s * (like(1.0, z) + small)
 
 

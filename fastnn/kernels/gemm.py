@@ -12,11 +12,23 @@ count changes a bit.
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
+from numba import get_num_threads, prange
 
 from fastnn.kernels._check import check_arrays
 from fastnn.kernels._jit import Task, block, entry_parallel, inlined
-from fastnn.kernels._simd import TILE_ROWS, VECTORS, advance, lanes, make_micro_kernel, pointer, tile_columns
+from fastnn.kernels._simd import (
+    TILE_ROWS,
+    VECTORS,
+    advance,
+    copy_vector,
+    lanes,
+    make_micro_kernel,
+    pointer,
+    tile_columns,
+    transpose_square,
+    transpose_tail,
+    vector_lanes,
+)
 
 MR = TILE_ROWS
 KC = 256
@@ -37,50 +49,73 @@ def scratch_elements(m, n, k, nr):
     """Return how many elements `gemm_block` needs to pack an m x n x k product with tile width `nr`."""
     columns = -(-min(n, NC) // nr) * nr
     rows = -(-min(m, MC) // MR) * MR
-    return min(k, KC) * (columns + rows) + rows * nr
+    return min(k, KC) * (columns + rows) + rows * nr + MR
 
 
 @block
 def _pack_b(packed, p0, b, b0, b_rs, b_cs, depth, columns, nr):
     """Copy `columns` <= nr columns of B into a panel [depth][nr], zeros behind them."""
+    lanes = vector_lanes(packed)
+    k0 = 0
     if b_cs == 1 and columns == nr:
         for k in range(depth):
-            for j in range(nr):
-                packed[p0 + k * nr + j] = b[b0 + k * b_rs + j]
+            copy_vector(pointer(packed, p0 + k * nr), pointer(b, b0 + k * b_rs))
+            copy_vector(pointer(packed, p0 + k * nr + lanes), pointer(b, b0 + k * b_rs + lanes))
         return
-    for k in range(depth):
-        for j in range(columns, nr):
-            packed[p0 + k * nr + j] = 0.0
-    if b_rs == 1:
-        for j in range(columns):
-            column = b[b0 + j * b_cs : b0 + j * b_cs + depth]
-            for k in range(depth):
-                packed[p0 + k * nr + j] = column[k]
-        return
-    for k in range(depth):
+    if columns < nr:
+        for k in range(depth):
+            for j in range(columns, nr):
+                packed[p0 + k * nr + j] = 0.0
+    if b_rs == 1 and columns == nr:
+        for k in range(0, depth - lanes + 1, lanes):
+            source = pointer(b, b0 + k)
+            target = pointer(packed, p0 + k * nr)
+            transpose_square(target, nr, source, b_cs)
+            transpose_square(advance(target, lanes), nr, advance(source, lanes * b_cs), b_cs)
+        k0 = depth // lanes * lanes
+    for k in range(k0, depth):
         for j in range(columns):
             packed[p0 + k * nr + j] = b[b0 + k * b_rs + j * b_cs]
 
 
 @block
 def _pack_a(packed, p0, a, a0, a_rs, a_cs, rows, depth):
-    """Copy `rows` rows of A into panels [rows/MR][depth][MR];
+    """Copy `rows` rows of A into panels [rows/MR][depth][MR]; missing rows of the last panel stay as they are.
 
-    Missing rows of the last panel stay as they are.
+    Vectors that do not fill MR rows are written first and whole: what they overwrite is written after them.
     """
+    lanes = vector_lanes(packed)
+    whole = MR // lanes
+    tail = MR - whole * lanes
     for i0 in range(0, rows, MR):
         base = p0 + i0 * depth
         height = min(MR, rows - i0)
-        if a_rs == 1:
+        first = a0 + i0 * a_rs
+        k0 = 0
+        if a_rs == 1 and i0 + (whole + 1) * lanes <= rows:
             for k in range(depth):
-                source = a0 + i0 + k * a_cs
-                for i in range(height):
-                    packed[base + k * MR + i] = a[source + i]
-        else:
+                if tail > 0:
+                    copy_vector(
+                        pointer(packed, base + k * MR + whole * lanes), pointer(a, first + k * a_cs + whole * lanes)
+                    )
+                for v in range(whole):
+                    copy_vector(pointer(packed, base + k * MR + v * lanes), pointer(a, first + k * a_cs + v * lanes))
+            k0 = depth
+        elif a_cs == 1 and height == MR:
+            for k in range(0, depth - lanes + 1, lanes):
+                if tail > 0:
+                    transpose_tail(
+                        pointer(packed, base + k * MR + whole * lanes), MR,
+                        pointer(a, first + whole * lanes * a_rs + k), a_rs,
+                    )  # fmt: skip
+                for v in range(whole):
+                    transpose_square(
+                        pointer(packed, base + k * MR + v * lanes), MR, pointer(a, first + v * lanes * a_rs + k), a_rs
+                    )
+            k0 = depth // lanes * lanes
+        for k in range(k0, depth):
             for i in range(height):
-                source = a0 + (i0 + i) * a_rs
-                for k in range(depth):
-                    packed[base + k * MR + i] = a[source + k * a_cs]
+                packed[base + k * MR + i] = a[first + i * a_rs + k * a_cs]
 
 
 @block
@@ -247,15 +282,24 @@ def _copy_tail_in(tile, t0, nr, c, c0, ldc, bias, bias0, rows, columns, from_c, 
 
 
 @inlined
-def task_grid(m, n, k):
-    """Return (row blocks, column blocks) that an m x n x k product is cut into: a function of its shape alone.
+def task_grid(m, n, k, threads):
+    """Return (row blocks, column blocks) that an m x n x k product is cut into for some threads.
 
-    Columns are cut first, into strips of at least 64: each task then packs a part of B that no other needs.
+    Each element of C is one chain whatever the cut, so the threads do not show in the result. Blocks are as square as
+    they can be: a task packs rows of A and columns of B that others pack too.
     """
-    wanted = min(MAX_TASKS, max(1, 2 * m * n * k // TASK_FLOPS))
-    column_blocks = min(wanted, max(1, n // 64))
-    row_blocks = min((wanted + column_blocks - 1) // column_blocks, max(1, m // (4 * MR)))
-    return row_blocks, column_blocks
+    flops = 2 * m * n * k
+    wanted = min(MAX_TASKS, threads, max(1, flops // TASK_FLOPS))
+    if 1 < wanted <= MAX_TASKS // 2 and flops >= 16 * wanted * TASK_FLOPS:
+        wanted *= 2  # a slow thread then costs less
+    best_rows, best_columns = 1, 1
+    best = np.inf
+    for columns in range(1, wanted + 1):
+        rows = wanted // columns
+        cost = rows / m + columns / n
+        if rows * columns == wanted and cost < best and rows * MR <= m and (columns == 1 or columns * 32 <= n):
+            best, best_rows, best_columns = cost, rows, columns
+    return best_rows, best_columns
 
 
 @inlined
@@ -268,9 +312,9 @@ def split(total, parts, index, multiple):
 
 
 @entry_parallel
-def _matmul(gemm, c, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, scratch):
+def _matmul(gemm, c, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, scratch, threads):
     nr = tile_columns(c)
-    row_blocks, column_blocks = task_grid(m, n, k)
+    row_blocks, column_blocks = task_grid(m, n, k, threads)
     each = scratch_elements(m, n, k, nr)
     for task in prange(row_blocks * column_blocks):
         i0, i1 = split(m, row_blocks, task % row_blocks, MR)
@@ -311,7 +355,8 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
         return
     a_rs, a_cs = (1, m) if transpose_a else (k, 1)
     b_rs, b_cs = (1, k) if transpose_b else (n, 1)
-    row_blocks, column_blocks, each = product_plan(m, n, k, c.dtype)
+    threads = get_num_threads()
+    row_blocks, column_blocks, each = product_plan(m, n, k, c.dtype, threads)
     scratch = np.empty(row_blocks * column_blocks * each, c.dtype)
     _matmul(
         GEMM.address(c.dtype),
@@ -326,10 +371,11 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
         n,
         k,
         scratch,
+        threads,
     )
 
 
-def product_plan(m: int, n: int, k: int, dtype: np.dtype) -> tuple[int, int, int]:
-    """Return (row blocks, column blocks, scratch elements of each) of an m x n x k product."""
+def product_plan(m: int, n: int, k: int, dtype: np.dtype, threads: int) -> tuple[int, int, int]:
+    """Return (row blocks, column blocks, scratch elements of each) of an m x n x k product for some threads."""
     nr = VECTORS * lanes(8 * dtype.itemsize)
-    return (*task_grid.py_func(m, n, k), scratch_elements.py_func(m, n, k, nr))
+    return (*task_grid.py_func(m, n, k, threads), scratch_elements.py_func(m, n, k, nr))

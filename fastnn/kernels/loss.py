@@ -46,7 +46,7 @@ def error_loss(code, e, delta):
 def error_slope(code, e, delta):
     """Derivative of `error_loss`: 2 e; sign(e); or e clipped to +-delta."""
     if code == ABSOLUTE_ERROR:
-        return like(0.0, e) if e == like(0.0, e) else copysign(like(1.0, e), e)
+        return e if e == like(0.0, e) or e != e else copysign(like(1.0, e), e)
     if code == HUBER:
         return copysign(delta, e) if absolute(e) > delta else e
     return like(2.0, e) * e
@@ -188,6 +188,9 @@ def _run(
             {prediction: y, target: t},
             {"d" + prediction: (None, None), prediction: shape, target: shape},
         )
+    for name, other in ((target, t), ("w", w)):
+        if isinstance(other, np.ndarray) and np.may_share_memory(d, other):
+            raise ValueError(f"d{prediction}: shares memory with {name}, expected arrays that do not overlap")
     rows, n = y.shape
     weights = np.empty(0) if w is None else w
     if w is not None:
@@ -265,6 +268,8 @@ def huber(dy: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray | None = N
     1964.
     """
     check_scalar("delta", delta, low=0.0)
+    if delta == 0:
+        raise ValueError(f"delta: got {delta}, expected a number > 0")
     return _run(HUBER, dy, y, t, w, "y t", delta)
 
 

@@ -103,18 +103,18 @@ def shuffle_indices(order: np.ndarray, seed: int, epoch: int) -> None:
         Another dtype or shape, or numbers out of range.
     """
     check_array("order", order, dtypes=(np.dtype(np.int64),), shape=(None,), writable=True)
-    check_key(seed, epoch, 0)
+    check_key(seed, epoch, 0, ("epoch", "stream"))
     if order.size >= 2**32:
         raise ValueError(f"order: got {order.size} rows, expected fewer than 2**32")
     _shuffle_indices(order, np.uint64(seed), epoch)
 
 
-def check_key(seed: int, step: int, stream: int) -> None:
-    """Raise unless the three address a random number."""
+def check_key(seed: int, step: int, stream: int, names: tuple[str, str] = ("step", "stream")) -> None:
+    """Raise unless the three address a random number; `names` is what the caller calls the last two."""
     for name, value, high in (
         ("seed", seed, 2**64 - 1),
-        ("step", step, 2**32 - 1),
-        ("stream", stream, 2**32 - 1),
+        (names[0], step, 2**32 - 1),
+        (names[1], stream, 2**32 - 1),
     ):
         if not isinstance(value, (int, np.integer)):
             raise TypeError(f"{name}: got {type(value).__name__}, expected an integer")

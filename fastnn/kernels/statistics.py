@@ -13,6 +13,7 @@ from fastnn.kernels._blocks import copy, fill
 from fastnn.kernels._check import check_array, check_arrays, check_code
 from fastnn.kernels._jit import block, entry_parallel
 from fastnn.kernels.activation import MULTIPLY_SLOPE, call_multiply_slope
+from fastnn.kernels.elementary import like
 
 MEAN, STD, SATURATED, DEAD = range(4)
 
@@ -23,7 +24,7 @@ FLAT_SLOPE = 0.01
 @block
 def _column_statistics(slope, sums, a, source, code, column, slopes, values):
     """Write (sum, sum of squares, saturated rows) of one unit over all rows."""
-    limit = FLAT_SLOPE * (0.25 if code == f.SIGMOID else 1.0)
+    limit = like(FLAT_SLOPE * (0.25 if code == f.SIGMOID else 1.0), a[0, 0])
     fill(slopes, 1.0)
     copy(values, source[:, column])
     call_multiply_slope(slope, code, slopes, values)
@@ -65,6 +66,9 @@ def activation_statistics(stats: np.ndarray, a: np.ndarray, z: np.ndarray, activ
     check_array("stats", stats, dtypes=(np.dtype(np.float64),), shape=(4,), writable=True)
     code = check_code("activation", activation, f.CODES)
     check_arrays({}, {"a": a, "z": z}, {"a": (None, None), "z": np.shape(a)})
+    for name, other in (("a", a), ("z", z)):
+        if np.may_share_memory(stats, other):
+            raise ValueError(f"stats: shares memory with {name}, expected arrays that do not overlap")
     if a.size == 0:
         raise ValueError(f"a: got shape {a.shape}, expected at least one row and one unit")
     sums = np.empty((a.shape[1], 3))

@@ -49,6 +49,20 @@ def soft(w, amount):
     return copysign(size, w) if size > like(0.0, w) else (w if w != w else like(0.0, w))
 
 
+@formula
+def positive(x):
+    """max(x, 0); NaN stays NaN."""
+    return like(0.0, x) if x < like(0.0, x) else x
+
+
+@formula
+def clip_one(g, clip_value, scale):
+    """scale * clip(g, +-clip_value); NaN stays NaN."""
+    g = clip_value if g > clip_value else g
+    g = -clip_value if g < -clip_value else g
+    return g * scale
+
+
 @block
 def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
     """Do one optimizer step on one block.
@@ -72,7 +86,7 @@ def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
     """
     lr, eps = like(hyper[LR], w[0]), like(hyper[EPS], w[0])
     b1, b2 = like(hyper[BETA1], w[0]), like(hyper[BETA2], w[0])
-    one = like(1.0, w[0])
+    rest1, rest2 = like(1.0 - hyper[BETA1], w[0]), like(1.0 - hyper[BETA2], w[0])
     inside = like(hyper[EPS] * hyper[EPS_INSIDE], w[0])
     outside = like(hyper[EPS] * (1.0 - hyper[EPS_INSIDE]), w[0])
     clip, l1, l2, scale = like(hyper[CLIP_VALUE], w[0]), like(l1, w[0]), like(l2, w[0]), like(scale, w[0])
@@ -81,12 +95,11 @@ def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
             for i in range(w.size):
                 w[i] -= lr * total_gradient(d[i], w[i], l1, l2, clip, scale)
         else:
-            keep = like(0.0, w[0]) if hyper[FIRST] != 0.0 else b1
-            nesterov = like(hyper[NESTEROV], w[0])
+            first, nesterov = hyper[FIRST] != 0.0, hyper[NESTEROV] != 0.0
             for i in range(w.size):
                 g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = keep * s0[i] + g
-                w[i] -= lr * (nesterov * (g + b1 * s0[i]) + (one - nesterov) * s0[i])
+                s0[i] = g if first else b1 * s0[i] + g
+                w[i] -= lr * (g + b1 * s0[i] if nesterov else s0[i])
     elif kind == ADAGRAD:
         for i in range(w.size):
             g = total_gradient(d[i], w[i], l1, l2, clip, scale)
@@ -97,26 +110,26 @@ def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
         if s1.size == 0 and not centered:
             for i in range(w.size):
                 g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = b2 * s0[i] + (one - b2) * (g * g)
+                s0[i] = b2 * s0[i] + rest2 * (g * g)
                 w[i] -= lr * g / (math.sqrt(s0[i] + inside) + outside)
         elif not centered:
             for i in range(w.size):
                 g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = b2 * s0[i] + (one - b2) * (g * g)
+                s0[i] = b2 * s0[i] + rest2 * (g * g)
                 s1[i] = b1 * s1[i] + g / (math.sqrt(s0[i] + inside) + outside)
                 w[i] -= lr * s1[i]
         elif s1.size == 0:
             for i in range(w.size):
                 g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = b2 * s0[i] + (one - b2) * (g * g)
-                s2[i] = b2 * s2[i] + (one - b2) * g
-                w[i] -= lr * g / (math.sqrt(s0[i] - s2[i] * s2[i] + inside) + outside)
+                s0[i] = b2 * s0[i] + rest2 * (g * g)
+                s2[i] = b2 * s2[i] + rest2 * g
+                w[i] -= lr * g / (math.sqrt(positive(s0[i] - s2[i] * s2[i]) + inside) + outside)
         else:
             for i in range(w.size):
                 g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = b2 * s0[i] + (one - b2) * (g * g)
-                s2[i] = b2 * s2[i] + (one - b2) * g
-                s1[i] = b1 * s1[i] + g / (math.sqrt(s0[i] - s2[i] * s2[i] + inside) + outside)
+                s0[i] = b2 * s0[i] + rest2 * (g * g)
+                s2[i] = b2 * s2[i] + rest2 * g
+                s1[i] = b1 * s1[i] + g / (math.sqrt(positive(s0[i] - s2[i] * s2[i]) + inside) + outside)
                 w[i] -= lr * s1[i]
     else:
         rate = like(hyper[LR] / hyper[CORRECTION1], w[0])
@@ -125,14 +138,14 @@ def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
         if kind == ADAM:
             for i in range(w.size):
                 g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = b1 * s0[i] + (one - b1) * g
-                s1[i] = b2 * s1[i] + (one - b2) * (g * g)
+                s0[i] = b1 * s0[i] + rest1 * g
+                s1[i] = b2 * s1[i] + rest2 * (g * g)
                 w[i] = w[i] * shrink - rate * s0[i] / (math.sqrt(s1[i]) * root + eps)
         else:
             for i in range(w.size):
                 g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = b1 * s0[i] + (one - b1) * g
-                s1[i] = b2 * s1[i] + (one - b2) * (g * g)
+                s0[i] = b1 * s0[i] + rest1 * g
+                s1[i] = b2 * s1[i] + rest2 * (g * g)
                 s2[i] = s1[i] if s1[i] > s2[i] else s2[i]
                 w[i] = w[i] * shrink - rate * s0[i] / (math.sqrt(s2[i]) * root + eps)
     if truncate > 0.0:
@@ -204,7 +217,10 @@ def _penalty(partial, w, l1, l2):
 def _squared_norm(partial, d):
     for c in prange(partial.size):
         piece = d[c * CHUNK : (c + 1) * CHUNK]
-        partial[c] = squared_norm_block(piece, piece, 0.0, 0.0, np.inf)
+        total = 0.0
+        for i in range(piece.size):
+            total += np.float64(piece[i]) * np.float64(piece[i])
+        partial[c] = total
 
 
 @entry_parallel
@@ -213,7 +229,7 @@ def _clip(d, limit, scale):
     for c in prange((d.size + CHUNK - 1) // CHUNK):
         piece = d[c * CHUNK : (c + 1) * CHUNK]
         for i in range(piece.size):
-            piece[i] = total_gradient(piece[i], piece[i], like(0.0, bound), like(0.0, bound), bound, factor)
+            piece[i] = clip_one(piece[i], bound, factor)
 
 
 @entry_parallel
@@ -251,12 +267,13 @@ def _run(
     options: dict[str, float],
     decay: float = 0.0,
 ) -> None:
-    l1, l2, scale, truncate = (float(options[name]) for name in ("l1", "l2", "grad_scale", "truncate"))
-    given = {name: state for name, state in states.items() if state is not None}
+    given = {name: state for name, state in states.items() if state is not None or name not in ("velocity", "mean")}
     shape = np.shape(param)
     check_arrays({"param": param, **given}, {"grad": grad}, dict.fromkeys([*given, "grad"], shape))
     for name, value in options.items():
         check_scalar(name, value, low=None if name == "grad_scale" else 0.0)
+    l1, l2, scale, truncate = (float(options[name]) for name in ("l1", "l2", "grad_scale", "truncate"))
+    hyper[CLIP_VALUE] = options["clip_value"]
     if param.size == 0:
         return
     empty = np.empty(0, param.dtype)
@@ -346,7 +363,7 @@ def sgd_update(
     _check_step(step)
     if momentum and velocity is None:
         raise ValueError("velocity: got None, expected an array like param, since momentum is not 0")
-    hyper = hyper_vector(lr=lr, b1=momentum, nesterov=nesterov, clip_value=clip_value, step=step)
+    hyper = hyper_vector(lr=lr, b1=momentum, nesterov=nesterov, step=step)
     options = _options(l1, l2, grad_scale, clip_value, truncate)
     _run(SGD, param, {"velocity": velocity if momentum else None}, grad, hyper, options)
 
@@ -384,7 +401,7 @@ def adagrad_update(
     """
     check_scalar("lr", lr, low=0.0)
     check_scalar("eps", eps, low=0.0)
-    hyper = hyper_vector(lr=lr, eps=eps, eps_inside_sqrt=eps_inside_sqrt, clip_value=clip_value)
+    hyper = hyper_vector(lr=lr, eps=eps, eps_inside_sqrt=eps_inside_sqrt)
     _run(ADAGRAD, param, {"g2": g2}, grad, hyper, _options(l1, l2, grad_scale, clip_value, truncate))
 
 
@@ -444,7 +461,6 @@ def rmsprop_update(
         eps=eps,
         eps_inside_sqrt=eps_inside_sqrt,
         centered=centered,
-        clip_value=clip_value,
     )
     states = {"v": v, "velocity": velocity if momentum else None, "mean": mean if centered else None}
     _run(RMSPROP, param, states, grad, hyper, _options(l1, l2, grad_scale, clip_value, truncate))
@@ -465,7 +481,7 @@ def _adam(
     check_scalar("eps", eps, low=0.0)
     check_scalar("weight_decay", decay, low=0.0)
     _check_step(step)
-    hyper = hyper_vector(lr=lr, b1=b1, b2=b2, eps=eps, clip_value=options["clip_value"], step=step)
+    hyper = hyper_vector(lr=lr, b1=b1, b2=b2, eps=eps, step=step)
     _run(kind, param, states, grad, hyper, options, decay)
 
 

@@ -1,0 +1,255 @@
+"""The same bits: for any number of threads, in another process, and for a training that was interrupted and resumed."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pytest
+from support import digest, history_of, run_python, training_state, weight_bytes
+
+import fastnn
+from fastnn import Dense, Dropout, Sequential, training
+from fastnn.kernels.gemm import product_plan
+
+EVERYTHING = [Dense(9, "gelu"), Dropout(0.3), Dense(7, "sigmoid", l1=0.001), Dropout(0.1), Dense(3)]
+
+
+def small_data():
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(53, 5)).astype(np.float32)
+    return x, x[:, :3].argmax(axis=1), rng.uniform(0.1, 2, size=53)
+
+
+def small_model(optimizer=None, **settings):
+    optimizer = fastnn.Adam(0.02) if optimizer is None else optimizer
+    return Sequential(EVERYTHING, "cross_entropy", optimizer, **{"seed": 2**63 + 7, "l2": 0.01, **settings})
+
+
+def fit(model, epochs, callbacks=()):
+    x, y, w = small_data()
+    return model.fit(
+        x, y, epochs=epochs, batch_size=10, sample_weight=w, class_weight="balanced",
+        validation_split=0.25, callbacks=callbacks,
+    )  # fmt: skip
+
+
+def same_state(one, other, leave_out=()):
+    """Compare name by name, so that a difference says where it is."""
+    one, other = training_state(one), training_state(other)
+    assert [name for name in one if one[name] != other[name] and name not in leave_out] == []
+
+
+# --------------------------------------------------------------------------------------------- threads
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_same_bits_for_any_number_of_threads(optimizer, dtype):
+    """Every operation of this network is cut into several tasks: products, element-wise work, loss, norm, update."""
+    assert numba.config.NUMBA_NUM_THREADS > 1
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(700, 131)).astype(dtype), rng.integers(0, 33, size=700)
+    layers = [Dense(257, "relu"), Dropout(0.25), Dense(300, "gelu"), Dropout(0.1), Dense(33)]
+    rule = {
+        "sgd": fastnn.SGD(0.05, momentum=0.9, nesterov=True, clip_norm=0.5),
+        "adam": fastnn.Adam(0.01, amsgrad=True, clip_norm=0.5, clip_value=0.1),
+    }[optimizer]
+    results = []
+    for threads in (1, 2, None, 10**6):
+        model = Sequential(
+            layers, "cross_entropy", rule, dtype=dtype, seed=6, l1=1e-4, l2=1e-4, n_threads=threads
+        )
+        model.fit(x, y, epochs=2, batch_size=300, validation_split=0.2)
+        dx, gradients = model.backward(x, np.ones((700, 33)))
+        outputs = [model.predict(x), model.predict_proba(x), dx, *gradients]
+        results.append((training_state(model), [part.tobytes() for part in outputs], model.evaluate(x, y)))
+    tasks = product_plan(300, 300, 257, dtype)
+    assert tasks[0] * tasks[1] > 1
+    assert model.network.params_size > 8 * 8192
+    for other in results[1:]:
+        assert other == results[0]
+
+
+def test_the_number_of_threads_is_put_back():
+    before = numba.get_num_threads()
+    fit(small_model(n_threads=1), 1)
+    fit(small_model(n_threads=2), 1)
+    assert numba.get_num_threads() == before
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_how_many_steps_a_call_takes_does_not_matter(seconds, monkeypatch):
+    """The clock decides it: one step a call, or all of them."""
+    plain = small_model(fastnn.Adam(fastnn.Warmup(0.02, steps=9)))
+    fit(plain, 4)
+    monkeypatch.setattr(training, "CALL_SECONDS", seconds)
+    model = small_model(fastnn.Adam(fastnn.Warmup(0.02, steps=9)))
+    fit(model, 4)
+    same_state(model, plain)
+
+
+# ----------------------------------------------------------------------------------------------- seeds
+
+
+def test_other_seeds_differ():
+    seeds = (0, 1, 2**32, 2**32 + 1, 2**63, 2**64 - 1)
+    start = [weight_bytes(small_model(seed=seed, input_size=5)) for seed in seeds]
+    assert len(set(start)) == len(seeds)
+    weights = small_model(seed=0, input_size=5).get_weights()
+    for what in ("shuffling", "dropout"):
+        results = set()
+        for seed in seeds:
+            layers = EVERYTHING if what == "dropout" else [Dense(9, "gelu"), Dense(7), Dense(3)]
+            model = Sequential(layers, "cross_entropy", "sgd", seed=seed, input_size=5)
+            model.set_weights(weights)
+            x, y, _ = small_data()
+            model.fit(x, y, epochs=1, batch_size=10, shuffle=what == "shuffling")
+            results.add(weight_bytes(model))
+        assert len(results) == len(seeds), what
+
+
+def test_every_step_and_every_epoch_draws_anew():
+    """The same weights and the same rows: only the mask or the order can make a difference."""
+    x, y, _ = small_data()
+    model = Sequential([Dense(8), Dropout(0.5), Dense(3)], "cross_entropy", "sgd", seed=3, input_size=5)
+    weights = model.get_weights()
+    losses = set()
+    for _ in range(5):
+        model.set_weights(weights)
+        losses.add(model.train_on_batch(x, y)["loss"])
+    assert len(losses) == 5
+    plain = Sequential([Dense(8), Dense(3)], "cross_entropy", "sgd", seed=3, input_size=5)
+    results = set()
+    for _ in range(5):
+        plain.set_weights(weights)
+        plain.fit(x, y, epochs=1, batch_size=10)
+        results.add(weight_bytes(plain))
+    assert len(results) == 5
+
+
+def test_numpy_s_own_random_numbers_are_left_alone():
+    np.random.seed(1)  # noqa: NPY002, that state is what must not move
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    one = small_model()
+    fit(one, 2)
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+    np.random.seed(2)  # noqa: NPY002
+    other = small_model()
+    fit(other, 2)
+    same_state(one, other)
+
+
+# --------------------------------------------------------------------------------------------- resuming
+
+OPTIMIZERS = {
+    "momentum": lambda: fastnn.SGD(0.05, momentum=0.9, nesterov=True),
+    "adagrad": lambda: fastnn.AdaGrad(0.05),
+    "rmsprop": lambda: fastnn.RMSprop(0.005, momentum=0.5, centered=True),
+    "amsgrad, plateau behind a warm-up": lambda: fastnn.Adam(
+        fastnn.Warmup(fastnn.ReduceOnPlateau(0.05, factor=0.5, patience=1, min_delta=9.0, cooldown=1), steps=13),
+        amsgrad=True,
+    ),
+    "adamw, halving": lambda: fastnn.AdamW(fastnn.StepDecay(0.02, every=2)),
+    "inverse time by steps": lambda: fastnn.Adam(fastnn.InverseTime(0.02, 0.1, unit="step")),
+}
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS)
+def test_resumed_from_a_file_is_not_interrupted(case, tmp_path):
+    whole, first = small_model(OPTIMIZERS[case]()), small_model(OPTIMIZERS[case]())
+    fit(whole, 9)
+    fit(first, 4)
+    first.save(tmp_path / "m.safetensors")
+    resumed = fastnn.load(tmp_path / "m.safetensors")
+    same_state(resumed, first)
+    assert resumed.step > 0
+    fit(resumed, 5)
+    same_state(resumed, whole)
+    # Nor does the file of a file differ, or a model that was never in one.
+    fit(first, 5)
+    same_state(first, whole)
+
+
+def test_the_plateau_has_something_to_remember():
+    """The case above is worth something only if the rate falls on both sides of the interruption."""
+    model = small_model(OPTIMIZERS["amsgrad, plateau behind a warm-up"]())
+    fit(model, 9)
+    rates = model.history.history["lr"]
+    assert rates[2] > rates[3] == rates[4] == rates[5] > rates[6] > rates[8]
+
+
+class Break(fastnn.Callback):
+    """Ends the process, as it were, right behind the checkpoint of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("order", ["stopping first", "checkpoint first"])
+@pytest.mark.parametrize("epoch", [1, 6, 10])
+def test_early_stopping_resumes_from_a_checkpoint(order, epoch, tmp_path):
+    """Wherever it was interrupted, it stops at the same epoch with the same best weights."""
+
+    def stopping():
+        return fastnn.EarlyStopping(patience=3, min_delta=0.02)
+
+    def rule():
+        return fastnn.SGD(fastnn.Warmup(fastnn.ReduceOnPlateau(0.5, 0.5, patience=0), steps=9), momentum=0.5)
+
+    whole, watch = small_model(rule()), stopping()
+    fit(whole, 40, [watch])
+    assert watch.stopped
+    assert (whole.epoch, watch.best_epoch) == (12, 8)
+
+    path = tmp_path / "m.safetensors"
+    callbacks = [stopping(), fastnn.Checkpoint(path)]
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_model(rule()), 40, [*(callbacks if order == "stopping first" else callbacks[::-1]), Break(epoch)])
+    resumed, again = fastnn.load(path), stopping()
+    assert resumed.epoch == epoch
+    fit(resumed, 40 - epoch, [again])
+    assert (again.best, again.best_epoch, again.waited) == (watch.best, watch.best_epoch, watch.waited)
+    assert resumed.epoch == whole.epoch
+    same_state(resumed, whole, leave_out=["history"])
+
+
+def test_a_checkpoint_holds_the_history_up_to_its_epoch(tmp_path):
+    model = small_model()
+    fit(model, 3, [fastnn.Checkpoint(tmp_path / "m.safetensors")])
+    loaded = fastnn.load(tmp_path / "m.safetensors")
+    assert loaded.epoch == 3
+    assert loaded.history.epoch == [0, 1, 2]
+    assert history_of(loaded) == history_of(model)
+
+
+# --------------------------------------------------------------------------------------- other processes
+
+SCRIPT = """
+import sys
+import fastnn
+import numba
+from support import digest
+from test_determinism import fit, small_model, OPTIMIZERS
+model = small_model(OPTIMIZERS["momentum"]())
+fit(model, 5)
+model.save(sys.argv[2])
+resumed = fastnn.load(sys.argv[1])
+fit(resumed, 3)
+print(numba.config.NUMBA_NUM_THREADS, digest(model), digest(resumed))
+"""
+
+
+def test_the_same_bits_in_another_process(tmp_path):
+    """One thread, another hash seed; and a file goes from one process to the other and back."""
+    here = small_model(OPTIMIZERS["momentum"]())
+    fit(here, 2)
+    here.save(tmp_path / "two.safetensors")
+    fit(here, 3)
+    answer = run_python(
+        SCRIPT, tmp_path / "two.safetensors", tmp_path / "five.safetensors", NUMBA_NUM_THREADS="1", PYTHONHASHSEED="7"
+    )
+    assert answer.split() == ["1", digest(here), digest(here)]
+    same_state(fastnn.load(tmp_path / "five.safetensors"), here)
