@@ -137,6 +137,22 @@ def entry_parallel(function: Callable[..., Any]) -> Any:
     return _any_number(_cached(numba.njit(fastmath=FAST, parallel=True, **_COMMON)(function)))
 
 
+def launch(kernel: Any, n_tasks: int, *arguments: Any) -> None:
+    """Call an `entry_parallel` kernel of `n_tasks` blocks with no more threads than blocks.
+
+    Waking a thread that has nothing to do costs a microsecond, or milliseconds where the core is busy.
+    """
+    available = numba.get_num_threads()
+    if n_tasks >= available:
+        kernel(*arguments)
+        return
+    numba.set_num_threads(max(1, n_tasks))
+    try:
+        kernel(*arguments)
+    finally:
+        numba.set_num_threads(available)
+
+
 class Task:
     """A block function compiled once for each float type and called by its address.
 

@@ -12,7 +12,7 @@ from numba import prange
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy
 from fastnn.kernels._check import check_arrays, check_code
-from fastnn.kernels._jit import Task, block, entry_parallel
+from fastnn.kernels._jit import Task, block, entry_parallel, launch
 from fastnn.kernels.elementary import like
 
 CHUNK = 8192
@@ -136,6 +136,10 @@ def _softmax_forward(p, z):
             softmax_row(p[row])
 
 
+def _chunks(array: np.ndarray) -> int:
+    return -(-array.size // CHUNK)
+
+
 def activation_forward(a: np.ndarray, z: np.ndarray, activation: str) -> None:
     """Write a = f(z), element by element.
 
@@ -163,7 +167,7 @@ def activation_forward(a: np.ndarray, z: np.ndarray, activation: str) -> None:
     """
     code = check_code("activation", activation, f.CODES)
     check_arrays({"a": a}, {"z": z}, {"z": np.shape(a)})
-    _activation_forward(ACTIVATE.address(a.dtype), a.reshape(-1), z.reshape(-1), code)
+    launch(_activation_forward, _chunks(a), ACTIVATE.address(a.dtype), a.reshape(-1), z.reshape(-1), code)
 
 
 def activation_backward(dz: np.ndarray, da: np.ndarray, z: np.ndarray, a: np.ndarray, activation: str) -> None:
@@ -189,7 +193,8 @@ def activation_backward(dz: np.ndarray, da: np.ndarray, z: np.ndarray, a: np.nda
     shape = np.shape(dz)
     check_arrays({"dz": dz}, {"da": da, "z": z, "a": a}, {"da": shape, "z": shape, "a": shape})
     source = z if code in f.NEEDS_Z else a
-    _activation_backward(MULTIPLY_SLOPE.address(dz.dtype), dz.reshape(-1), da.reshape(-1), source.reshape(-1), code)
+    slope = MULTIPLY_SLOPE.address(dz.dtype)
+    launch(_activation_backward, _chunks(dz), slope, dz.reshape(-1), da.reshape(-1), source.reshape(-1), code)
 
 
 def softmax_forward(p: np.ndarray, z: np.ndarray) -> None:
@@ -209,4 +214,4 @@ def softmax_forward(p: np.ndarray, z: np.ndarray) -> None:
     """
     check_arrays({"p": p}, {"z": z}, {"p": (None, None), "z": np.shape(p)})
     if p.size:
-        _softmax_forward(p, z)
+        launch(_softmax_forward, _chunks(p), p, z)

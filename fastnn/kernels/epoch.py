@@ -501,7 +501,7 @@ def _write_result(c, params, i):
 
 @entry
 def execute(c, params):
-    """Run c[N_STEPS] steps over consecutive batches of rows; stop at one whose loss is not finite.
+    """Run c[N_STEPS] steps over consecutive batches of rows; training stops at one whose loss is not finite.
 
     Parameters
     ----------
@@ -521,7 +521,7 @@ def execute(c, params):
         if c[MODE] != FORWARD:
             _loss(c, params, parallel, report[i])
         if learning:
-            if not math.isfinite(report[i, REPORT_LOSS]):
+            if c[MODE] == TRAIN and not math.isfinite(report[i, REPORT_LOSS]):
                 return
             _backward(c, params, parallel)
             if c[MODE] == TRAIN:

@@ -15,7 +15,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from fastnn.kernels._check import check_arrays
-from fastnn.kernels._jit import Task, block, entry_parallel, inlined
+from fastnn.kernels._jit import Task, block, entry_parallel, inlined, launch
 from fastnn.kernels._simd import (
     TILE_ROWS,
     VECTORS,
@@ -358,7 +358,9 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
     threads = get_num_threads()
     row_blocks, column_blocks, each = product_plan(m, n, k, c.dtype, threads)
     scratch = np.empty(row_blocks * column_blocks * each, c.dtype)
-    _matmul(
+    launch(
+        _matmul,
+        row_blocks * column_blocks,
         GEMM.address(c.dtype),
         c.reshape(-1),
         a.reshape(-1),

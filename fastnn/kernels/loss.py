@@ -15,7 +15,7 @@ from numba import prange
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
-from fastnn.kernels._jit import Task, block, entry_parallel, formula
+from fastnn.kernels._jit import Task, block, entry_parallel, formula, launch
 from fastnn.kernels.activation import CHUNK, softmax_row
 from fastnn.kernels.elementary import absolute, copysign, exp, like, log1p_unit
 
@@ -206,7 +206,9 @@ def _run(
     targets = np.empty(0, y.dtype) if labelled else t.reshape(-1)
     per_task = rows_per_task(n)
     partial = np.empty((-(-rows // per_task), 2))
-    _loss(
+    launch(
+        _loss,
+        len(partial),
         LOSS_ROWS.address(y.dtype),
         partial,
         code,
