@@ -31,32 +31,33 @@ Rows = npt.NDArray[np.float64]
 VANISHING = 1e-3
 """Smallest healthy gradient of a layer, as a share of the last layer's (root mean square over the weights).
 
-Sigmoid's slope is at most 1/4, so this is what five sigmoid layers do at best: 4^-5 = 1e-3. As all layers share one learning
-rate, the layer trains a thousand times more slowly than the last. Between layers of a sound start the factor is a small one
-(Glorot and Bengio 2010, figures 7 and 8).
+Sigmoid's slope is at most 1/4, so this is what five sigmoid layers do at best: 4^-5 = 1e-3. As all layers share one
+learning rate, the layer trains a thousand times more slowly than the last. Between layers of a sound start the
+factor is a small one (Glorot and Bengio 2010, figures 7 and 8).
 """
 
 EXPLODING = 1e3
 """Largest healthy gradient of a layer, as a multiple of the last layer's: the mirror image of `VANISHING`."""
 
 SATURATED = 0.5
-"""Share of a sigmoid or tanh layer's values with a slope below 1% of the largest, from which the layer counts as saturated.
+"""Share of a sigmoid or tanh layer's values with a slope below 1% of the largest that makes the layer saturated.
 
-At half, most paths through the layer are shut. Values of tanh drawn from a unit normal are beyond it in 0.3% of all cases.
+At half, most paths through the layer are shut. A sound start has next to none: tanh of a unit normal, 0.3%.
 """
 
 DEAD = 0.4
-"""Share of units without slope for every row of the probe, from which a layer is reported.
+"""Share of a layer's units without slope for any row of the probe from which the layer is reported.
 
 "As much as 40% of your network can be dead if the learning rate is set too high" (Stanford CS231n, notes on ReLU).
 """
 
 STEP = 1.0
-"""Largest healthy step of SGD on a layer's weights, lr |dW| / |W|: beyond it one step outweighs all that was learned.
+"""Largest healthy step of SGD, lr |dW| / |W| of a layer: beyond it one step outweighs all that was learned.
 
 The rule of thumb for a good rate is 1e-3 (Stanford CS231n, notes on the ratio of updates to weights).
 """
 
+_SLOWER = "lower the learning rate, put a Warmup in front of it or set clip_norm"
 _TWO_SIDED = ("sigmoid", "tanh")
 _NAMES = ("gradient_norm", "gradient_rms", "weight_norm", "ratio", "step", "mean", "std", "spread", "saturated", "dead")
 
@@ -64,13 +65,15 @@ _NAMES = ("gradient_norm", "gradient_rms", "weight_norm", "ratio", "step", "mean
 class GradientFlow(Callback):
     """Record, layer by layer, how gradient and signal get through the network, and say what is wrong with them.
 
-    Measured before the first epoch and after every `every` epochs, on a fixed probe of the training rows, dropout off. Training
-    gives the same bits with and without it; it costs a forward and a backward pass over the probe each time.
+    Measured before the first epoch and after every `every` epochs, on a fixed probe of the training rows, dropout
+    off. Training gives the same bits with and without it; it costs a forward and a backward pass over the probe
+    each time.
 
     Parameters
     ----------
     rows : int
-        Rows of the probe, >= 2, spread evenly over the training rows whose weight is not 0; fewer where there are fewer.
+        Rows of the probe, >= 2, spread evenly over the training rows whose weight is not 0; fewer where there are
+        fewer.
     every : int
         Epochs from one measurement to the next, >= 1.
     verbose : bool
@@ -79,19 +82,21 @@ class GradientFlow(Callback):
     Attributes
     ----------
     layers : list of str
-        Names of the layers measured: the dense ones and activations of their own.
+        Names of the layers measured, the dense ones and activations of their own; the number is the place in
+        ``model.layers``.
     epoch : list of int
         Epochs trained at each measurement; 0 is the start.
     history : dict of str to list of list of float
         For each measurement the number of each layer (NaN where it has no weights):
 
-        - "gradient_norm": Euclidean norm of dL/dW, the loss alone without penalties; "gradient_rms": that over sqrt(size of W)
+        - "gradient_norm": Euclidean norm of dL/dW, the loss alone without penalties; "gradient_rms": that over
+          sqrt(size of W)
         - "weight_norm", "ratio": norm of W, and gradient_norm / weight_norm
         - "step": lr |dW| / |W| as SGD would take it, clipped as the optimizer clips; NaN for other optimizers
-        - "mean", "std": of the outputs over rows and units; "spread": root mean square over units of the standard deviation
-          over rows, which is what the layer tells about a sample
-        - "saturated", "dead": share of outputs with a slope below 1% of the largest, share of units that are so for every row
-          (`kernels.activation_statistics`)
+        - "mean", "std": of the outputs over rows and units; "spread": root mean square over units of the standard
+          deviation over rows, which is what the layer tells about a sample
+        - "saturated", "dead": share of outputs with a slope below 1% of the largest, share of units that are so for
+          every row (`kernels.activation_statistics`)
 
     Raises
     ------
@@ -122,10 +127,10 @@ class GradientFlow(Callback):
         self.history: dict[str, list[list[float]]] = {name: [] for name in _NAMES}
         self._whose: object = None
         self._stages: list[int] = []
-        self._losses: list[float] = []
+        self._activations: list[str] = []
+        self._finite: list[bool] = []
         self._output_r2: list[float] = []
         self._input_spread: list[float] = []
-        self._clipped = False
 
     # When it measures.
 
@@ -138,6 +143,7 @@ class GradientFlow(Callback):
                 i for i, stage in enumerate(stages) if stage.dense is not None or stage.activation != "identity"
             ]
             self.layers = [_name(stages[i]) for i in self._stages]
+            self._activations = [stages[i].activation for i in self._stages]
         self._probe = _probe(self.data, self.rows)
         if not self.epoch or self.epoch[-1] != self.model.epoch:
             self._measure()
@@ -150,8 +156,7 @@ class GradientFlow(Callback):
         model, runtime, network = self.model, self.model.runtime, self.model.network
         report = runtime.gradient(self._probe, model.step, dropout=False)
         finite = bool(report[0, e.REPORT_ROWS])
-        total = report[0, e.REPORT_WEIGHT]
-        self._losses.append(float(report[0, e.REPORT_LOSS] / total) if total > 0 else 0.0)
+        self._finite.append(finite)
         numbers = {name: [math.nan] * len(self._stages) for name in _NAMES}
         weights, grads = network.views(runtime.params), network.views(runtime.grads)
         places = {segment.name: i for i, segment in enumerate(network.segments)}
@@ -221,12 +226,12 @@ class GradientFlow(Callback):
         dict of str to list of int
             - "not finite": gradient or outputs hold NaN or infinity; nothing else is looked at then
             - "vanishing": gradient_rms below `VANISHING` of the last dense layer's
-            - "silent": a hidden layer's spread is below `VANISHING` of the inputs' (or of 1, where that is less): all samples look
-              alike behind it
-            - "exploding": gradient_rms above `EXPLODING` times the last dense layer's, or a hidden layer's spread above that many
-              times the inputs' (or 1, where that is more), or a step of SGD above `STEP`
-            - "saturated": more than `SATURATED` of a sigmoid or tanh layer's values; in the output layer only where its values
-              explain nothing of the targets, as a good classifier's outputs lie at the ends too
+            - "silent": a hidden layer that is not dead has a spread below `VANISHING` of the inputs' (or of 1,
+              where that is less): all samples look alike behind it
+            - "exploding": gradient_rms above `EXPLODING` times the last dense layer's, or a hidden layer's spread
+              above that many times the inputs' (or 1, where that is more), or a step of SGD above `STEP`
+            - "saturated": more than `SATURATED` of a sigmoid or tanh layer's values; in the output layer only where
+              its values explain nothing of the targets, as a good classifier's outputs lie at the ends too
             - "dead": at least `DEAD` of the units of a layer with any other activation
 
         Raises
@@ -242,23 +247,23 @@ class GradientFlow(Callback):
         rms, spread = now["gradient_rms"], now["spread"]
         n_layers = len(self.layers)
         hidden = np.arange(n_layers) < n_layers - 1
-        activations = [self.model.network.stages[i].activation for i in self._stages]
-        two_sided = np.array([name in _TWO_SIDED for name in activations])
+        two_sided = np.array([name in _TWO_SIDED for name in self._activations])
         broken = np.array([_broken(now, i) for i in range(n_layers)])
-        if broken.any() or not math.isfinite(self._losses[record]):
+        if broken.any() or not self._finite[record]:
             return {"not finite": np.flatnonzero(broken).tolist()}
         with_weights = np.flatnonzero(np.isfinite(rms))
         last = rms[with_weights[-1]] if len(with_weights) else math.nan
         inputs = self._input_spread[record]
         judged = hidden | (self._output_r2[record] <= 0.0)
+        dead = ~two_sided & (now["dead"] >= DEAD)
         found = {
             "vanishing": rms < VANISHING * last,
-            "silent": hidden & (spread < VANISHING * min(1.0, inputs)),
+            "silent": hidden & ~dead & (spread < VANISHING * min(1.0, inputs)),
             "exploding": ((rms > EXPLODING * last) & (last > 0.0))
             | (hidden & (spread > EXPLODING * max(1.0, inputs)))
             | (now["step"] > STEP),
             "saturated": judged & two_sided & (now["saturated"] > SATURATED),
-            "dead": ~two_sided & (now["dead"] >= DEAD),
+            "dead": dead,
         }
         return {name: np.flatnonzero(which).tolist() for name, which in found.items() if which.any()}
 
@@ -281,66 +286,61 @@ class GradientFlow(Callback):
         now = {name: np.array(values[record]) for name, values in self.history.items()}
         where = self._where(ill)
         if kind == "not finite":
-            return (
-                f"NaN or infinity in {where if ill else 'the loss'}: lower the learning rate, put a Warmup in front of it, or set "
-                "clip_norm."
-            )
-        if kind in ("vanishing", "exploding"):
-            return self._gradient_sentence(kind, ill, where, now, record)
+            return f"NaN or infinity in {where if ill else 'the loss'}; {_SLOWER}."
+        if kind == "vanishing":
+            return self._vanishing(ill, where, now["gradient_rms"])
         if kind == "silent":
             worst = min(ill, key=lambda i: float(now["spread"][i]))
             return (
-                f"The signal vanishes on its way to {where}: all samples look alike there, with a spread of "
-                f"{now['spread'][worst]:.1e} against {self._input_spread[record]:.1e} in the inputs; start from larger weights "
-                "('he_uniform' for ReLU, 'glorot_uniform' for tanh), or use ReLU."
+                f"The signal vanishes on its way to {where}: all samples look alike there, their spread is "
+                f"{now['spread'][worst]:.2g} against {self._input_spread[record]:.2g} in the inputs; start from "
+                "larger weights ('he_uniform' suits ReLU) or use ReLU."
             )
+        if kind == "exploding":
+            return self._exploding(ill, where, now, record)
         worst = max(ill, key=lambda i: float(now[kind][i]))
-        share = f"{now[kind][worst]:.0%}"
+        share = "all" if now[kind][worst] == 1.0 else f"{now[kind][worst]:.0%}"
+        which = f" of {_number(self.layers[worst])}" if len(ill) > 1 else ""
         if kind == "saturated":
             return (
-                f"Saturated: {where}; {share} of the values{self._of(worst, ill)} lie where the slope is below 1% of the largest, so "
-                "hardly any gradient passes; scale the inputs, start from smaller weights, lower the learning rate, or use ReLU."
+                f"Saturated: {where}; {share} of the values{which} lie where the slope is below 1% of the largest, "
+                "so that hardly any gradient passes; scale the inputs, start from smaller weights, lower the "
+                "learning rate or use ReLU."
             )
-        if now[kind][worst] == 1.0:
-            share = "all"
         return (
-            f"Dead: {where}; {share} of the units{self._of(worst, ill)} have no slope for any of the {self._probe.rows} rows of the "
-            "probe, so no gradient passes; lower the learning rate, use 'leaky_relu', or put a Warmup in front of the rate."
+            f"Dead: {where}; {share} of the units{which} have no slope for any of the {self._probe.rows} rows of "
+            "the probe, so that no gradient passes them; lower the learning rate, put a Warmup in front of it or "
+            "use 'leaky_relu'."
         )
 
-    def _gradient_sentence(
-        self, kind: str, ill: Sequence[int], where: str, now: dict[str, Rows], record: int
-    ) -> str:
-        rms = now["gradient_rms"]
-        last = rms[np.flatnonzero(np.isfinite(rms))[-1]]
-        if kind == "vanishing":
-            worst = min(ill, key=lambda i: float(rms[i]))
-            return (
-                f"The gradient vanishes in {where}: {self._there(worst, ill)}it is {rms[worst] / last:.1e} of the last layer's, below "
-                f"{VANISHING:g}; use ReLU in place of sigmoid or tanh, a start that suits it ('he_uniform'), or fewer layers."
-            )
-        helps = "start from smaller weights, lower the learning rate, put a Warmup in front of it, or set clip_norm."
-        steps, spread = now["step"], now["spread"]
-        if (steps[list(ill)] > STEP).any():
-            worst = max(ill, key=lambda i: float(np.nan_to_num(steps[i])))
-            what = f"one step changes the weights by {steps[worst]:.1e} times their size"
-        elif (rms[list(ill)] > EXPLODING * last).any():
-            worst = max(ill, key=lambda i: float(np.nan_to_num(rms[i])))
-            what = f"it is {rms[worst] / last:.1e} times the last layer's"
+    def _vanishing(self, ill: Sequence[int], where: str, rms: Rows) -> str:
+        worst = min(ill, key=lambda i: float(rms[i]))
+        share = rms[worst] / rms[np.isfinite(rms)][-1]
+        curved = [name for name in _TWO_SIDED if name in self._activations]
+        helps = f"ReLU in place of {' and '.join(curved)}" if curved else "larger starting weights ('he_uniform')"
+        return (
+            f"The gradient vanishes in {where}: {self._there(worst, ill)}it is {share:.2g} times the last layer's, "
+            f"below {VANISHING:g}; use {helps} or fewer layers."
+        )
+
+    def _exploding(self, ill: Sequence[int], where: str, now: dict[str, Rows], record: int) -> str:
+        """Name the first of the three reasons that holds: the step, the gradient, the signal."""
+        rms, step, spread = (np.nan_to_num(now[name]) for name in ("gradient_rms", "step", "spread"))
+        last = now["gradient_rms"][np.isfinite(now["gradient_rms"])][-1]
+        what = "gradient"
+        if step.max() > STEP:
+            worst = int(step.argmax())
+            how = f"one step changes the weights by {step[worst]:.2g} times their size"
+        elif rms.max() > EXPLODING * last:
+            worst = int(rms.argmax())
+            how = f"it is {rms[worst] / last:.2g} times the last layer's"
         else:
-            worst = max(ill, key=lambda i: float(spread[i]))
-            before = self._input_spread[record]
-            return (
-                f"The signal explodes in {where}: {self._there(worst, ill)}its spread is {spread[worst]:.1e} against {before:.1e} in "
-                f"the inputs; {helps}"
-            )
-        return f"The gradient explodes in {where}: {self._there(worst, ill)}{what}; {helps}"
+            what, worst = "signal", max(ill, key=lambda i: float(spread[i]))
+            how = f"its spread is {spread[worst]:.2g} against {self._input_spread[record]:.2g} in the inputs"
+        return f"The {what} explodes in {where}: {self._there(worst, ill)}{how}; start from smaller weights, {_SLOWER}."
 
     def _there(self, worst: int, ill: Sequence[int]) -> str:
         return f"in {_number(self.layers[worst])} " if len(ill) > 1 else ""
-
-    def _of(self, worst: int, ill: Sequence[int]) -> str:
-        return f" of {_number(self.layers[worst])}" if len(ill) > 1 else ""
 
     def _where(self, ill: Sequence[int]) -> str:
         """Name the layers: "layer 3 (Dense, 32 relu)", "layers 1 to 4, 6"."""
@@ -402,7 +402,7 @@ def _probe(data: Data, rows: int) -> Data:
     if not len(usable):
         usable = np.arange(data.rows)
     chosen = usable[np.linspace(0, len(usable) - 1, min(rows, len(usable))).astype(np.int64)]
-    return Data(*(array[chosen] if len(array) else array for array in data))
+    return Data._make(array[chosen] if len(array) else array for array in data)
 
 
 def _inputs(data: Data, rescale: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -1,4 +1,4 @@
-"""What the tests of whole models share: a model as the oracle's layers, its bits, and scripts in a process of their own."""
+"""What the tests of whole models share: a model as the oracle's layers, its bits, scripts in their own process."""
 
 from __future__ import annotations
 

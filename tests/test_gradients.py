@@ -179,9 +179,7 @@ def test_penalties_are_of_weights_only(l1, l2, rng):
 
 
 def test_a_layer_s_own_penalty_comes_before_the_model_s(rng):
-    model = network(
-        [Dense(4, "tanh"), Dense(4, "tanh", l1=0.0, l2=0.5), Dense(OUTPUTS, l1=0.2)], l1=0.03, l2=0.07
-    )
+    model = network([Dense(4, "tanh"), Dense(4, "tanh", l1=0.0, l2=0.5), Dense(OUTPUTS, l1=0.2)], l1=0.03, l2=0.07)
     a, b, c = model.get_weights()[::2]
     want = 0.03 * np.abs(a).sum() + 0.035 * (a**2).sum() + 0.25 * (b**2).sum() + 0.2 * np.abs(c).sum()
     assert model.penalty() == pytest.approx(want + 0.035 * (c**2).sum(), rel=1e-12)
@@ -253,9 +251,7 @@ def test_dropout_is_off_unless_asked_for(rng):
 
 def test_training_follows_the_gradient(rng):
     """One step of SGD with rate 1 is minus the gradient, with the step's own dropout mask."""
-    model = network(
-        [Dense(8, "gelu"), Dropout(0.5), Dense(OUTPUTS)], optimizer=fastnn.SGD(1.0), l1=0.01, l2=0.02
-    )
+    model = network([Dense(8, "gelu"), Dropout(0.5), Dense(OUTPUTS)], optimizer=fastnn.SGD(1.0), l1=0.01, l2=0.02)
     x, y = rng.normal(size=(1, INPUTS)), targets("squared_error", rng, rows=1)
     masks = set()
     for _ in range(3):
@@ -328,14 +324,12 @@ def test_gradients_of_an_infinite_loss_are_not_those_of_an_earlier_call(rng):
     model = network([Dense(OUTPUTS)])
     x, y = rng.normal(size=(ROWS, INPUTS)), targets("squared_error", rng)
     _, earlier = model.gradients(x, y)
+    assert all(np.isfinite(gradient).all() for gradient in earlier)
     model.set_weights([np.full((INPUTS, OUTPUTS), 1e200), np.zeros(OUTPUTS)])
-    try:
-        loss, gradients = model.gradients(x, y)
-    except FloatingPointError as error:
-        assert "loss" in str(error)
-    else:
-        assert not math.isfinite(loss)
-        assert not any((a == b).all() for a, b in zip(gradients, earlier, strict=True))
+    loss, gradients = model.gradients(x, y)
+    assert not math.isfinite(loss)
+    assert not any(np.isfinite(gradient).any() for gradient in gradients)
+    assert len(gradients) == len(earlier)
 
 
 # ------------------------------------------------------------------------------ the survey's network
@@ -344,7 +338,7 @@ def test_gradients_of_an_infinite_loss_are_not_those_of_an_earlier_call(rng):
 def test_the_survey_s_2_3_2_network_by_hand():
     """delta = (a - y) a (1 - a); dL/dW = input x delta; dL/db = delta; one layer back, delta W^T a (1 - a).
 
-    The survey halves the squared error and sums it over outputs. The mean over two outputs of (a - y)^2 is the same number.
+    The survey halves the squared error and sums it over outputs: with two outputs that is the mean of (a - y)^2.
     """
     w1, b1 = np.array([[0.1, -0.2, 0.3], [0.4, 0.5, -0.6]]), np.array([0.05, -0.1, 0.15])
     w2, b2 = np.array([[0.7, -0.8], [0.9, 0.1], [-0.2, 0.3]]), np.array([0.2, -0.25])
@@ -357,9 +351,7 @@ def test_the_survey_s_2_3_2_network_by_hand():
     out = [sigmoid(sum(hidden[j] * w2[j, k] for j in range(3)) + b2[k]) for k in range(2)]
     loss = sum((a - t) ** 2 for a, t in zip(out, y, strict=True)) / 2
     delta2 = [(a - t) * a * (1 - a) for a, t in zip(out, y, strict=True)]
-    delta1 = [
-        sum(delta2[k] * w2[j, k] for k in range(2)) * hidden[j] * (1 - hidden[j]) for j in range(3)
-    ]
+    delta1 = [sum(delta2[k] * w2[j, k] for k in range(2)) * hidden[j] * (1 - hidden[j]) for j in range(3)]
 
     model = network([Dense(3, "sigmoid"), Dense(2, "sigmoid")], inputs=2, optimizer=fastnn.SGD(0.5))
     model.set_weights([w1, b1, w2, b2])

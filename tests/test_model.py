@@ -414,7 +414,6 @@ def test_class_weights_of_one_hot_rows_and_of_one_output(x, y):
 # ------------------------------------------------------------------------------- forms of the same data
 
 
-
 class Subclass(np.ndarray):
     pass
 

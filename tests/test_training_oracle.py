@@ -301,7 +301,7 @@ def torch_twin(torch, model):
 
 def train_twin(torch, twin, optimizer, criterion, x, y, w=None, penalty=None, clip_value=None, clip_norm=None):
     """100 steps over the batches in order; the batch's mean is weighted by `w`, which the criterion leaves open."""
-    for epoch in range(EPOCHS):
+    for _ in range(EPOCHS):
         for start in range(0, ROWS, BATCH):
             rows = slice(start, start + BATCH)
             losses = criterion(twin(torch.tensor(x[rows])), torch.tensor(y[rows]))
@@ -317,7 +317,6 @@ def train_twin(torch, twin, optimizer, criterion, x, y, w=None, penalty=None, cl
                 for parameter in twin.parameters():
                     parameter.grad *= min(1.0, clip_norm / float(norm))
             optimizer.step()
-    assert epoch == EPOCHS - 1
     return [p.detach().numpy().T if p.ndim == 2 else p.detach().numpy() for p in twin.parameters()]
 
 

@@ -181,7 +181,7 @@ def _make_transpose(whole: bool) -> Any:
     """
 
     @intrinsic
-    def transpose(typingctx, target, target_stride, source, source_stride):  # type: ignore[no-untyped-def]
+    def transpose(typingctx, target, target_stride, source, source_stride):
         element = target.dtype
         vector = _vector_type(element)
         align = element.bitwidth // 8

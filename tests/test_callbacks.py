@@ -1,0 +1,346 @@
+"""Callbacks: when they are called, what they may do, early stopping and checkpoints."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from support import training_state, weight_bytes
+
+import fastnn
+from fastnn import Callback, Checkpoint, Dense, EarlyStopping, History, LambdaCallback, Sequential
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAN = math.nan
+
+
+def data():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(24, 5)).astype(np.float32)
+    return x, x[:, :3].argmax(axis=1)
+
+
+def build(**settings):
+    return Sequential([Dense(4, "tanh"), Dense(3)], "cross_entropy", fastnn.Adam(0.01), **{"seed": 1, **settings})
+
+
+def fit(model, epochs, callbacks):
+    x, y = data()
+    return model.fit(x, y, epochs=epochs, batch_size=7, validation_split=0.25, callbacks=callbacks)
+
+
+class Script(Callback):
+    """Puts its own values into the logs, for the callbacks behind it, and keeps the weights of every epoch."""
+
+    def __init__(self, values, name="val_loss"):
+        self.values, self.name, self.weights = values, name, {}
+
+    def on_epoch_end(self, epoch, logs):
+        logs[self.name] = self.values[epoch]
+        self.weights[epoch] = weight_bytes(self.model)
+
+
+class Diary(Callback):
+    def __init__(self):
+        self.entries = []
+
+    def on_train_begin(self):
+        self.entries.append("train begins")
+
+    def on_epoch_begin(self, epoch):
+        self.entries.append(f"epoch {epoch} begins")
+
+    def on_epoch_end(self, epoch, logs):
+        self.entries.append(f"epoch {epoch} ends")
+        self.logs = dict(logs)
+
+    def on_train_end(self):
+        self.entries.append("train ends")
+
+
+# ------------------------------------------------------------------------------ callbacks of one's own
+
+
+def test_when_callbacks_are_called():
+    model, diary = build(), Diary()
+    fit(model, 2, [diary])
+    fit(model, 1, [diary])
+    assert diary.entries == [
+        "train begins", "epoch 0 begins", "epoch 0 ends", "epoch 1 begins", "epoch 1 ends", "train ends",
+        "train begins", "epoch 2 begins", "epoch 2 ends", "train ends",
+    ]  # fmt: skip
+    assert diary.model is model
+    assert set(diary.logs) == {
+        "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds", "samples_per_second",
+    }  # fmt: skip
+    assert diary.logs["val_loss"] == model.history.history["val_loss"][-1]
+
+
+def test_callbacks_come_in_any_iterable_or_alone():
+    for callbacks in (lambda d: [d], lambda d: (d,), lambda d: iter([d]), lambda d: d):
+        diary = Diary()
+        fit(build(), 1, callbacks(diary))
+        assert len(diary.entries) == 4
+
+
+def test_no_callbacks_may_be_none_as_in_keras():
+    model = build()
+    fit(model, 1, None)
+    assert model.epoch == 1
+
+
+def test_the_model_is_up_to_date_when_an_epoch_ends():
+    seen = []
+
+    class Look(Callback):
+        def on_epoch_end(self, epoch, logs):
+            x, y = data()
+            held = x[-6:], y[-6:]
+            seen.append((self.model.evaluate(*held)["loss"] == logs["val_loss"], self.model.step, self.model.epoch))
+
+    fit(build(), 2, [Look()])
+    assert seen == [(True, 3, 1), (True, 6, 2)]
+
+
+def test_what_a_callback_adds_goes_into_the_history():
+    model = build()
+    fit(model, 3, [LambdaCallback(lambda epoch, logs: logs.update(norm=epoch + 0.5))])
+    assert model.history.history["norm"] == [0.5, 1.5, 2.5]
+    fit(model, 1, [])
+    assert math.isnan(model.history.history["norm"][-1])
+
+
+def test_a_callback_may_change_the_weights():
+    model = build()
+    fit(model, 1, [LambdaCallback(lambda epoch, logs: model.set_weights([w * 0 for w in model.get_weights()]))])
+    assert all((w == 0).all() for w in model.get_weights())
+
+
+def test_stop_training_ends_after_the_epoch_and_for_this_fit_only():
+    class Stop(Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.model.stop_training = epoch == 1
+
+    model, diary = build(), Diary()
+    fit(model, 5, [Stop(), diary])
+    assert model.epoch == 2
+    assert diary.entries[-2:] == ["epoch 1 ends", "train ends"]
+    assert len(model.history.epoch) == 2
+    fit(model, 3, [])
+    assert model.epoch == 5
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_in_a_callback_ends_training_and_leaves_a_good_model(error):
+    class Fail(Callback):
+        def on_epoch_begin(self, epoch):
+            if epoch == 2:
+                raise error("enough")
+
+    model, whole, diary = build(), build(), Diary()
+    with pytest.raises(error, match="enough"):
+        fit(model, 5, [diary, Fail()])
+    assert diary.entries[-1] == "train ends"
+    assert (model.epoch, model.history.epoch) == (2, [0, 1])
+    fit(model, 3, [])
+    fit(whole, 5, [])
+    assert training_state(model) == training_state(whole)
+
+
+def test_an_interrupt_between_two_steps_leaves_a_good_model(monkeypatch):
+    """Ctrl-C arrives when the compiled call is over: the steps that were taken count, the epoch does not."""
+    model = build()
+    fit(model, 1, [])
+    train = model.runtime.train
+
+    def interrupted(*arguments):
+        train(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.runtime, "train", interrupted)
+        before = weight_bytes(model)
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, 1, [])
+    assert weight_bytes(model) != before
+    assert model.epoch == 1
+    assert model.step == 4
+    fit(model, 1, [])
+    assert (model.step, model.history.epoch) == (7, [0, 1])
+
+
+# -------------------------------------------------------------------------------------- early stopping
+
+# What is monitored, its values, settings, and then: epochs run, best epoch.
+STOPPING = {
+    "two epochs without improvement": ("val_loss", [5, 4, 3, 4, 4, 1], {"patience": 2}, 5, 2),
+    "an improvement in between": ("val_loss", [5, 6, 4, 5, 3, 4, 4], {"patience": 2}, 7, 4),
+    "no patience": ("val_loss", [3, 2, 2, 1], {"patience": 0}, 3, 1),
+    "patience of one is the same": ("val_loss", [3, 2, 2, 1], {"patience": 1}, 3, 1),
+    "equal is no improvement": ("val_loss", [3, 3, 3, 1], {"patience": 2}, 3, 0),
+    "changes that are too small": ("val_loss", [3, 2.75, 2.25, 2.0, 1.9, 0], {"patience": 2, "min_delta": 0.5}, 5, 2),
+    "just the smallest change": ("val_loss", [3, 2.5, 2.5, 1], {"patience": 2, "min_delta": 0.5}, 3, 0),
+    "more is better by name": ("val_accuracy", [0.1, 0.3, 0.2, 0.2, 0.9], {"patience": 2}, 4, 1),
+    "more is better by mode": ("score", [0.1, 0.3, 0.2, 0.2, 0.9], {"patience": 2, "mode": "max"}, 4, 1),
+    "less is better by mode": ("val_accuracy", [0.3, 0.1, 0.2, 0.2, 0.0], {"patience": 2, "mode": "min"}, 4, 1),
+    "never": ("val_loss", [5, 4, 3, 2, 1], {"patience": 1}, 5, 4),
+    "too late to stop": ("val_loss", [1, 2, 3], {"patience": 5}, 3, 0),
+    "NaN is no improvement": ("val_loss", [3, NAN, NAN, 1], {"patience": 2}, 3, 0),
+    "NaN at first": ("val_loss", [NAN, 3, 2, 4, 4], {"patience": 2}, 5, 2),
+}
+
+
+@pytest.mark.parametrize("case", STOPPING)
+@pytest.mark.parametrize("restore", [True, False])
+def test_early_stopping(case, restore):
+    name, values, settings, epochs, best = STOPPING[case]
+    model, script = build(), Script(values, name)
+    stopping = EarlyStopping(name, restore_best_weights=restore, **settings)
+    fit(model, len(values), [script, stopping])
+    assert model.epoch == epochs
+    assert stopping.best_epoch == best
+    assert stopping.best == values[best]
+    assert len(set(script.weights.values())) == epochs, "every epoch has weights of its own"
+    assert weight_bytes(model) == script.weights[best if restore else epochs - 1]
+
+
+def test_early_stopping_watches_the_training_loss_where_there_is_no_validation():
+    x, y = data()
+    model, stopping = build(), EarlyStopping(patience=3)
+    model.fit(x, y, epochs=4, callbacks=[stopping])
+    assert stopping.best == min(model.history.history["loss"])
+
+
+def test_early_stopping_of_an_unknown_number():
+    with pytest.raises(ValueError, match=r"monitor: got 'val_los', expected .*'loss'.*Did you mean 'val_loss'"):
+        fit(build(), 2, [EarlyStopping("val_los")])
+
+
+def test_a_second_fit_goes_on_waiting():
+    model, stopping = build(), EarlyStopping(patience=3)
+    values = [3, 2, 4, 4, 4, 1]
+    script = Script(values)
+    fit(model, 3, [script, stopping])
+    assert (stopping.waited, stopping.stopped) == (1, False)
+    again = EarlyStopping(patience=3)  # the state is the model's, not the object's
+    fit(model, 3, [script, again])
+    assert (again.waited, again.stopped, again.best_epoch) == (3, True, 1)
+    assert model.epoch == 5
+    assert weight_bytes(model) == script.weights[1]
+
+
+def test_a_stopped_one_begins_anew():
+    model, stopping = build(), EarlyStopping(patience=1)
+    fit(model, 5, [Script([1, 2, 9, 9, 9]), stopping])
+    assert model.epoch == 2
+    script = Script([0, 0, 8, 7, 6, 6, 6])
+    fit(model, 5, [script, stopping])
+    assert model.epoch == 6
+    assert (stopping.best, stopping.best_epoch) == (6, 4)
+    assert weight_bytes(model) == script.weights[4]
+
+
+def test_a_callback_object_may_serve_several_models():
+    """As in cross-validation: what it saw of one model must not reach the next."""
+    stopping = EarlyStopping(patience=5)
+    fit(build(), 3, [Script([0.1, 0.2, 0.3]), stopping])
+    assert not stopping.stopped
+    model, script = build(seed=2), Script([5, 4, 3])
+    fit(model, 3, [script, stopping])
+    assert (stopping.best, stopping.best_epoch) == (3, 2)
+    assert weight_bytes(model) == script.weights[2]
+
+
+def test_two_early_stoppings_keep_apart(tmp_path):
+    """One for the loss, one for the accuracy, over an interruption."""
+
+    def pair():
+        return [EarlyStopping("val_loss", patience=9), EarlyStopping("val_accuracy", patience=9)]
+
+    model, first = build(), pair()
+    fit(model, 2, [Script([3, 2]), Script([0.5, 0.4], "val_accuracy"), *first])
+    model.save(tmp_path / "m")
+    loaded, second = fastnn.load(tmp_path / "m"), pair()
+    fit(loaded, 1, [Script([0, 0, 4]), Script([0, 0, 0.3], "val_accuracy"), *second])
+    assert [(s.best, s.best_epoch, s.waited) for s in second] == [(2, 1, 1), (0.5, 0, 2)]
+
+
+# ----------------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_of_every_epoch(tmp_path):
+    model, script = build(), Script([3, 2, 1, 0])
+    fit(model, 4, [script, Checkpoint(tmp_path / "m{epoch}")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m0", "m1", "m2", "m3"]
+    for epoch in range(4):
+        loaded = fastnn.load(tmp_path / f"m{epoch}")
+        assert weight_bytes(loaded) == script.weights[epoch]
+        assert (loaded.epoch, loaded.step) == (epoch + 1, 3 * (epoch + 1))
+
+
+def test_a_checkpoint_of_every_other_epoch(tmp_path):
+    model = build()
+    fit(model, 3, [Checkpoint(tmp_path / "m{epoch}", every=2)])
+    fit(model, 2, [Checkpoint(tmp_path / "m{epoch}", every=2)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m1", "m3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "values", "best"),
+    [
+        ("val_loss", "auto", [3, 1, 2, NAN], 1),
+        ("val_accuracy", "auto", [0.1, 0.5, 0.3, NAN], 1),
+        ("score", "max", [1, 2, 2, 0], 1),
+        ("val_loss", "auto", [NAN, NAN, 7, 8], 2),
+    ],
+)
+def test_a_checkpoint_of_the_best_epoch(name, mode, values, best, tmp_path):
+    model, script = build(), Script(values, name)
+    fit(model, 4, [script, Checkpoint(tmp_path / "m", save_best_only=True, monitor=name, mode=mode)])
+    assert weight_bytes(fastnn.load(tmp_path / "m")) == script.weights[best]
+    assert fastnn.load(tmp_path / "m").epoch == best + 1
+
+
+def test_a_resumed_checkpoint_remembers_the_best(tmp_path):
+    """Or the first epoch after an interruption would overwrite the best model with a worse one."""
+    script = Script([3, 1])
+    fit(build(), 2, [script, Checkpoint(tmp_path / "m", save_best_only=True)])
+    resumed = fastnn.load(tmp_path / "m")
+    fit(resumed, 2, [Script([0, 0, 2, 2]), Checkpoint(tmp_path / "m", save_best_only=True)])
+    assert fastnn.load(tmp_path / "m").epoch == 2
+    assert weight_bytes(fastnn.load(tmp_path / "m")) == script.weights[1]
+
+
+def test_a_checkpoint_is_a_whole_model(tmp_path):
+    model, whole = build(), build()
+    fit(model, 3, [Checkpoint(tmp_path / "m{epoch}")])
+    loaded = fastnn.load(tmp_path / "m1")
+    fit(loaded, 2, [])
+    fit(whole, 4, [])
+    for name in ("weights", "optimizer", "step", "epoch"):
+        assert training_state(loaded)[name] == training_state(whole)[name], name
+
+
+# --------------------------------------------------------------------------------------------- history
+
+
+def test_history_fills_gaps_with_nan():
+    history = History()
+    history.append(0, {"loss": 2.0})
+    history.append(1, {"loss": 1.0, "val_loss": 3.0})
+    history.append(2, {"val_loss": 4.0})
+    assert history.epoch == [0, 1, 2]
+    assert repr(history.history) == "{'loss': [2.0, 1.0, nan], 'val_loss': [nan, 3.0, 4.0]}"
+    assert "3 epochs" in repr(history)
+    again = History.from_dict(history.to_dict())
+    assert repr(again.to_dict()) == repr(history.to_dict())
+    assert repr(History()) == "<History: 0 epochs; >"
+
+
+def test_history_is_of_plain_numbers():
+    model = build()
+    fit(model, 1, [LambdaCallback(lambda epoch, logs: logs.update(extra=np.float32(0.5)))])
+    assert all(type(value) is float for column in model.history.history.values() for value in column)
+    assert model.history.history["extra"] == [0.5]

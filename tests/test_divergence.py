@@ -1,0 +1,213 @@
+"""A loss that becomes NaN or infinite: training stops, says where and what helps, and keeps the last good weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from support import training_state, weight_bytes
+
+import fastnn
+from fastnn import Activation, Callback, Dense, Dropout, Sequential, TrainingDiverged
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROWS, INPUTS, BATCH = 40, 5, 10
+
+
+def data():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(ROWS, INPUTS)).astype(np.float32)
+    return x, np.stack([x[:, 0], 2 * x[:, 1]], axis=1)
+
+
+def build(lr=0.01, layers=None, **settings):
+    layers = [Dense(6, "relu"), Dropout(0.1), Dense(2)] if layers is None else layers
+    return Sequential(layers, "squared_error", fastnn.SGD(lr, momentum=0.5), **{"seed": 1, **settings})
+
+
+@dataclasses.dataclass(frozen=True)
+class Jump(fastnn.schedules.Schedule):
+    """A rate that becomes too large at a step."""
+
+    at: int
+    lr: float = 0.01
+    too_large: float = 1e30
+
+    def rates(self, step, epoch, n_steps):
+        return np.array([self.too_large if step + i >= self.at else self.lr for i in range(n_steps)])
+
+
+class Keep(Callback):
+    def __init__(self):
+        self.states, self.ended = {}, 0
+
+    def on_epoch_end(self, epoch, logs):
+        self.states[epoch] = (weight_bytes(self.model), self.model.runtime.state.tobytes(), self.model.step)
+
+    def on_train_end(self):
+        self.ended += 1
+
+
+def now(model):
+    return weight_bytes(model), model.runtime.state.tobytes(), model.step
+
+
+def test_the_last_good_epoch_is_kept():
+    x, y = data()
+    model, keep = build(Jump(at=9)), Keep()
+    with pytest.raises(TrainingDiverged):
+        model.fit(x, y, epochs=5, batch_size=BATCH, callbacks=[keep])
+    assert sorted(keep.states) == [0, 1]
+    assert now(model) == keep.states[1]
+    assert (model.epoch, model.step, model.history.epoch) == (2, 8, [0, 1])
+    assert keep.ended == 1
+    assert np.isfinite(model.predict(x)).all()
+
+
+def test_a_first_epoch_that_diverges_leaves_the_weights_of_the_start():
+    x, y = data()
+    model = build(1e30, input_size=INPUTS)
+    before = training_state(model)
+    with pytest.raises(TrainingDiverged):
+        model.fit(x, y, epochs=3, batch_size=BATCH)
+    assert training_state(model) == before
+
+
+def test_the_message_says_step_layer_and_advice():
+    x, y = data()
+    with pytest.raises(TrainingDiverged) as caught:
+        build(Jump(at=9)).fit(x, y, epochs=5, batch_size=BATCH)
+    message = str(caught.value)
+    assert re.search(r"loss: became NaN or infinite in step \d+ \(epoch 3, batch [234]\)", message), message
+    assert re.search(r"dense_\d\.|layer \d", message), message
+    for advice in ("last good epoch", "learning rate", "Warmup", "clip_norm"):
+        assert advice in message
+
+
+def test_an_error_that_handlers_of_arithmetic_catch():
+    assert issubclass(TrainingDiverged, ArithmeticError)
+
+
+@pytest.mark.parametrize("row", [0, 3, 9])
+def test_a_bad_row_is_found_in_its_batch(row):
+    """Row 20 + `row` is in the third batch; whichever row of the batch it is, the first layer shows it."""
+    x, y = data()
+    x[20 + row, 2] = np.nan
+    model = build(check_finite=False, layers=[Dense(6, "tanh"), Activation("gelu"), Dense(2)], input_size=INPUTS)
+    before = training_state(model)
+    with pytest.raises(TrainingDiverged, match=r"epoch 1, batch 3\), first in the output of layer 0 \(Dense\)"):
+        model.fit(x, y, epochs=2, batch_size=BATCH, shuffle=False)
+    assert training_state(model) == before
+
+
+def test_an_infinite_input_shows_in_the_weights():
+    """tanh takes infinity: the loss is finite, the gradient 0 x inf is not."""
+    x, y = data()
+    x[23, 2] = np.inf
+    model = build(check_finite=False, layers=[Dense(6, "tanh"), Dense(2)], input_size=INPUTS)
+    before = training_state(model)
+    with pytest.raises(TrainingDiverged, match=r"with NaN or infinity in dense_0\.weight"):
+        model.fit(x, y, epochs=2, batch_size=BATCH, shuffle=False)
+    assert training_state(model) == before
+
+
+def test_a_bad_target_is_in_the_loss_itself():
+    x, y = data()
+    y[14, 1] = np.nan
+    with pytest.raises(TrainingDiverged, match=r"batch 2\), in the loss itself, with finite outputs"):
+        build(check_finite=False).fit(x, y, epochs=1, batch_size=BATCH, shuffle=False)
+
+
+def test_the_layer_that_overflows_is_named():
+    x, y = data()
+    layers = [Dense(4), Dense(4), Dense(4), Dense(2)]
+    model = build(layers=layers, input_size=INPUTS)
+    weights = model.get_weights()
+    weights[0] = weights[0] * 1e20
+    weights[4] = weights[4] * 1e30  # the third layer: 1e20 * 1e30 is beyond float32
+    model.set_weights(weights)
+    with pytest.raises(TrainingDiverged, match=r"first in the output of layer 2 \(Dense\)"):
+        model.fit(x, y, epochs=1, batch_size=BATCH)
+
+
+def test_weights_that_are_not_finite_any_more_are_named():
+    """A finite loss, a step too large: the next batch meets the weights it left."""
+    x, y = data()
+    model = build(3e38, input_size=INPUTS)
+    with pytest.raises(TrainingDiverged, match=r"in dense_\d\.(weight|bias)"):
+        model.fit(1000 * x, y, epochs=1, batch_size=BATCH)
+
+
+@pytest.mark.parametrize("batch", [ROWS, BATCH])
+def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_the_good_ones(batch):
+    """The epoch's own losses are all finite: only the next epoch sees what its last step has done."""
+    x, y = data()
+    steps = ROWS // batch
+    model, keep = build(Jump(at=3 * steps - 1), input_size=INPUTS), Keep()
+    with pytest.raises(TrainingDiverged):
+        model.fit(x, y, epochs=6, batch_size=batch, callbacks=[keep])
+    assert np.isfinite(model.evaluate(x, y)["loss"])
+    assert now(model) == keep.states[1]
+
+
+def test_weights_spoilt_by_the_very_last_step_are_found_too():
+    """No further epoch would see them: a fit never ends quietly with weights that are NaN or infinite."""
+    x, y = data()
+    model = build(Jump(at=3, too_large=np.inf), input_size=INPUTS)
+    with pytest.raises(TrainingDiverged):
+        model.fit(x, y, epochs=1, batch_size=BATCH)
+    assert np.isfinite(model.evaluate(x, y)["loss"])
+
+
+def test_the_model_trains_on_after_a_divergence():
+    x, y = data()
+    model, whole = build(), build()
+    model.fit(x, y, epochs=2, batch_size=BATCH)
+    bad = x.copy()
+    bad[5] = 1e30
+    with pytest.raises(TrainingDiverged):
+        model.fit(bad, y, epochs=1, batch_size=BATCH)
+    model.fit(x, y, epochs=2, batch_size=BATCH)
+    whole.fit(x, y, epochs=4, batch_size=BATCH)
+    assert training_state(model) == training_state(whole)
+
+
+def test_early_stopping_keeps_its_best_weights_through_a_divergence():
+    x, y = data()
+    stopping = fastnn.EarlyStopping("score", patience=9, mode="max")
+    keep = Keep()
+
+    class Score(Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs["score"] = [1.0, 3.0, 2.0][epoch]
+
+    model = build(Jump(at=13))
+    with pytest.raises(TrainingDiverged):
+        model.fit(x, y, epochs=9, batch_size=BATCH, callbacks=[Score(), keep, stopping])
+    assert sorted(keep.states) == [0, 1, 2]
+    assert weight_bytes(model) == keep.states[1][0]
+
+
+def test_a_batch_that_diverges_takes_no_step():
+    x, y = data()
+    model = build()
+    model.train_on_batch(x, y)
+    before = training_state(model)
+    with pytest.raises(FloatingPointError, match=r"loss: is NaN or infinite, .*; no step was taken"):
+        model.train_on_batch(x * 1e30, y)
+    assert training_state(model) == before
+
+
+def test_clipping_and_a_smaller_rate_are_good_advice():
+    """The same data and weights: what the message says does help."""
+    x, y = data()
+    x = 100 * x
+    with pytest.raises(TrainingDiverged):
+        build(0.1).fit(x, y, epochs=20, batch_size=BATCH)
+    for optimizer in (fastnn.SGD(1e-6, momentum=0.5), fastnn.SGD(0.1, momentum=0.5, clip_norm=0.01)):
+        model = Sequential([Dense(6, "relu"), Dropout(0.1), Dense(2)], "squared_error", optimizer, seed=1)
+        losses = model.fit(x, y, epochs=20, batch_size=BATCH).history["loss"]
+        assert losses[-1] < losses[0]
