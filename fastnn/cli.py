@@ -14,6 +14,8 @@ import math
 import os
 import sys
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -34,7 +36,7 @@ from fastnn.diagnostics import GradientFlow
 from fastnn.layers import Dense, Dropout, Layer, Rescale
 from fastnn.model import Sequential, load
 from fastnn.optimizers import OPTIMIZERS, Optimizer
-from fastnn.saving import write_atomically
+from fastnn.saving import ModelFileError, write_atomically
 from fastnn.schedules import (
     Constant,
     Cosine,
@@ -92,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 1, 2 or 130; the module says which is which.
     """
     try:
-        options = _parser().parse_args(arguments)
+        parser = _parser()
+        options = parser.parse_args(arguments)
+        if options.run is None:
+            parser.error("got no command, expected train, predict or info")
         code: int = options.run(options)
         sys.stdout.flush()
     except SystemExit as stop:  # --help, --version, and what argparse refuses
@@ -119,11 +124,11 @@ def _blame(what: str) -> Iterator[None]:
     """Turn an error about a value or file into a sentence that begins with the option or file it came from."""
     try:
         yield
-    except OSError as error:
-        raise CommandError(f"{what}: {error.strerror or error}") from None
-    except (TypeError, ValueError) as error:
-        message = str(error)
+    except (OSError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise CommandError(f"{error.filename or what}: {error.strerror}") from None
         # The library names its own argument first: "x: got 3 inputs, expected 64".
+        message = str(error).partition(" (check_finite=")[0]
         name, colon, rest = message.partition(": ")
         raise CommandError(f"{what}: {rest if colon and name.isidentifier() else message}") from None
 
@@ -178,7 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     description = "Dense neural networks, trained fast on the CPU."
     parser = _Parser(prog="fastnn", description=description, epilog=_EXAMPLES)
     parser.add_argument("--version", action="version", version=f"fastnn {fastnn.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_train(commands)
     _add_predict(commands)
     _add_info(commands)
@@ -598,12 +604,11 @@ def _network(options: argparse.Namespace, task: _Task, optimizer: Optimizer) -> 
 
 
 def _load(path: str) -> Sequential:
-    try:
-        return load(path)
-    except OSError as error:
-        raise CommandError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:  # ModelFileError, whose sentence begins with the path
-        raise CommandError(str(error)) from None
+    with _blame(path):
+        try:
+            return load(path)
+        except ModelFileError as error:
+            raise ValueError(str(error).removeprefix(f"{path}: ")) from None
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -614,8 +619,8 @@ def _predict(options: argparse.Namespace) -> int:
         raise CommandError(f"--proba: the model's loss is {model.loss.name}, which has no probabilities")
     with _blame(options.data):
         rows = _read_rows(options.data)
-        if rows.ndim == 1 and rows.size == model.network.inputs:
-            rows = rows[None]
+        if rows.size == model.network.inputs and len(rows) == rows.size:  # one sample, without an axis for rows
+            rows = rows.reshape(1, -1)
         if options.proba:
             result: Array = model.predict_proba(rows)
         elif model.counts_correct:
@@ -643,12 +648,17 @@ def _read_rows(path: str) -> Array:
         start = file.read(6)
     if start.startswith((b"\x1f\x8b", b"\0\0")):
         return load_idx(path)
-    if start.startswith(b"PK"):
-        return _read_npz(path)
-    if start == b"\x93NUMPY":
-        rows: Array = np.load(path, allow_pickle=False)
-        return rows
-    return _read_text(path)
+    try:
+        if start.startswith(b"PK"):
+            return _read_npz(path)
+        if start == b"\x93NUMPY":
+            rows: Array = np.load(path, allow_pickle=False)
+            return rows
+        return _read_text(path)
+    except UnicodeDecodeError:
+        raise ValueError("got bytes of no known kind, expected IDX, .npy, .npz, or numbers as text") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise ValueError(f"got a damaged file ({error}), expected a whole one") from None
 
 
 def _read_npz(path: str) -> Array:
@@ -671,7 +681,10 @@ def _read_text(path: str) -> Array:
             file.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # "input contained no data"
-            rows = np.loadtxt(file, delimiter=delimiter, ndmin=2, comments=None)
+            try:
+                rows = np.loadtxt(file, delimiter=delimiter, ndmin=2, comments=None)
+            except ValueError as error:
+                raise ValueError(f"{str(error).partition(';')[0].rstrip('.')}, expected rows of numbers") from None
     if not rows.size:
         raise ValueError("got no numbers, expected rows of them")
     return rows

@@ -33,6 +33,24 @@ def fit(model, epochs, callbacks=()):
     )  # fmt: skip
 
 
+def wide_model(dtype="float32", optimizer="adam", threads=None):
+    """A trained network whose every operation is cut into tasks: products, element-wise work, loss, norm, update."""
+    rule = {
+        "sgd": fastnn.SGD(0.05, momentum=0.9, nesterov=True, clip_norm=0.5),
+        "adam": fastnn.Adam(0.01, amsgrad=True, clip_norm=0.5, clip_value=0.1),
+    }[optimizer]
+    layers = [Dense(257, "relu"), Dropout(0.25), Dense(300, "gelu"), Dropout(0.1), Dense(33)]
+    settings = {"dtype": dtype, "seed": 6, "l1": 1e-4, "l2": 1e-4, "n_threads": threads}
+    model = Sequential(layers, "cross_entropy", rule, **settings)
+    model.fit(*wide_data(dtype), epochs=2, batch_size=300, validation_split=0.2)
+    return model
+
+
+def wide_data(dtype):
+    rng = np.random.default_rng(4)
+    return rng.normal(size=(700, 131)).astype(dtype), rng.integers(0, 33, size=700)
+
+
 def same_state(one, other, leave_out=()):
     """Compare name by name, so that a difference says where it is."""
     one, other = training_state(one), training_state(other)
@@ -44,23 +62,15 @@ def same_state(one, other, leave_out=()):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_the_same_bits_for_any_number_of_threads(optimizer, dtype):
-    """Every operation of this network is cut into several tasks: products, element-wise work, loss, norm, update."""
     assert numba.config.NUMBA_NUM_THREADS > 1
-    rng = np.random.default_rng(4)
-    x, y = rng.normal(size=(700, 131)).astype(dtype), rng.integers(0, 33, size=700)
-    layers = [Dense(257, "relu"), Dropout(0.25), Dense(300, "gelu"), Dropout(0.1), Dense(33)]
-    rule = {
-        "sgd": fastnn.SGD(0.05, momentum=0.9, nesterov=True, clip_norm=0.5),
-        "adam": fastnn.Adam(0.01, amsgrad=True, clip_norm=0.5, clip_value=0.1),
-    }[optimizer]
+    x, y = wide_data(dtype)
     results = []
     for threads in (1, 2, None, 10**6):
-        model = Sequential(layers, "cross_entropy", rule, dtype=dtype, seed=6, l1=1e-4, l2=1e-4, n_threads=threads)
-        model.fit(x, y, epochs=2, batch_size=300, validation_split=0.2)
+        model = wide_model(dtype, optimizer, threads)
         dx, gradients = model.backward(x, np.ones((700, 33)))
         outputs = [model.predict(x), model.predict_proba(x), dx, *gradients]
         results.append((training_state(model), [part.tobytes() for part in outputs], model.evaluate(x, y)))
-    tasks = product_plan(300, 300, 257, dtype)
+    tasks = product_plan(300, 300, 257, dtype, 2)
     assert tasks[0] * tasks[1] > 1
     assert model.network.params_size > 8 * 8192
     for other in results[1:]:
@@ -230,24 +240,24 @@ import sys
 import fastnn
 import numba
 from support import digest
-from test_determinism import fit, small_model, OPTIMIZERS
+from test_determinism import OPTIMIZERS, fit, small_model, wide_model
 model = small_model(OPTIMIZERS["momentum"]())
 fit(model, 5)
 model.save(sys.argv[2])
 resumed = fastnn.load(sys.argv[1])
 fit(resumed, 3)
-print(numba.config.NUMBA_NUM_THREADS, digest(model), digest(resumed))
+print(numba.config.NUMBA_NUM_THREADS, digest(model), digest(resumed), digest(wide_model()))
 """
 
 
-def test_the_same_bits_in_another_process(tmp_path):
-    """One thread, another hash seed; and a file goes from one process to the other and back."""
+@pytest.mark.parametrize("threads", [1, 7])
+def test_the_same_bits_in_another_process(threads, tmp_path):
+    """Another number of threads, another hash seed; and a file goes from one process to the other and back."""
     here = small_model(OPTIMIZERS["momentum"]())
     fit(here, 2)
     here.save(tmp_path / "two.safetensors")
     fit(here, 3)
-    answer = run_python(
-        SCRIPT, tmp_path / "two.safetensors", tmp_path / "five.safetensors", NUMBA_NUM_THREADS="1", PYTHONHASHSEED="7"
-    )
-    assert answer.split() == ["1", digest(here), digest(here)]
+    files = tmp_path / "two.safetensors", tmp_path / "five.safetensors"
+    answer = run_python(SCRIPT, *files, NUMBA_NUM_THREADS=str(threads), PYTHONHASHSEED="7")
+    assert answer.split() == [str(threads), digest(here), digest(here), digest(wide_model())]
     same_state(fastnn.load(tmp_path / "five.safetensors"), here)
