@@ -1,6 +1,7 @@
 """fastnn: dense neural networks, trained by kernels compiled for the very CPU they run on."""
 
 from fastnn import callbacks, datasets, initializers, kernels, losses, optimizers, schedules
+from fastnn._version import __version__
 from fastnn.callbacks import Callback, Checkpoint, EarlyStopping, LambdaCallback
 from fastnn.datasets import load_digits, load_idx, load_idx_dir
 from fastnn.history import History
@@ -12,8 +13,6 @@ from fastnn.optimizers import SGD, AdaGrad, Adam, AdamW, RMSprop
 from fastnn.saving import ModelFileError
 from fastnn.schedules import Constant, Cosine, Exponential, InverseTime, ReduceOnPlateau, StepDecay, Warmup
 from fastnn.training import TrainingDiverged
-
-__version__ = "0.1.0"
 
 __all__ = [
     "SGD",
@@ -46,6 +45,7 @@ __all__ = [
     "StepDecay",
     "TrainingDiverged",
     "Warmup",
+    "__version__",
     "callbacks",
     "datasets",
     "initializers",

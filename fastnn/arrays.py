@@ -208,7 +208,13 @@ def _as_labels(name: str, array: Array, units: int) -> npt.NDArray[np.int64]:
 
 
 def as_weights(
-    sample_weight: Any, class_weight: Any, rows: int, labels: npt.NDArray[np.int64], targets: Array
+    sample_weight: Any,
+    class_weight: Any,
+    rows: int,
+    labels: npt.NDArray[np.int64],
+    targets: Array,
+    loss: Loss,
+    units: int,
 ) -> npt.NDArray[np.float64]:
     """Return the weight of each row, sample weight x class weight, or an empty array where all are 1.
 
@@ -233,8 +239,10 @@ def as_weights(
         weights = _check_weights("sample_weight", array)
     if class_weight is None:
         return weights
+    if loss.takes == "values":
+        raise ValueError(f"class_weight: {loss.name} takes values, expected a loss over classes, or sample_weight")
     if len(labels):
-        classes, n_classes = labels, int(labels.max()) + 1
+        classes, n_classes = labels, units
     elif targets.shape[1] == 1:
         classes, n_classes = (targets[:, 0] > 0.5).astype(np.int64), 2
     else:
@@ -257,11 +265,12 @@ def _class_weights(class_weight: Any, n_classes: int, classes: npt.NDArray[np.in
         for key, weight in class_weight.items():
             if isinstance(key, bool) or not isinstance(key, (int, np.integer)) or key < 0:
                 raise ValueError(f"class_weight: got class {shown(key)}, expected a class label 0, 1, ...")
-            if key < n_classes:
-                table[key] = _check_weights("class_weight", _as_array("class_weight", [weight], "weights"))[0]
+            if key >= n_classes:
+                raise ValueError(f"class_weight: got class {key}, expected classes 0 to {n_classes - 1}")
+            table[key] = _check_weights("class_weight", _as_array("class_weight", [weight], "weights"))[0]
         return table
     table = _check_weights("class_weight", _as_array("class_weight", class_weight, "weights"))
-    if table.ndim != 1 or len(table) < n_classes:
+    if table.ndim != 1 or len(table) != n_classes:
         raise ValueError(f"class_weight: got shape {table.shape}, expected a weight for each of {n_classes} classes")
     return table
 

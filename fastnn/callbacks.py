@@ -30,6 +30,8 @@ class Callback:
     """
 
     model: Sequential
+    runs_last = False
+    """Whether this one is told of an epoch after the others, with the epoch in the model's history."""
     data: Data
 
     def on_train_begin(self) -> None:
@@ -53,7 +55,10 @@ class Callback:
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` gave."""
+        """Take over what `state` gave, for a model that was trained before."""
+
+    def reset(self) -> None:
+        """Forget what was seen of another model; called where the model has no state for this callback."""
 
 
 class LambdaCallback(Callback):
@@ -105,9 +110,9 @@ class EarlyStopping(Callback):
         self.patience = check_number("patience", patience, low=0, integer=True)
         self.min_delta = check_number("min_delta", min_delta, low=0.0)
         self.restore_best_weights = restore_best_weights
-        self._reset()
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
         self.best = math.nan
         self.best_epoch = -1
         self.waited = 0
@@ -116,7 +121,7 @@ class EarlyStopping(Callback):
 
     def on_train_begin(self) -> None:
         if self.stopped:
-            self._reset()
+            self.reset()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         value = metric_to_watch(logs, self.monitor)
@@ -169,6 +174,8 @@ class Checkpoint(Callback):
         As in `EarlyStopping`.
     """
 
+    runs_last = True
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -182,6 +189,9 @@ class Checkpoint(Callback):
         self.save_best_only = save_best_only
         self.monitor = monitor
         self.mode = resolve_mode(monitor, mode)
+        self.reset()
+
+    def reset(self) -> None:
         self.best = math.nan
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:

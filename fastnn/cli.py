@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-import fastnn
 from fastnn._errors import check_number, unknown_name
+from fastnn._version import __version__
 from fastnn.activations import NAMES as ACTIVATIONS
 from fastnn.activations import SOFTMAX
 from fastnn.callbacks import Callback, EarlyStopping
@@ -182,7 +182,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     description = "Dense neural networks, trained fast on the CPU."
     parser = _Parser(prog="fastnn", description=description, epilog=_EXAMPLES)
-    parser.add_argument("--version", action="version", version=f"fastnn {fastnn.__version__}")
+    parser.add_argument("--version", action="version", version=f"fastnn {__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_train(commands)
@@ -457,7 +457,7 @@ def _finish(
             "plot": None if drawn is None else str(drawn),
             "diagnosis": problems,
             "ending": ending or None,
-            "fastnn": fastnn.__version__,
+            "fastnn": __version__,
         }
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in facts.items()}
         print(json.dumps(finite, indent=2))

@@ -28,6 +28,12 @@ class History:
             column.append(float(logs.get(name, float("nan"))))
         self.epoch.append(epoch)
 
+    def truncate(self, epoch: int) -> None:
+        """Drop the epochs from number `epoch` on."""
+        keep = sum(number < epoch for number in self.epoch)
+        self.epoch = self.epoch[:keep]
+        self.history = {name: column[:keep] for name, column in self.history.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data (JSON)."""
         return {"epoch": self.epoch, "history": self.history}
@@ -38,6 +44,8 @@ class History:
         result = cls()
         result.epoch = [int(number) for number in data["epoch"]]
         result.history = {str(name): [float(number) for number in column] for name, column in data["history"].items()}
+        if any(len(column) != len(result.epoch) for column in result.history.values()):
+            raise ValueError("history: got columns of other lengths than the epochs")
         return result
 
     def __repr__(self) -> str:

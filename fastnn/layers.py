@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import check_number, unknown_name
+from fastnn._errors import check_number, shown, unknown_name
 from fastnn.activations import check_activation
 from fastnn.initializers import Initializer, as_initializer
 
@@ -153,7 +153,7 @@ class Rescale(Layer):
 def _numbers(name: str, value: npt.ArrayLike) -> float | tuple[float, ...]:
     array = np.asarray(value)
     if array.dtype.kind not in "iuf" or array.ndim > 1 or array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"{name}: got {value!r}, expected a finite number or one for each input")
+        raise ValueError(f"{name}: got {shown(value)}, expected a finite number or one for each input")
     return float(array) if array.ndim == 0 else tuple(float(number) for number in array)
 
 

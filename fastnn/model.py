@@ -109,6 +109,7 @@ class Sequential:
         self.step, self.epoch = 0, 0
         self.stop_training = False
         self._callback_states: dict[str, dict[str, Any]] = {}
+        self._callbacks: tuple[Callback, ...] = ()
         self._runtime: Runtime | None = None
         if not _per_input(self.layers):  # whether the layers make a network is known without the data
             Network(self.layers, 1, self.loss, self.dtype)
@@ -142,7 +143,7 @@ class Sequential:
                     f"input_size: got {inputs}, expected {self.network.inputs}, which the model was built for"
                 )
             return self
-        network = Network(self.layers, inputs, self.loss, self.dtype, self.l1, self.l2)
+        network = self.network_for_inputs(inputs)
         self._runtime = Runtime(network, self.optimizer, self.l1_mode == "truncate", self.seed, self.n_threads)
         rng = np.random.default_rng(self.seed)
         weights = iter(network.views(self._runtime.params))
@@ -164,7 +165,7 @@ class Sequential:
         batch_size: int = 32,
         validation_data: tuple[Any, ...] | None = None,
         validation_split: float = 0.0,
-        callbacks: Iterable[Callback] = (),
+        callbacks: Iterable[Callback] | None = (),
         sample_weight: Any = None,
         class_weight: Any = None,
         shuffle: bool = True,
@@ -318,7 +319,7 @@ class Sequential:
         report = np.zeros((1, e.N_REPORT))
         runtime.train(data, np.empty(0, np.int64), 0, data.rows, data.rows, self.step, rates, report)
         if not report[0, e.REPORT_ROWS]:
-            raise FloatingPointError(f"loss: is NaN or infinite, {self.first_bad_layer()}; no step was taken")
+            raise FloatingPointError(f"loss: is NaN or infinite, {self.first_bad_layer(data.rows)}; no step was taken")
         self.step += 1
         return epoch_logs(report, self.counts_correct)
 
@@ -385,18 +386,29 @@ class Sequential:
             For another number of arrays, another shape, or NaN or infinity; nothing is changed.
         """
         own = self.network.views(self.runtime.params)
+        if not isinstance(weights, Sequence):
+            raise TypeError(f"weights: got {weights!r}, expected a list of {len(own)} arrays")
         if len(weights) != len(own):
             raise ValueError(f"weights: got {len(weights)} arrays, expected {len(own)}")
         taken = []
         for number, (new, old) in enumerate(zip(weights, own, strict=True)):
-            array = np.asarray(new)
+            try:
+                with np.errstate(over="ignore"):
+                    array = np.asarray(new)
+                    if array.dtype.kind in "biuf":
+                        array = array.astype(self.dtype)
+            except ValueError:
+                raise ValueError(
+                    f"weights[{number}]: got rows of several lengths, expected numbers of shape {old.shape}"
+                ) from None
             if array.dtype.kind not in "biuf" or array.shape != old.shape:
                 raise ValueError(
                     f"weights[{number}]: got {array.dtype} of shape {array.shape}, "
                     f"expected numbers of shape {old.shape}"
                 )
             if self.check_finite and not np.isfinite(array).all():
-                raise ValueError(f"weights[{number}]: got NaN or infinity, expected finite numbers")
+                what = "NaN" if np.isnan(array).any() else "infinity"
+                raise ValueError(f"weights[{number}]: got {what}, expected finite numbers in the range of {self.dtype}")
             taken.append(array)
         for new, old in zip(taken, own, strict=True):
             old[:] = new
@@ -404,9 +416,9 @@ class Sequential:
     def clone(self, *, weights: bool = True) -> Sequential:
         """Return an independent model with the same settings and, unless `weights` is False, training state."""
         config = saving.config_of(self)
-        if not weights:
-            return saving.model_from_config(config)
-        return saving.from_parts(*copy.deepcopy(saving.parts_of(self)))
+        if not weights or self._runtime is None:
+            return saving.model_from_config(type(self), config)
+        return saving.from_parts(type(self), *copy.deepcopy(saving.parts_of(self)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole model to a safetensors file: network, weights, optimizer state, counters, callbacks' state.
@@ -466,27 +478,46 @@ class Sequential:
             result["r2"] = _r2(out, data.targets, data.weights)
         return result
 
-    def keep_callbacks(self, callbacks: Sequence[Callback]) -> None:
-        """Take the callbacks' states into the model, to be saved with it."""
-        for callback in callbacks:
+    def attach_callbacks(self, callbacks: Sequence[Callback]) -> None:
+        """Give each callback the state that the model keeps for it, or a fresh one."""
+        self._callbacks = tuple(callbacks)
+        for name, callback in self._named_callbacks():
+            state = self._callback_states.get(name)
+            if state is None:
+                callback.reset()
+            else:
+                callback.restore(state)
+
+    def collect_callback_states(self) -> None:
+        """Take the states of the callbacks at work into the model, to be saved with it."""
+        for name, callback in self._named_callbacks():
             state = callback.state()
             if state:
-                self._callback_states[type(callback).__name__] = state
+                self._callback_states[name] = state
 
-    def restore_callback(self, callback: Callback) -> None:
-        """Give a callback the state that the model keeps for its kind."""
-        state = self._callback_states.get(type(callback).__name__)
-        if state is not None:
-            callback.restore(state)
+    def detach_callbacks(self) -> None:
+        """Keep the callbacks' states and forget the callbacks."""
+        self.collect_callback_states()
+        self._callbacks = ()
 
-    def first_bad_layer(self) -> str:
+    def _named_callbacks(self) -> list[tuple[str, Callback]]:
+        """Name callbacks by kind, the second and later ones of a kind by their number as well."""
+        named: list[tuple[str, Callback]] = []
+        seen: dict[str, int] = {}
+        for callback in self._callbacks:
+            kind = type(callback).__name__
+            seen[kind] = seen.get(kind, 0) + 1
+            named.append((kind if seen[kind] == 1 else f"{kind}-{seen[kind]}", callback))
+        return named
+
+    def first_bad_layer(self, rows: int) -> str:
         """Say where, after a step whose loss was not finite, the first NaN or infinity stands."""
         network, runtime = self.network, self.runtime
         for segment, view in zip(network.segments, network.views(runtime.params), strict=True):
             if not np.isfinite(view).all():
                 return f"with NaN or infinity in {segment.name}"
         for number, stage in enumerate(network.stages):
-            output, _ = runtime.activations(number, 1)
+            output, _ = runtime.activations(number, rows)
             if not np.isfinite(output).all():
                 return f"first in the output of layer {stage.layer} ({type(self.layers[stage.layer]).__name__})"
         return "in the loss itself, with finite outputs"
@@ -499,13 +530,17 @@ class Sequential:
         if self._runtime is not None:
             return self.network
         samples, bytes_ = as_samples("x", x, None, self.dtype, False)
-        return Network(self.layers, max(samples.shape[1], bytes_.shape[1]), self.loss, self.dtype, self.l1, self.l2)
+        return self.network_for_inputs(max(samples.shape[1], bytes_.shape[1]))
+
+    def network_for_inputs(self, inputs: int) -> Network:
+        """Return the tables for samples of a width, without any array of weights."""
+        return Network(self.layers, inputs, self.loss, self.dtype, self.l1, self.l2)
 
     def _gate(self, network: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any, prefix: str = "") -> Data:
         samples, bytes_ = as_samples(f"{prefix}x", x, network.inputs, self.dtype, self.check_finite)
         rows = max(len(samples), len(bytes_))
         labels, targets = as_targets(f"{prefix}y", y, rows, self.loss, network.units, self.dtype, self.check_finite)
-        weights = as_weights(sample_weight, class_weight, rows, labels, targets)
+        weights = as_weights(sample_weight, class_weight, rows, labels, targets, self.loss, network.units)
         return Data(samples, bytes_, labels, targets, weights)
 
     def _outputs(self, data: Data, loss: bool = False) -> tuple[Array, Array]:
@@ -540,7 +575,7 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     OSError
         If it cannot be read.
     """
-    return saving.load(path)
+    return saving.load(Sequential, path)
 
 
 def _check_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:
@@ -570,10 +605,12 @@ def _check_dtype(dtype: Any) -> np.dtype[Any]:
     return _DTYPES[name]
 
 
-def _check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+def _check_callbacks(callbacks: Iterable[Callback] | None) -> tuple[Callback, ...]:
     if isinstance(callbacks, Callback):
         callbacks = (callbacks,)
-    callbacks = tuple(callbacks)
+    if callbacks is not None and not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks: got {callbacks!r}, expected a list of fastnn.callbacks.Callback objects")
+    callbacks = tuple(callbacks or ())
     for number, callback in enumerate(callbacks):
         if not isinstance(callback, Callback):
             raise TypeError(f"callbacks[{number}]: got {callback!r}, expected a fastnn.callbacks.Callback object")

@@ -43,12 +43,12 @@ class _Theme:
     train: str
     validation: str
     layers: tuple[float, float]
-    """Part of the viridis map, from the first layer to the last, that shows on the paper."""
+    """Part of the plasma map, from the first layer to the last, that shows on the paper."""
 
 
 _THEMES = {
-    "light": _Theme("#ffffff", "#1f2328", "#656d76", "#e4e7eb", "#8aa4c8", "#c2410c", (0.0, 0.76)),
-    "dark": _Theme("#0d1117", "#e6edf3", "#9198a1", "#262c36", "#5b7fb0", "#ff9a57", (0.42, 1.0)),
+    "light": _Theme("#ffffff", "#1f2328", "#656d76", "#e4e7eb", "#5b7fb0", "#c2410c", (0.0, 0.62)),
+    "dark": _Theme("#0d1117", "#e6edf3", "#9198a1", "#262c36", "#5b7fb0", "#ff9a57", (0.45, 1.0)),
 }
 
 _TITLES = {"loss": "loss", "accuracy": "accuracy", "r2": "R²"}
@@ -336,7 +336,7 @@ def _percent(axes: Axes) -> None:
 def _layer_colour(place: float, theme: _Theme) -> Any:
     """Return the colour of a layer that lies at `place` between the first (0) and the last (1)."""
     low, high = theme.layers
-    return _matplotlib().colormaps["viridis"](low + (high - low) * place)
+    return _matplotlib().colormaps["plasma"](low + (high - low) * place)
 
 
 def _layer_number(name: str) -> int:

@@ -2,14 +2,16 @@
 
 Nothing in a file is executed. Tensors are `dense_0.weight`, `dense_0.bias`, ...; `optimizer.<slot>` for the
 optimizer's flat state; `callback.<kind>.<name>` for arrays of callbacks. The header's entry "fastnn" holds
-format, configuration and counters.
+format, configuration and counters, and "sha256" the hash of it all.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import struct
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ FORMAT = 1
 """Version of the file's layout; a file with a higher one is refused."""
 
 _KEY = "fastnn"
+_HASH = "sha256"
 Tensors = dict[str, npt.NDArray[Any]]
 
 
@@ -54,20 +57,19 @@ def config_of(model: Sequential) -> dict[str, Any]:
     }
 
 
-def model_from_config(config: dict[str, Any]) -> Sequential:
+def model_from_config(kind: type[Sequential], config: dict[str, Any]) -> Sequential:
     """Return a model for what `config_of` gave."""
-    from fastnn.model import Sequential
-
     arguments = dict(config)
     stack = [layers.from_config(layer) for layer in arguments.pop("layers")]
     loss = losses.from_config(arguments.pop("loss"))
     optimizer = optimizers.from_config(arguments.pop("optimizer"))
-    return Sequential(stack, loss, optimizer, **arguments)
+    return kind(stack, loss, optimizer, **arguments)
 
 
 def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
     """Return (header, tensors) of a model; the tensors are views where they can be."""
     runtime, network = model.runtime, model.network
+    model.collect_callback_states()
     tensors: Tensors = {
         segment.name: view for segment, view in zip(network.segments, network.views(runtime.params), strict=True)
     }
@@ -93,7 +95,7 @@ def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
     return header, tensors
 
 
-def from_parts(header: dict[str, Any], tensors: Tensors) -> Sequential:
+def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors) -> Sequential:
     """Return the model that `parts_of` took apart.
 
     Raises
@@ -101,7 +103,13 @@ def from_parts(header: dict[str, Any], tensors: Tensors) -> Sequential:
     ValueError, KeyError, TypeError
         If the parts do not fit.
     """
-    model = model_from_config(header["config"])
+    inputs = _count(header["config"]["input_size"])
+    model = model_from_config(kind, {**header["config"], "input_size": None})
+    # What a file speaks of is made only where the file holds as much.
+    for segment in model.network_for_inputs(inputs).segments:
+        if segment.name not in tensors or tensors[segment.name].shape != segment.shape:
+            raise ValueError(f"tensor {segment.name!r} is missing or not of shape {segment.shape}")
+    model.build(inputs)
     network, runtime = model.network, model.runtime
     tensors = dict(tensors)
     targets = [*zip([s.name for s in network.segments], network.views(runtime.params), strict=True)]
@@ -118,13 +126,13 @@ def from_parts(header: dict[str, Any], tensors: Tensors) -> Sequential:
     model.step, model.epoch = _count(header["step"]), _count(header["epoch"])
     as_schedule(model.optimizer.lr).restore(header["schedule"])
     model.history = History.from_dict(header["history"])
-    for kind, state in header["callbacks"].items():
-        model._callback_states[kind] = dict(state)
+    for callback, state in header["callbacks"].items():
+        model._callback_states[callback] = dict(state)
     for name, tensor in tensors.items():
-        prefix, kind, item = name.split(".", 2)
+        prefix, callback, item = name.split(".", 2)
         if prefix != "callback" or tensor.shape != runtime.params.shape or tensor.dtype != runtime.params.dtype:
             raise ValueError(f"tensor {name!r} does not belong to the model")
-        model._callback_states[kind][item] = tensor
+        model._callback_states[callback][item] = tensor
     return model
 
 
@@ -138,7 +146,19 @@ def save(model: Sequential, path: str | os.PathLike[str]) -> None:
     """Write a model; see `Sequential.save`."""
     header, tensors = parts_of(model)
     text = json.dumps(_finite(header), allow_nan=False)
-    write_atomically(Path(path), to_bytes({k: np.ascontiguousarray(v) for k, v in tensors.items()}, {_KEY: text}))
+    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    content = to_bytes(whole, {_KEY: text, _HASH: checksum(text, whole)})
+    write_atomically(Path(path), _in_order(content))
+
+
+def _in_order(content: bytes) -> bytes:
+    """Return a safetensors file with its metadata sorted, so that the same model gives the same bytes."""
+    size = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + content[8 + size :]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -162,7 +182,17 @@ def _umask() -> int:
     return current
 
 
-def load(path: str | os.PathLike[str]) -> Sequential:
+def checksum(text: str, tensors: Tensors) -> str:
+    """Return the SHA-256 of a header's text and the tensors, by name."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
+
+
+def load(kind: type[Sequential], path: str | os.PathLike[str]) -> Sequential:
     """Read a model; see `fastnn.load`."""
     name = os.fspath(path)
     with open(name, "rb"):  # a missing or unreadable file is an OSError of its own
@@ -177,7 +207,9 @@ def load(path: str | os.PathLike[str]) -> Sequential:
             header = _infinite(json.loads(metadata[_KEY]))
             _check_format(name, header)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no mapping
-        return from_parts(header, tensors)
+        if metadata.get(_HASH) != checksum(metadata[_KEY], tensors):
+            raise ValueError("its SHA-256 is not the one written with it")
+        return from_parts(kind, header, tensors)
     except ModelFileError:
         raise
     except SafetensorError as error:

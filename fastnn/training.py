@@ -69,9 +69,11 @@ class Trainer:
         """Train for `epochs` epochs, or until a callback says stop."""
         model = self.model
         model.stop_training = False
+        self._good = self._snapshot()
         for callback in self.callbacks:
             callback.model, callback.data = model, self.data
-            model.restore_callback(callback)
+        model.attach_callbacks(self.callbacks)
+        for callback in self.callbacks:
             callback.on_train_begin()
         try:
             with _progress(epochs * self.data.rows, self.verbose) as bar:
@@ -82,7 +84,7 @@ class Trainer:
         finally:
             for callback in self.callbacks:
                 callback.on_train_end()
-            model.keep_callbacks(self.callbacks)
+            model.detach_callbacks()
 
     def _epoch(self, bar: tqdm[Any], title: str, epochs_left: int) -> None:
         model, epoch = self.model, self.model.epoch
@@ -99,10 +101,12 @@ class Trainer:
         self.schedule.epoch_end(logs)
         model.epoch = epoch + 1
         for callback in self.callbacks:
-            model.keep_callbacks(self.callbacks)
-            callback.on_epoch_end(epoch, logs)
-        model.keep_callbacks(self.callbacks)
+            if not callback.runs_last:
+                callback.on_epoch_end(epoch, logs)
         model.history.append(epoch, logs)
+        for callback in self.callbacks:
+            if callback.runs_last:
+                callback.on_epoch_end(epoch, logs)
         bar.set_postfix_str(_brief(logs), refresh=False)
         if self.verbose not in ("auto", 0):
             tqdm.write(
@@ -115,7 +119,7 @@ class Trainer:
         model, rows, batch = self.model, self.data.rows, self.batch
         if self.shuffle:
             shuffle_indices(self.order, model.seed, model.epoch)
-        good = model.runtime.params.copy(), model.runtime.state.copy(), model.step
+        started = self._snapshot()
         rates = self.schedule.rates(model.step, model.epoch, -(-rows // batch))
         report = np.zeros((len(rates), e.N_REPORT))
         done = 0
@@ -130,25 +134,36 @@ class Trainer:
                 )
             finally:  # an interrupt is served as soon as the call is over: count what it did
                 model.step += int((part[:, e.REPORT_ROWS] > 0).sum())
-            if not part[-1, e.REPORT_ROWS]:
-                self._diverged(done + int((part[:, e.REPORT_ROWS] > 0).sum()), good)
+            taken = int((part[:, e.REPORT_ROWS] > 0).sum())
+            if done + taken > 0:  # the loss was finite with the weights that the epoch began with
+                self._good = started
+            if taken < stop - done:
+                self._diverged(done + taken)
             self._adapt(stop - done, time.perf_counter() - before)
             bar.update(last - first)
             done = stop
+        if not np.isfinite(model.runtime.params).all():
+            self._diverged(done - 1)
         return epoch_logs(report, model.counts_correct)
 
     def _adapt(self, steps: int, seconds: float) -> None:
         wanted = steps * CALL_SECONDS / max(seconds, 1e-9)
         self._steps_a_call = max(1, int(min(wanted, 4 * self._steps_a_call)))
 
-    def _diverged(self, step: int, good: tuple[npt.NDArray[Any], npt.NDArray[Any], int]) -> None:
+    def _snapshot(self) -> tuple[Any, ...]:
+        runtime, model = self.model.runtime, self.model
+        return runtime.params.copy(), runtime.state.copy(), model.step, model.epoch, self.schedule.state()
+
+    def _diverged(self, step: int) -> None:
         """Go back to the last good epoch and say where the numbers broke."""
         model = self.model
-        where = model.first_bad_layer()
-        at = model.step
-        model.runtime.params[:], model.runtime.state[:], model.step = good
+        where = model.first_bad_layer(min(self.batch, self.data.rows - step * self.batch))
+        at, epoch = model.step, model.epoch
+        model.runtime.params[:], model.runtime.state[:], model.step, model.epoch, schedule = self._good
+        self.schedule.restore(schedule)
+        model.history.truncate(model.epoch)
         raise TrainingDiverged(
-            f"loss: became NaN or infinite in step {at} (epoch {model.epoch + 1}, batch {step + 1}), {where}. "
+            f"loss: became NaN or infinite in step {at} (epoch {epoch + 1}, batch {step + 1}), {where}. "
             "The weights of the last good epoch are kept. "
             "A smaller learning rate, a Warmup in front of it, or clip_norm usually helps"
         )

@@ -8,8 +8,11 @@ import pytest
 from support import digest, history_of, run_python, training_state, weight_bytes
 
 import fastnn
-from fastnn import Dense, Dropout, Sequential, training
+from fastnn import Dense, Dropout, Sequential, runtime, training
+from fastnn.kernels import epoch
+from fastnn.kernels.dropout import GROUP
 from fastnn.kernels.gemm import product_plan
+from fastnn.network import Network
 
 EVERYTHING = [Dense(9, "gelu"), Dropout(0.3), Dense(7, "sigmoid", l1=0.001), Dropout(0.1), Dense(3)]
 
@@ -233,6 +236,68 @@ def test_a_checkpoint_holds_the_history_up_to_its_epoch(tmp_path):
     assert history_of(loaded) == history_of(model)
 
 
+# ------------------------------------------------------------------------------------- within the arrays
+
+MARGIN = 200_000
+"""Elements on either side of a guarded vector: more than the scratch of a task, so that a task too many shows."""
+
+SHAPES = [(1, 1, 1, 1), (3, 5, 7, 2), (17, 33, 15, 31), (97, 131, 129, 65), (64, 10, 400, 3), (33, 700, 5, 257)]
+
+
+def guarded_trainings(monkeypatch):
+    """Train with vectors full of NaN between margins of NaN: nothing else is written, nothing unwritten is read."""
+    buffers = []
+
+    def guarded_empty(size, dtype):
+        room = np.frombuffer(bytearray(b"\xff") * ((size + 2 * MARGIN) * dtype.itemsize), dtype).copy()
+        start = MARGIN + (-room[MARGIN:].ctypes.data % 64) // dtype.itemsize
+        buffers.append((room, start, start + size))
+        return room[start : start + size]
+
+    for batch, inputs, hidden, outputs in SHAPES:
+        rng = np.random.default_rng(batch)
+        x, y = rng.normal(size=(2 * batch + 1, inputs)), rng.normal(size=(2 * batch + 1, outputs))
+        layers = [Dense(hidden, "gelu"), Dropout(0.3), Dense(hidden, "sigmoid"), Dropout(0.3), Dense(outputs)]
+
+        def train(x=x, y=y, layers=layers, batch=batch):
+            model = Sequential(layers, "squared_error", fastnn.Adam(0.01, clip_norm=0.1), l1=0.01, seed=1)
+            model.fit(x, y, epochs=1, batch_size=batch)  # the last batch has one row
+            dx, _ = model.backward(x, y)
+            return weight_bytes(model), model.predict(x).tobytes(), dx.tobytes(), model.evaluate(x, y)
+
+        want = train()
+        with monkeypatch.context() as patch:
+            patch.setattr(runtime, "aligned_empty", guarded_empty)
+            assert train() == want, "something was read that had not been written"
+        assert len(buffers) >= 5
+        for room, start, stop in buffers:
+            assert (room[:start].view(np.uint8) == 0xFF).all(), "a write before the beginning of a vector"
+            assert (room[stop:].view(np.uint8) == 0xFF).all(), "a write past the end of a vector"
+        buffers.clear()
+
+
+def test_compiled_code_stays_within_its_vectors(monkeypatch):
+    guarded_trainings(monkeypatch)
+
+
+def test_a_workspace_has_room_for_every_shorter_batch():
+    """A short last batch is cut by its own size: never into more tasks, or larger ones, than was planned for."""
+    rng, dtype = np.random.default_rng(1), np.dtype("float32")
+    most = 0
+    for _ in range(3000):
+        rows, inputs, units = np.exp(rng.uniform(0, np.log(4000), size=3)).round().astype(int).tolist()
+        threads, shorter = int(rng.integers(1, 80)), int(rng.integers(1, rows + 1))
+        plan = Network([Dense(units)], inputs, fastnn.SquaredError(), dtype).plan(rows, threads)
+        shapes = (shorter, units, inputs), (inputs, units, shorter), (shorter, inputs, units)
+        forward, *backward = (product_plan(*shape, dtype, threads) for shape in shapes)
+        tasks = max(forward[0] * forward[1], sum(a * b for a, b, _ in backward))
+        assert tasks <= plan.tasks, (rows, inputs, units, threads, shorter)
+        scratch = max(size for _, _, size in (forward, *backward))
+        assert GROUP + scratch <= plan.offsets[epoch.SCRATCH_EACH], (rows, inputs, units, threads, shorter)
+        most = max(most, tasks)
+    assert most > 32
+
+
 # --------------------------------------------------------------------------------------- other processes
 
 SCRIPT = """
@@ -240,12 +305,14 @@ import sys
 import fastnn
 import numba
 from support import digest
-from test_determinism import OPTIMIZERS, fit, small_model, wide_model
+import pytest
+from test_determinism import OPTIMIZERS, fit, guarded_trainings, small_model, wide_model
 model = small_model(OPTIMIZERS["momentum"]())
 fit(model, 5)
 model.save(sys.argv[2])
 resumed = fastnn.load(sys.argv[1])
 fit(resumed, 3)
+guarded_trainings(pytest.MonkeyPatch)
 print(numba.config.NUMBA_NUM_THREADS, digest(model), digest(resumed), digest(wide_model()))
 """
 
