@@ -112,8 +112,8 @@ def claims(t: dict[str, Trial], seeds: int) -> dict[str, bool]:
         "from weights that are too small no signal arrives, with ReLU either": (
             "silent" in t["ReLU, weights of 0.01"].flow.problems(0) and t["ReLU, weights of 0.01"].worst < 0.3
         ),
-        "from weights 1.7 times too large, training fails, and warm-up saves it": (
-            plain.median < 0.5 and warmed.worst > 0.6
+        "from weights 1.7 times too large most runs fail, and with warm-up most succeed": (
+            plain.median < 0.5 and warmed.median > 0.6
         ),
         "from weights 2 times too large, it explodes at the first steps, and clipping stops that": (
             "exploding" in wild.flow.problems(0) and 2 * wild.diverged > seeds and clipped.worst > 0.75

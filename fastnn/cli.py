@@ -663,7 +663,7 @@ def _read_rows(path: str) -> Array:
 
 def _read_npz(path: str) -> Array:
     """Return the only array of an .npz file, or the one named x."""
-    with np.load(path, allow_pickle=False) as arrays:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         names = list(arrays)
         if "x" not in names and len(names) != 1:
             raise ValueError(f"got arrays {', '.join(names) or 'none'}, expected one, or one named x")

@@ -163,7 +163,7 @@ class Trainer:
         self.schedule.restore(schedule)
         model.history.truncate(model.epoch)
         raise TrainingDiverged(
-            f"loss: became NaN or infinite in step {at} (epoch {epoch + 1}, batch {step + 1}), {where}. "
+            f"loss: became NaN or infinite in step {at + 1} (epoch {epoch + 1}, batch {step + 1}), {where}. "
             "The weights of the last good epoch are kept. "
             "A smaller learning rate, a Warmup in front of it, or clip_norm usually helps"
         )

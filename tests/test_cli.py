@@ -318,15 +318,13 @@ def test_ctrl_c_within_the_first_epoch_keeps_what_there_is(capsys, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
 def test_a_real_ctrl_c(folder):
-    run = process("train", "--epochs", "1000000", "--schedule", "constant", "--threads", "1", cwd=folder)
-    lines = []
-    while not any(line.startswith("epoch       3/") for line in lines):
-        line = run.stdout.readline()
-        assert line, run.stderr.read()
-        lines.append(line)
-    time.sleep(0.2)
-    run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=120)
+    arguments = ("train", "--epochs", "1000000", "--schedule", "constant", "--threads", "1")
+    with process(*arguments, cwd=folder) as run:
+        while not (line := run.stdout.readline()).startswith("epoch       3/"):
+            assert line, run.stderr.read()
+        time.sleep(0.2)
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=120)
     assert run.returncode == INTERRUPTED, err
     assert "interrupted in epoch " in out
     assert "Traceback" not in err
@@ -561,11 +559,11 @@ def test_bad_data_is_one_sentence(capsys, folder, model_file, name):
 
 def test_a_reader_that_has_enough_is_no_error(folder, model_file):
     np.save(folder / "x.npy", np.zeros((20_000, 64), np.uint8))
-    reading = process("predict", model_file, folder / "x.npy", "--proba", cwd=folder)
-    assert reading.stdout.readline().count(",") == 9
-    reading.stdout.close()
-    assert reading.stderr.read() == ""
-    assert reading.wait(timeout=120) == FAILED
+    with process("predict", model_file, folder / "x.npy", "--proba", cwd=folder) as reading:
+        assert reading.stdout.readline().count(",") == 9
+        reading.stdout.close()
+        assert reading.stderr.read() == ""
+        assert reading.wait(timeout=120) == FAILED
 
 
 # --------------------------------------------------------------------------------------- info, and the rest
@@ -597,8 +595,8 @@ def test_info_of_a_model_that_was_never_trained(capsys):
 
 
 def test_python_dash_m():
-    run = process("--version")
-    assert run.communicate(timeout=120) == (f"fastnn {fastnn.__version__}\n", "")
+    with process("--version") as run:
+        assert run.communicate(timeout=120) == (f"fastnn {fastnn.__version__}\n", "")
     assert run.returncode == 0
 
 

@@ -318,7 +318,7 @@ def test_dead_units(digits):
     )
     model.set_weights([w0, b0 - 100.0, w1, b1, *last])
     flow = watch(model, digits, epochs=0)
-    assert 0 in flow.problems()["dead"]
+    assert flow.problems() == {"dead": [0, 1]}, "and not silent besides"
     assert "all of the units" in flow.diagnosis()[-1]
 
 

@@ -234,6 +234,14 @@ def test_writes_files(tmp_path, name):
             assert width > 1000 > height > 400
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_file_has_the_papers_colour(tmp_path, theme):
+    from matplotlib.image import imread
+
+    figure = plot_history(RUN, tmp_path / "x.png", theme=theme)
+    np.testing.assert_allclose(imread(tmp_path / "x.png")[0, 0], figure.get_facecolor(), atol=1e-6)
+
+
 def luminance(colour):
     """Relative luminance as WCAG 2.1 has it."""
     channels = np.array(matplotlib.colors.to_rgb(colour))
