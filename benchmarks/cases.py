@@ -847,7 +847,7 @@ def training_data(name: str, rows: int | None = None) -> tuple[Array, Array]:
 
     "clusters" are Gaussian clouds, three a class, 6 standard deviations apart, with 5% of the labels drawn at
     random: a loss then has a floor that the network comes near to, and stops there in every library alike.
-    "waves" is a smooth function of three projections plus 10% noise; "expm" the exponential of 2 x 2 matrices.
+    "waves" is a smooth function of three projections with noise half as wide; "expm" the exponential of 2 x 2 matrices.
     """
     workload = WORKLOADS[name]
     rows = workload.rows if rows is None else min(rows, workload.rows)
@@ -866,7 +866,7 @@ def training_data(name: str, rows: int | None = None) -> tuple[Array, Array]:
         x = rng.standard_normal((rows, inputs), np.float32)
         u = x @ (rng.standard_normal((inputs, 3)) / math.sqrt(inputs)).astype(np.float32)
         y = np.sin(1.5 * u[:, :1]) + np.tanh(2.0 * u[:, 1:2] - u[:, 2:3])
-        return x, (y + 0.1 * rng.standard_normal((rows, 1))).astype(np.float32)
+        return x, (y + 0.5 * rng.standard_normal((rows, 1))).astype(np.float32)
     matrices = rng.standard_normal((rows, 2, 2)) * 0.7
     result, term = np.eye(2) + matrices, matrices
     for order in range(2, 20):

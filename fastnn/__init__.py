@@ -1,9 +1,10 @@
 """fastnn: dense neural networks, trained by kernels compiled for the very CPU they run on."""
 
-from fastnn import callbacks, datasets, initializers, kernels, losses, optimizers, schedules
+from fastnn import callbacks, datasets, diagnostics, initializers, kernels, losses, optimizers, plotting, schedules
 from fastnn._version import __version__
 from fastnn.callbacks import Callback, Checkpoint, EarlyStopping, LambdaCallback
 from fastnn.datasets import load_digits, load_idx, load_idx_dir
+from fastnn.diagnostics import GradientFlow
 from fastnn.history import History
 from fastnn.initializers import Initializer
 from fastnn.layers import Activation, Dense, Dropout, Rescale
@@ -31,6 +32,7 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "Exponential",
+    "GradientFlow",
     "History",
     "Huber",
     "Initializer",
@@ -48,6 +50,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "datasets",
+    "diagnostics",
     "initializers",
     "kernels",
     "load",
@@ -56,5 +59,6 @@ __all__ = [
     "load_idx_dir",
     "losses",
     "optimizers",
+    "plotting",
     "schedules",
 ]
