@@ -132,7 +132,7 @@ def draw(table: list[Trial], path: Path) -> str:
         axes.plot(share[there], ordered[there], color=colour, linewidth=1.8)
         end = share[there][-1]
         if end > 0.99:
-            place, height, text = 0.5, 0.12 * ordered[len(ordered) // 2], trial.name
+            place, height, text = 0.5, (0.1 if trial.l2 else 1.7) * ordered[len(ordered) // 2], trial.name
         else:
             axes.plot([end, end], [ordered[there][-1], FLOOR], color=colour, linewidth=1.0, linestyle=(0, (2, 3)))
             place, height, text = end + 0.02, 4 * FLOOR, f"{trial.name}: the other {1 - end:.0%} are exactly 0"

@@ -50,11 +50,19 @@ def run(capsys, *arguments):
     return code, printed.out, printed.err
 
 
-def process(*arguments, **settings):
+# A shell that runs the tests in the background has its children ignore Ctrl-C.
+HEEDS_CTRL_C = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("fastnn", run_name="__main__", alter_sys=True)
+"""
+
+
+def process(*arguments, program=("-m", "fastnn"), **settings):
     """Start `python -m fastnn` in a process of its own."""
     root = str(pathlib.Path(fastnn.__file__).parents[1])
     return subprocess.Popen(
-        [sys.executable, "-m", "fastnn", *map(str, arguments)],
+        [sys.executable, *program, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": root},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -319,7 +327,7 @@ def test_ctrl_c_within_the_first_epoch_keeps_what_there_is(capsys, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
 def test_a_real_ctrl_c(folder):
     arguments = ("train", "--epochs", "1000000", "--schedule", "constant", "--threads", "1")
-    with process(*arguments, cwd=folder) as run:
+    with process(*arguments, program=("-c", HEEDS_CTRL_C), cwd=folder) as run:
         while not (line := run.stdout.readline()).startswith("epoch       3/"):
             assert line, run.stderr.read()
         time.sleep(0.2)
