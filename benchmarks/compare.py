@@ -488,11 +488,11 @@ def plot(results: Sequence[dict[str, Any]], path: str, title: str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _names(text: str, known: Sequence[str], what: str) -> list[str]:
+def _names(text: str, known: Sequence[str]) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in known:
-            raise argparse.ArgumentTypeError(f"{what}: got {name!r}, expected one of {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"got {name!r}, expected one of {', '.join(known)}")
     return list(dict.fromkeys(names))
 
 
@@ -518,11 +518,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     mode.add_argument("--transcendentals", action="store_true", help=f"compare {', '.join(peers.FUNCTIONS)}")
     parser.add_argument(
         "--workloads", default=list(cases.WORKLOADS), metavar="A,B",
-        type=lambda text: _names(text, tuple(cases.WORKLOADS), "--workloads"),
+        type=lambda text: _names(text, tuple(cases.WORKLOADS)),
         help=f"which to train: {', '.join(cases.WORKLOADS)} (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "--peers", metavar="A,B", type=lambda text: _names(text, tuple(peers.PEERS), "--peers"),
+        "--peers", metavar="A,B", type=lambda text: _names(text, tuple(peers.PEERS)),
         help=f"which to compare, of {', '.join(peers.PEERS)}; fastnn always takes part (default: all installed)",
     )  # fmt: skip
     parser.add_argument("--rounds", type=_count, help="how often each of them runs, at least 2 (default: 7)")

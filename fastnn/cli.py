@@ -68,7 +68,7 @@ _HIDDEN_ACTIVATIONS = tuple(name for name in ACTIVATIONS if name != SOFTMAX)
 _RATES = {"sgd": 0.1, "adagrad": 0.01, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.002}
 """Learning rates that suit scaled images and these batch sizes."""
 
-_EPOCHS, _BATCH_SIZE = (30, 10), (32, 64)
+_EPOCHS, _BATCH_SIZE = (30, 10), (32, 128)
 """Of the digits inside the package, and of a folder of files, which has more rows."""
 
 
@@ -208,8 +208,8 @@ def _add_train(commands: Any) -> None:
     add("--layers", metavar="N,N,...", type=_layers, default=(256, 128), help=text)
     text = f"{', '.join(_HIDDEN_ACTIVATIONS)} (default relu)"
     add("--activation", metavar="NAME", type=_one_of(_HIDDEN_ACTIVATIONS), default="relu", help=text)
-    text = "share of the hidden units dropped in each step of training (default 0.2)"
-    add("--dropout", metavar="SHARE", type=share, default=0.2, help=text)
+    text = "share of the hidden units dropped in each step of training (default 0.25)"
+    add("--dropout", metavar="SHARE", type=share, default=0.25, help=text)
     add("--l1", metavar="X", type=penalty, default=0.0, help="add X sum|W| to the loss")
     add("--l2", metavar="X", type=penalty, default=0.0, help="add X/2 sum W^2 to the loss")
     text = "gradient (default), or truncate, which gives weights that are exactly 0"

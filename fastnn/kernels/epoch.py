@@ -34,7 +34,7 @@ from fastnn.kernels.activation import CHUNK, call_activate, call_multiply_slope,
 from fastnn.kernels.dense import column_sums
 from fastnn.kernels.dropout import GROUP, call_multiply_mask
 from fastnn.kernels.elementary import like
-from fastnn.kernels.gemm import MR, call_gemm, split, task_grid
+from fastnn.kernels.gemm import MR, TASK_FLOPS, call_gemm, split, task_grid
 from fastnn.kernels.loss import call_loss_rows
 from fastnn.kernels.update import call_update, penalty_block, squared_norm_block
 
@@ -450,7 +450,9 @@ def _backward(c, params, parallel):
     c[DELTA], c[DELTA_IN] = c[DELTA_0], c[DELTA_1]
     for s in range(stages.shape[0] - 1, -1, -1):
         n_tasks = _backward_tasks(stages[s], c[ROWS], s > 0 or c[WANT_DX] != 0, c[THREADS])
-        _run(c, params, OP_BACKWARD, n_tasks, s, parallel)
+        # dW and dX are two tasks at least, but a small layer is done before a thread wakes up.
+        enough = 4 * c[ROWS] * stages[s, N_IN] * stages[s, N_OUT] >= 2 * TASK_FLOPS
+        _run(c, params, OP_BACKWARD, n_tasks, s, parallel and (enough or stages[s, KIND] != DENSE))
         if stages[s, KIND] == DENSE:
             c[DELTA], c[DELTA_IN] = c[DELTA_IN], c[DELTA]
 
