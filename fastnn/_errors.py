@@ -153,9 +153,14 @@ def _expected(
     """Say what was expected: "a number > 0", "an integer >= 1", "a number in [0, 1)"."""
     kind = "an integer" if integer else "a finite number" if finite else "a number"
     if low is not None and high is not None:
-        return f"{kind} in {'(' if low_open else '['}{low:.15g}, {high:.15g}{')' if high_open else ']'}"
+        return f"{kind} in {'(' if low_open else '['}{_bound(low)}, {_bound(high)}{')' if high_open else ']'}"
     if low is not None:
-        return f"{kind} {'>' if low_open else '>='} {low:.15g}"
+        return f"{kind} {'>' if low_open else '>='} {_bound(low)}"
     if high is not None:
-        return f"{kind} {'<' if high_open else '<='} {high:.15g}"
+        return f"{kind} {'<' if high_open else '<='} {_bound(high)}"
     return kind
+
+
+def _bound(value: float) -> str:
+    """Write a bound: an integer in full, another number as short as it can be."""
+    return str(value) if isinstance(value, int) else f"{value:.15g}"

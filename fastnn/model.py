@@ -56,8 +56,8 @@ class Sequential:
     l1, l2 : float
         Penalties l1 sum|W| + l2/2 sum W^2 of the dense layers that have none of their own; weights only.
     l1_mode : {"gradient", "truncate"}
-        L1 as a part of the gradient, or as a soft threshold by lr x l1 after each step, which gives exact
-        zeros.
+        L1 as a part of the gradient, or as a soft threshold by lr x l1 after each step, which gives exact zeros. The
+        threshold is not scaled as Adam's and its kin's steps are: it shows its worth with SGD.
     check_finite : bool
         Whether NaN and infinity in the data are refused.
 
