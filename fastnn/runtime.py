@@ -80,11 +80,6 @@ class Runtime:
         available: int = numba.get_num_threads()
         return available if self.n_threads is None else min(self.n_threads, config.NUMBA_NUM_THREADS)
 
-    @property
-    def workspace_bytes(self) -> int:
-        """Bytes of the workspace of the largest batch so far."""
-        return int(self._work.nbytes)
-
     def train(
         self,
         data: Data,
@@ -114,10 +109,7 @@ class Runtime:
     def gradient(
         self, data: Data, step: int, dropout: bool, out: Array | None = None, external: bool = False
     ) -> Report:
-        """Write the gradient of the loss of all rows as one batch into `grads`;
-
-        With `out`, also that of the input.
-        """
+        """Write the gradient of all rows as one batch into `grads`; with `out`, also that of the input."""
         self._ensure_workspace(data.rows)
         report = np.zeros((1, e.N_REPORT))
         self._execute(
@@ -132,10 +124,7 @@ class Runtime:
         return min(rows, max(16, _PREDICT_ELEMENTS // width))
 
     def forward(self, data: Data, first: int, rows: int, out: Array, report: Report | None = None) -> None:
-        """Write the outputs of rows [first, first + rows);
-
-        With `report`, also what the loss makes of them, a row a block.
-        """
+        """Write the outputs of rows [first, first + rows); with `report`, also the loss of each block of rows."""
         batch = self.blocks_of_rows(data.rows)
         plan = self.network.plan(min(batch, rows), self.threads)
         work = aligned_empty(plan.work_size, self.network.dtype)
