@@ -13,7 +13,7 @@ from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy
 from fastnn.kernels._check import check_arrays, check_code
 from fastnn.kernels._jit import Task, block, entry_parallel, launch
-from fastnn.kernels.elementary import like
+from fastnn.kernels.elementary import choose, like
 
 CHUNK = 8192
 """Elements of one parallel block of an element-wise kernel: 32 KB of float32, about 4 us."""
@@ -86,7 +86,7 @@ def softmax_row(p):
     """
     top = p[0]
     for j in range(1, p.size):
-        top = p[j] if p[j] > top or p[j] != p[j] else top
+        top = choose(p[j] > top or p[j] != p[j], p[j], top)
     total = softmax_numerators(p, top)
     divisor = like(total, top)
     for j in range(p.size):

@@ -10,13 +10,17 @@ from __future__ import annotations
 from fastnn.kernels._jit import formula
 from fastnn.kernels.elementary import (
     absolute,
+    choose,
     copysign,
     exp,
     expm1_negative,
+    fma,
+    largest,
     like,
     log1p_unit,
     scaled_exp,
     scaled_normal_tail,
+    smallest,
 )
 
 IDENTITY, RELU, LEAKY_RELU, ELU, SIGMOID, TANH, SOFTPLUS, GELU, SILU = range(9)
@@ -39,45 +43,44 @@ NEEDS_Z = frozenset({GELU, SILU})
 @formula
 def relu(z):
     """max(0, z); NaN stays NaN."""
-    return like(0.0, z) if z < like(0.0, z) else z
+    return largest(z, like(0.0, z))
 
 
 @formula
 def relu_slope(a):
     """1 where a > 0, else 0 (0 at the kink)."""
-    return like(1.0, a) if a > like(0.0, a) else like(0.0, a)
+    return choose(a > like(0.0, a), like(1.0, a), like(0.0, a))
 
 
 @formula
 def leaky_relu(z):
     """z where z > 0, else 0.01 z."""
-    return z if z > like(0.0, z) else like(0.01, z) * z
+    return fma(like(0.01, z), smallest(z, like(0.0, z)), largest(z, like(0.0, z)))
 
 
 @formula
 def leaky_relu_slope(a):
     """1 where a > 0, else 0.01."""
-    return like(1.0, a) if a > like(0.0, a) else like(0.01, a)
+    return choose(a > like(0.0, a), like(1.0, a), like(0.01, a))
 
 
 @formula
 def elu(z):
     """z where z > 0, else e^z - 1."""
-    negative = expm1_negative(like(0.0, z) if z > like(0.0, z) else z)
-    return z if z > like(0.0, z) else negative
+    return largest(z, like(0.0, z)) + expm1_negative(smallest(z, like(0.0, z)))
 
 
 @formula
 def elu_slope(a):
     """1 where a > 0, else e^z = a + 1."""
-    return like(1.0, a) if a > like(0.0, a) else a + like(1.0, a)
+    return choose(a > like(0.0, a), like(1.0, a), a + like(1.0, a))
 
 
 @formula
 def sigmoid(z):
     """1 / (1 + e^-z), from e^-|z| so that nothing overflows and both tails keep their digits."""
     e = exp(-absolute(z))
-    return (like(1.0, z) if z > like(0.0, z) else e) / (like(1.0, z) + e)
+    return choose(z > like(0.0, z), like(1.0, z), e) / (like(1.0, z) + e)
 
 
 @formula
@@ -102,7 +105,7 @@ def tanh_slope(a):
 @formula
 def softplus(z):
     """log(1 + e^z) = max(z, 0) + log1p(e^-|z|)."""
-    return (like(0.0, z) if z < like(0.0, z) else z) + log1p_unit(exp(-absolute(z)))
+    return largest(z, like(0.0, z)) + log1p_unit(exp(-absolute(z)))
 
 
 @formula
@@ -114,33 +117,33 @@ def softplus_slope(a):
 @formula
 def gelu(z):
     """z Phi(z), Phi the normal distribution function (the exact form, not the tanh one)."""
-    size = like(40.0, z) if absolute(z) > like(40.0, z) else absolute(z)
+    size = choose(absolute(z) > like(40.0, z), like(40.0, z), absolute(z))
     product = scaled_normal_tail(copysign(size, z), size)
-    return z - product if z > like(0.0, z) else product
+    return choose(z > like(0.0, z), z - product, product)
 
 
 @formula
 def gelu_slope(z):
     """Phi(z) + z phi(z)."""
-    size = like(40.0, z) if absolute(z) > like(40.0, z) else absolute(z)
+    size = choose(absolute(z) > like(40.0, z), like(40.0, z), absolute(z))
     tail = scaled_normal_tail(like(1.0, z), size)
     density = like(0.3989422804014327, z) * exp(like(-0.5, z) * size * size)
-    return (like(1.0, z) - tail if z > like(0.0, z) else tail) + copysign(size, z) * density
+    return choose(z > like(0.0, z), like(1.0, z) - tail, tail) + copysign(size, z) * density
 
 
 @formula
 def silu(z):
     """z sigmoid(z); 0, not NaN, at minus infinity."""
     e = exp(-absolute(z))
-    size = like(0.0, z) if z > like(0.0, z) else (like(-1000.0, z) if z < like(-1000.0, z) else z)
-    return (z if z > like(0.0, z) else scaled_exp(size, size)) / (like(1.0, z) + e)
+    size = choose(z > like(0.0, z), like(0.0, z), choose(z < like(-1000.0, z), like(-1000.0, z), z))
+    return choose(z > like(0.0, z), z, scaled_exp(size, size)) / (like(1.0, z) + e)
 
 
 @formula
 def silu_slope(z):
     """s (1 + z (1 - s)) with s = sigmoid(z)."""
     s = sigmoid(z)
-    small = like(0.0, z) if absolute(z) > like(1000.0, z) else z * sigmoid(-z)
+    small = choose(absolute(z) > like(1000.0, z), like(0.0, z), z * sigmoid(-z))
     return s * (like(1.0, z) + small)
 
 
@@ -151,4 +154,4 @@ def exp_difference(z, top):
     back = difference + top
     error = (z - back) + (top - (back - difference)) * like(-1.0, z)
     small = exp(difference)
-    return small if error != error else small * (like(1.0, z) + error)
+    return choose(error != error, small, small * (like(1.0, z) + error))

@@ -17,7 +17,7 @@ from fastnn.kernels._blocks import copy
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
 from fastnn.kernels._jit import Task, block, entry_parallel, formula, launch
 from fastnn.kernels.activation import CHUNK, softmax_row
-from fastnn.kernels.elementary import absolute, copysign, exp, like, log1p_unit
+from fastnn.kernels.elementary import absolute, choose, copysign, exp, like, log1p_unit
 
 SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, EXTERNAL = range(6)
 
@@ -38,7 +38,7 @@ def error_loss(code, e, delta):
         return size
     if code == HUBER:
         half = like(0.5, e)
-        return half * e * e if size <= delta else delta * (size - half * delta)
+        return choose(size <= delta, half * e * e, delta * (size - half * delta))
     return e * e
 
 
@@ -46,16 +46,16 @@ def error_loss(code, e, delta):
 def error_slope(code, e, delta):
     """Derivative of `error_loss`: 2 e; sign(e); or e clipped to +-delta."""
     if code == ABSOLUTE_ERROR:
-        return e if e == like(0.0, e) or e != e else copysign(like(1.0, e), e)
+        return choose(e == like(0.0, e) or e != e, e, copysign(like(1.0, e), e))
     if code == HUBER:
-        return copysign(delta, e) if absolute(e) > delta else e
+        return choose(absolute(e) > delta, copysign(delta, e), e)
     return like(2.0, e) * e
 
 
 @formula
 def binary_loss(z, t):
     """-t log s - (1 - t) log(1 - s), s = sigmoid(z), as max(z, 0) - z t + log1p(e^-|z|)."""
-    return (z if z > like(0.0, z) else z * like(0.0, z)) - z * t + log1p_unit(exp(-absolute(z)))
+    return choose(z > like(0.0, z), z, z * like(0.0, z)) - z * t + log1p_unit(exp(-absolute(z)))
 
 
 @block

@@ -18,7 +18,7 @@ from numba import prange
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
 from fastnn.kernels._jit import Task, block, entry_parallel, formula, launch
 from fastnn.kernels.activation import CHUNK
-from fastnn.kernels.elementary import absolute, copysign, like
+from fastnn.kernels.elementary import absolute, choose, copysign, largest, like
 
 SGD, ADAGRAD, RMSPROP, ADAM, AMSGRAD = range(5)
 
@@ -30,15 +30,15 @@ N_HYPER = 11
 @formula
 def sign(w):
     """-1, 0 or 1."""
-    return like(0.0, w) if w == like(0.0, w) else copysign(like(1.0, w), w)
+    return choose(w == like(0.0, w), like(0.0, w), copysign(like(1.0, w), w))
 
 
 @formula
 def total_gradient(d, w, l1, l2, clip_value, scale):
     """scale * clip(d + l2 w + l1 sign(w), +-clip_value); NaN stays NaN."""
     g = d + l2 * w + l1 * sign(w)
-    g = clip_value if g > clip_value else g
-    g = -clip_value if g < -clip_value else g
+    g = choose(g > clip_value, clip_value, g)
+    g = choose(g < -clip_value, -clip_value, g)
     return g * scale
 
 
@@ -46,20 +46,20 @@ def total_gradient(d, w, l1, l2, clip_value, scale):
 def soft(w, amount):
     """Soft threshold: sign(w) max(|w| - amount, 0), the proximal map of amount * |w|."""
     size = absolute(w) - amount
-    return copysign(size, w) if size > like(0.0, w) else (w if w != w else like(0.0, w))
+    return choose(size > like(0.0, w), copysign(size, w), choose(w != w, w, like(0.0, w)))
 
 
 @formula
 def positive(x):
     """max(x, 0); NaN stays NaN."""
-    return like(0.0, x) if x < like(0.0, x) else x
+    return largest(x, like(0.0, x))
 
 
 @formula
 def clip_one(g, clip_value, scale):
     """scale * clip(g, +-clip_value); NaN stays NaN."""
-    g = clip_value if g > clip_value else g
-    g = -clip_value if g < -clip_value else g
+    g = choose(g > clip_value, clip_value, g)
+    g = choose(g < -clip_value, -clip_value, g)
     return g * scale
 
 
@@ -146,7 +146,7 @@ def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
                 g = total_gradient(d[i], w[i], l1, l2, clip, scale)
                 s0[i] = b1 * s0[i] + rest1 * g
                 s1[i] = b2 * s1[i] + rest2 * (g * g)
-                s2[i] = s1[i] if s1[i] > s2[i] else s2[i]
+                s2[i] = choose(s1[i] > s2[i], s1[i], s2[i])
                 w[i] = w[i] * shrink - rate * s0[i] / (math.sqrt(s2[i]) * root + eps)
     if truncate > 0.0:
         soft_threshold_block(w, truncate)
