@@ -18,7 +18,7 @@ from fastnn.kernels import epoch as e
 from fastnn.kernels import formulas
 from fastnn.kernels.activation import CHUNK
 from fastnn.kernels.dropout import GROUP, threshold_of
-from fastnn.kernels.gemm import product_plan
+from fastnn.kernels.gemm import product_scratch, product_tasks
 from fastnn.layers import Activation, Dense, Dropout, Layer, Rescale
 from fastnn.losses import Loss
 
@@ -90,14 +90,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages with workspace offsets for batches of up to `rows`, and the workspace's size."""
+    """Stages with workspace offsets for batches of up to `rows`, the workspace's size, and how many threads share it:
+
+    `members` of the `threads` there are, since one without a task would only wait.
+    """
 
     rows: int
     stages: npt.NDArray[np.int64]
     offsets: dict[int, int]
     work_size: int
-    tasks: int
     threads: int
+    members: int
 
 
 class Network:
@@ -186,26 +189,37 @@ class Network:
 
     def update_blocks(
         self, weight_decay: float, truncate: bool
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Return the update kernel's blocks: [start, stop), and l1, l2, weight decay and truncating l1 of each.
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Return the update kernel's blocks, their numbers, and the first block of each task and their end.
 
-        Blocks never straddle two segments, and are a function of the shapes alone.
+        A block is [start, stop), and never straddles two segments; its numbers are l1, l2, weight decay and truncating
+        l1. A task is blocks of some CHUNK parameters together. All is a function of the shapes alone.
         """
-        places, numbers = [], []
+        places, numbers, tasks = [], [], []
+        begun = -CHUNK
         for segment in self.segments:
             l1, truncated = (0.0, segment.l1) if truncate else (segment.l1, 0.0)
             decay = weight_decay if segment.is_weight else 0.0
             for start in range(segment.start, segment.stop, CHUNK):
-                places.append((start, min(start + CHUNK, segment.stop)))
+                stop = min(start + CHUNK, segment.stop)
+                if stop - begun > CHUNK:
+                    tasks.append(len(places))
+                    begun = start
+                places.append((start, stop))
                 numbers.append((l1, segment.l2, decay, truncated))
-        return np.array(places, np.int64).reshape(-1, 2), np.array(numbers, np.float64).reshape(-1, 4)
+        return (
+            np.array(places, np.int64).reshape(-1, 2),
+            np.array(numbers, np.float64).reshape(-1, 4),
+            np.array([*tasks, len(places)], np.int64),
+        )
 
     def plan(self, rows: int, threads: int) -> Plan:
         """Lay out a workspace for batches of up to `rows` rows on up to `threads` threads."""
         table = np.zeros((len(self.stages), e.N_STAGE), np.int64)
         weights = iter(self.segments)
         place = _aligned(rows * self.inputs)
-        before, widest, tasks, each = 0, self.inputs, 16, 0
+        before, widest, each = 0, self.inputs, 0
+        members = max(e.row_tasks(rows, self.inputs), e.row_tasks(rows, 8 * self.units), -(-self.params_size // CHUNK))
         for row, stage in zip(table, self.stages, strict=True):
             widest = max(widest, stage.units)
             row[e.KIND] = e.DENSE if stage.dense is not None else e.ELEMENTWISE
@@ -223,18 +237,20 @@ class Network:
                 row[e.WEIGHT] = next(weights).start
                 if stage.dense.use_bias:
                     row[e.BIAS] = next(weights).start
-                needed = [
-                    product_plan(*shape, self.dtype, threads) for shape in _products(rows, stage.inputs, stage.units)
-                ]
-                # A shorter batch may be cut a little differently, never into twice as many tasks.
-                tasks = max(tasks, 2 * (needed[0][0] * needed[0][1]), 2 * sum(a * b for a, b, _ in needed[1:]))
-                each = max(each, *(size for _, _, size in needed))
+                shapes = _products(rows, stage.inputs, stage.units)
+                each = max(each, *(product_scratch(*shape, self.dtype) for shape in shapes))
+                members = max(members, *(product_tasks(*shape, threads) for shape in shapes))
+                if before and e.backward_shared.py_func(rows, stage.inputs, stage.units):
+                    members = max(members, sum(product_tasks(*shape, threads) for shape in shapes[1:]))
+            else:
+                members = max(members, e.row_tasks(rows, stage.units))
         offsets = {e.X_OFFSET: 0, e.T_OFFSET: place}
         place += _aligned(rows * self.units)
         offsets |= {e.DELTA_0: place, e.DELTA_1: place + _aligned(rows * widest)}
         offsets[e.SCRATCH] = offsets[e.DELTA_1] + _aligned(rows * widest)
         offsets[e.SCRATCH_EACH] = _aligned(GROUP + each)
-        return Plan(rows, table, offsets, offsets[e.SCRATCH] + tasks * offsets[e.SCRATCH_EACH], tasks, threads)
+        members = min(members, threads)
+        return Plan(rows, table, offsets, offsets[e.SCRATCH] + members * offsets[e.SCRATCH_EACH], threads, members)
 
 
 def _products(rows: int, inputs: int, units: int) -> tuple[tuple[int, int, int], ...]:

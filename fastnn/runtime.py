@@ -17,6 +17,7 @@ from numba.core import config as _numba_config
 from fastnn.arrays import Data
 from fastnn.kernels import epoch as e
 from fastnn.kernels._context import Context
+from fastnn.kernels._team import team_words, yield_address
 from fastnn.kernels.dropout import signed
 from fastnn.kernels.loss import EXTERNAL
 from fastnn.network import Network, Plan, aligned_empty
@@ -61,7 +62,7 @@ class Runtime:
         self.slots = [name for name in optimizer.slots if name is not None]
         self.state = aligned_empty(size * len(self.slots), dtype)
         self.state[:] = 0.0
-        self.blocks, self.block_floats = network.update_blocks(optimizer.weight_decay_rate, truncate)
+        self.blocks, self.block_floats, self.block_tasks = network.update_blocks(optimizer.weight_decay_rate, truncate)
         self._hyper = optimizer.hyper()
         self._clip_norm = math.inf if optimizer.clip_norm is None else optimizer.clip_norm
         kept = [name is not None for name in optimizer.slots]
@@ -193,12 +194,14 @@ class Runtime:
             numbers[[e.THREADS, e.DROPOUT, e.WANT_DX, e.WANT_OUT]] = plan.threads, dropout, want_dx, want_out
             numbers[e.OPTIMIZER] = optimizer.code
             numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
-            numbers[e.RUN_TASK : e.UPDATE + 1] = e.addresses(network.dtype)
+            numbers[[e.MEMBERS, e.YIELD]] = plan.members, yield_address()
+            numbers[e.RUN_MEMBER : e.UPDATE + 1] = e.addresses(network.dtype)
             c[e.FLOATS] = np.array([network.loss.delta, self._clip_norm, 0.0, 1.0])
             c[e.STAGES], c[e.SCALES] = plan.stages, network.scales
-            c[e.BLOCKS], c[e.BLOCK_FLOATS] = self.blocks, self.block_floats
+            c[e.BLOCKS], c[e.BLOCK_FLOATS], c[e.BLOCK_TASKS] = self.blocks, self.block_floats, self.block_tasks
             c[e.GRADS], c[e.STATE], c[e.WORK] = self.grads, self.state, work
-            c[e.PARTIAL] = np.zeros((max(plan.tasks, len(self.blocks)), 2))
+            c[e.PARTIAL] = np.zeros((max(e.MAX_ROW_TASKS, len(self.block_tasks)), 2))
+            c[e.TEAM] = team_words(plan.members)
             c[e.X], c[e.X_BYTES], c[e.RESCALE] = data.x, data.x_bytes, network.rescale
             c[e.LABELS], c[e.TARGETS], c[e.WEIGHTS], c[e.ORDER] = data.labels, data.targets, data.weights, order
             c[e.BATCH_LABELS], c[e.BATCH_WEIGHTS] = np.empty(plan.rows, np.int64), np.empty(plan.rows)

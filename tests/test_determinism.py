@@ -11,7 +11,7 @@ import fastnn
 from fastnn import Dense, Dropout, Sequential, runtime, training
 from fastnn.kernels import epoch
 from fastnn.kernels.dropout import GROUP
-from fastnn.kernels.gemm import product_plan
+from fastnn.kernels.gemm import product_scratch, product_tasks
 from fastnn.network import Network
 
 EVERYTHING = [Dense(9, "gelu"), Dropout(0.3), Dense(7, "sigmoid", l1=0.001), Dropout(0.1), Dense(3)]
@@ -73,8 +73,7 @@ def test_the_same_bits_for_any_number_of_threads(optimizer, dtype):
         dx, gradients = model.backward(x, np.ones((700, 33)))
         outputs = [model.predict(x), model.predict_proba(x), dx, *gradients]
         results.append((training_state(model), [part.tobytes() for part in outputs], model.evaluate(x, y)))
-    tasks = product_plan(300, 300, 257, dtype, 2)
-    assert tasks[0] * tasks[1] > 1
+    assert product_tasks(300, 300, 257, 2) > 1
     assert model.network.params_size > 8 * 8192
     for other in results[1:]:
         assert other == results[0]
@@ -281,21 +280,18 @@ def test_compiled_code_stays_within_its_vectors(monkeypatch):
 
 
 def test_a_workspace_has_room_for_every_shorter_batch():
-    """A short last batch is cut by its own size: never into more tasks, or larger ones, than was planned for."""
+    """A short last batch is cut by its own size: its products never need more scratch than was planned for."""
     rng, dtype = np.random.default_rng(1), np.dtype("float32")
-    most = 0
     for _ in range(3000):
         rows, inputs, units = np.exp(rng.uniform(0, np.log(4000), size=3)).round().astype(int).tolist()
         threads, shorter = int(rng.integers(1, 80)), int(rng.integers(1, rows + 1))
         plan = Network([Dense(units)], inputs, fastnn.SquaredError(), dtype).plan(rows, threads)
         shapes = (shorter, units, inputs), (inputs, units, shorter), (shorter, inputs, units)
-        forward, *backward = (product_plan(*shape, dtype, threads) for shape in shapes)
-        tasks = max(forward[0] * forward[1], sum(a * b for a, b, _ in backward))
-        assert tasks <= plan.tasks, (rows, inputs, units, threads, shorter)
-        scratch = max(size for _, _, size in (forward, *backward))
+        scratch = max(product_scratch(*shape, dtype) for shape in shapes)
         assert GROUP + scratch <= plan.offsets[epoch.SCRATCH_EACH], (rows, inputs, units, threads, shorter)
-        most = max(most, tasks)
-    assert most > 32
+        assert 1 <= plan.members <= threads
+        last = plan.offsets[epoch.SCRATCH] + plan.members * plan.offsets[epoch.SCRATCH_EACH]
+        assert last <= plan.work_size
 
 
 # --------------------------------------------------------------------------------------- other processes

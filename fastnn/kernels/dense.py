@@ -11,7 +11,7 @@ from fastnn.kernels._check import check_arrays, check_code
 from fastnn.kernels._jit import block, entry_parallel
 from fastnn.kernels._simd import tile_columns
 from fastnn.kernels.activation import ACTIVATE, call_activate
-from fastnn.kernels.gemm import GEMM, MR, call_gemm, product_plan, scratch_elements, split, task_grid
+from fastnn.kernels.gemm import FORK_FLOPS, GEMM, MR, call_gemm, product_plan, scratch_elements, split, task_grid
 
 
 @block
@@ -28,7 +28,7 @@ def column_sums(out, d, d0, stride, rows, first, last):
 @entry_parallel
 def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch, threads):
     nr = tile_columns(z)
-    row_blocks, column_blocks = task_grid(rows, n, k, threads)
+    row_blocks, column_blocks = task_grid(rows, n, k, threads, FORK_FLOPS)
     each = scratch_elements(rows, n, k, nr)
     for task in prange(row_blocks * column_blocks):
         i0, i1 = split(rows, row_blocks, task % row_blocks, MR)
@@ -45,8 +45,8 @@ def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch, t
 @entry_parallel
 def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, scratch_w, scratch_x, threads):
     nr = tile_columns(dz)
-    w_rows, w_columns = task_grid(k, n, rows, threads)
-    x_rows, x_columns = task_grid(rows, k, n, threads)
+    w_rows, w_columns = task_grid(k, n, rows, threads, FORK_FLOPS)
+    x_rows, x_columns = task_grid(rows, k, n, threads, FORK_FLOPS)
     w_tasks, x_tasks = w_rows * w_columns, x_rows * x_columns if dx.size else 0
     w_each, x_each = scratch_elements(k, n, rows, nr), scratch_elements(rows, k, n, nr)
     for task in prange(w_tasks + x_tasks):

@@ -11,10 +11,12 @@ parameters come beside it and give the float type.
 
 from __future__ import annotations
 
+import functools
 import math
 
+import numba
 import numpy as np
-from numba import prange
+from numba import prange, types
 
 from fastnn.kernels import activation, dropout, formulas, gemm, loss, update
 from fastnn.kernels._blocks import copy
@@ -28,9 +30,10 @@ from fastnn.kernels._context import (
     integer_rows_at,
     integers_at,
 )
-from fastnn.kernels._jit import Task, block, entry, entry_parallel
+from fastnn.kernels._jit import Task, block, entry, entry_parallel, inlined, launch
 from fastnn.kernels._simd import tile_columns
-from fastnn.kernels.activation import CHUNK, call_activate, call_multiply_slope, softmax_row
+from fastnn.kernels._team import DONE, FINISHED, OPERATION, SEATS, STAGE, claim, fetch_add, load, publish, store, wait
+from fastnn.kernels.activation import call_activate, call_multiply_slope, softmax_row
 from fastnn.kernels.dense import column_sums
 from fastnn.kernels.dropout import GROUP, call_multiply_mask
 from fastnn.kernels.elementary import like
@@ -67,9 +70,10 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     WANT_DX, WANT_OUT,
     X_OFFSET, T_OFFSET, DELTA_0, DELTA_1, SCRATCH, SCRATCH_EACH,  # offsets in the workspace
     STATE_0, STATE_1, STATE_2,  # offsets in the optimizer's state, -1 for a vector that is not kept
-    RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE,  # addresses of the compiled blocks
+    MEMBERS, YIELD,  # threads of the team, and where the system's yield lies
+    RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE,  # addresses of the compiled blocks
     STEP, ROW, ROWS, DELTA, DELTA_IN,  # the batch at hand; set by `execute`
-) = range(35)  # fmt: skip
+) = range(38)  # fmt: skip
 
 # and arrays, three integers each; e is the float type of the model.
 (
@@ -78,10 +82,11 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     SCALES,  # float64 (stages,): 1 / (1 - dropout rate)
     BLOCKS,  # int64 (U, 2): [start, stop) of each block of parameters
     BLOCK_FLOATS,  # float64 (U, 4): its l1, l2, weight decay and truncating l1
+    BLOCK_TASKS,  # int64 (tasks + 1,): the first block of each task, and U
     GRADS,  # e, like the parameters
     STATE,  # e: up to three vectors like the parameters
     WORK,  # e: the workspace
-    PARTIAL,  # float64 (tasks or U, 2): sums of the tasks, added up in order
+    PARTIAL,  # float64 (tasks, 2): sums of the tasks, added up in order
     X,  # e (rows, inputs), or (0, 0) where the samples are bytes
     X_BYTES,  # uint8 (rows, inputs) or (0, 0)
     RESCALE,  # e (2, inputs): scale and offset of each input; or (0, 0)
@@ -95,8 +100,9 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     RATES,  # float64 (steps,): learning rate of each step
     REPORT,  # float64 (steps, N_REPORT), out; zeros before; REPORT_ROWS stays 0 for steps not done
     RESULT,  # e, out: (rows, outputs) where WANT_OUT, (rows, inputs) where WANT_DX
-) = range(STEP + 5, STEP + 5 + 22 * SLOTS, SLOTS)
-N_CONTEXT = RESULT + SLOTS
+    TEAM,  # int64: what the threads tell each other (see `_team.py`), zeros before
+) = range(STEP + 5, STEP + 5 + 24 * SLOTS, SLOTS)
+N_CONTEXT = TEAM + SLOTS
 
 HUBER_DELTA, CLIP_NORM, TOTAL_WEIGHT, GRADIENT_SCALE = range(4)
 N_FLOATS = 4
@@ -111,8 +117,8 @@ N_REPORT = 6
 # Operations that are cut into tasks.
 OP_GATHER, OP_FORWARD, OP_LOSS, OP_BACKWARD, OP_PENALTY, OP_NORM, OP_UPDATE = range(7)
 
-PARALLEL_ELEMENTS = 4 * CHUNK
-"""Element-wise work below this many elements stays on one thread: about 10 us, ten times a fork."""
+ROW_CHUNK = 4096
+"""Elements of one task of element-wise work on rows: about 2 us, several times what a claim costs."""
 
 _RELU, _SIGMOID, _EXTERNAL = formulas.RELU, formulas.SIGMOID, loss.EXTERNAL
 _LR, _BETA1, _BETA2, _FIRST, _CLIP = update.LR, update.BETA1, update.BETA2, update.FIRST, update.CLIP_VALUE
@@ -122,17 +128,26 @@ _CORRECTION1, _CORRECTION2 = update.CORRECTION1, update.CORRECTION2
 # How many tasks an operation is cut into.
 
 
+MAX_ROW_TASKS = 16
+
+
 @block
 def _row_tasks(rows, n):
     """Element-wise work on rows x n elements: blocks of rows."""
-    return min(16, rows, max(1, rows * n // CHUNK)) if rows * n >= PARALLEL_ELEMENTS else 1
+    return min(MAX_ROW_TASKS, rows, max(1, rows * n // ROW_CHUNK))
+
+
+def row_tasks(rows: int, n: int) -> int:
+    """Return how many tasks element-wise work on rows x n elements is cut into."""
+    tasks: int = _row_tasks.py_func(rows, n)
+    return tasks
 
 
 @block
 def _forward_tasks(stage, rows, threads):
     if stage[KIND] != DENSE:
         return _row_tasks(rows, stage[N_OUT])
-    row_blocks, column_blocks = task_grid(rows, stage[N_OUT], stage[N_IN], threads)
+    row_blocks, column_blocks = task_grid(rows, stage[N_OUT], stage[N_IN], threads, TASK_FLOPS)
     return row_blocks * column_blocks
 
 
@@ -141,9 +156,15 @@ def _backward_tasks(stage, rows, want_dx, threads):
     """Tasks for dW and for dX of a dense stage together."""
     if stage[KIND] != DENSE:
         return _row_tasks(rows, stage[N_IN])
-    w_rows, w_columns = task_grid(stage[N_IN], stage[N_OUT], rows, threads)
-    x_rows, x_columns = task_grid(rows, stage[N_IN], stage[N_OUT], threads)
+    w_rows, w_columns = task_grid(stage[N_IN], stage[N_OUT], rows, threads, TASK_FLOPS)
+    x_rows, x_columns = task_grid(rows, stage[N_IN], stage[N_OUT], threads, TASK_FLOPS)
     return w_rows * w_columns + (x_rows * x_columns if want_dx else 0)
+
+
+@inlined
+def backward_shared(rows, k, n):
+    """Return whether dW and dX of a dense stage, two tasks at least, are worth more than one thread."""
+    return 4 * rows * k * n >= 2 * TASK_FLOPS
 
 
 # One task of each operation.
@@ -228,16 +249,16 @@ def _finish_backward(c, work, delta, stage, scale, i0, i1, j0, j1, mask):
 
 
 @block
-def _forward_task(c, params, t, s):
+def _forward_task(c, params, t, s, seat):
     """One block of a stage's outputs."""
     work, stage, scale = floats_at(c, WORK, params), integer_rows_at(c, STAGES)[s], doubles_at(c, SCALES)[s]
     rows, k, n = c[ROWS], stage[N_IN], stage[N_OUT]
-    scratch = c[SCRATCH] + t * c[SCRATCH_EACH]
+    scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
     sums = stage[SOURCE] if stage[KEEP] != KEEP_NONE else stage[OUT]
     if stage[KIND] == DENSE:
-        row_blocks, column_blocks = task_grid(rows, n, k, c[THREADS])
-        i0, i1 = split(rows, row_blocks, t % row_blocks, MR)
-        j0, j1 = split(n, column_blocks, t // row_blocks, tile_columns(params))
+        row_blocks, column_blocks = task_grid(rows, n, k, c[THREADS], TASK_FLOPS)
+        i0, i1 = split(rows, row_blocks, t // column_blocks, MR)
+        j0, j1 = split(n, column_blocks, t % column_blocks, tile_columns(params))
         if i1 <= i0 or j1 <= j0:
             return
         call_gemm(
@@ -252,7 +273,7 @@ def _forward_task(c, params, t, s):
 
 
 @block
-def _loss_task(c, params, t):
+def _loss_task(c, params, t, seat):
     """Loss of a block of rows into partial[t], and the gradient of the last stage's sums where there is learning."""
     work, stages = floats_at(c, WORK, params), integer_rows_at(c, STAGES)
     labels, weights, targets = integers_at(c, LABELS), doubles_at(c, WEIGHTS), float_rows_at(c, TARGETS, params)
@@ -287,7 +308,7 @@ def _loss_task(c, params, t):
     if output == SOFTMAX or (output == SOFTMAX_FOLDED and external):
         for b in range(i1 - i0):
             _softmax_slope(d[b * n : (b + 1) * n], y[b * n : (b + 1) * n])
-    scratch = c[SCRATCH] + t * c[SCRATCH_EACH]
+    scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
     mask = work[scratch : scratch + GROUP]
     _finish_backward(c, work, c[DELTA_0], stage, doubles_at(c, SCALES)[end], i0, i1, 0, n, mask)
 
@@ -303,31 +324,33 @@ def _softmax_slope(d, p):
 
 
 @block
-def _backward_task(c, params, t, s):
+def _backward_task(c, params, t, s, seat):
     """One block of dW = in^T dZ (with db), or of dX = dZ W^T carried through the stage before."""
     work, stages = floats_at(c, WORK, params), integer_rows_at(c, STAGES)
     grads, stage = floats_at(c, GRADS, params), stages[s]
     rows, k, n = c[ROWS], stage[N_IN], stage[N_OUT]
     delta, delta_in = c[DELTA], c[DELTA]
     nr = tile_columns(params)
-    scratch = c[SCRATCH] + t * c[SCRATCH_EACH]
+    scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
     if stage[KIND] == DENSE:
-        w_rows, w_columns = task_grid(k, n, rows, c[THREADS])
-        if t < w_rows * w_columns:
-            i0, i1 = split(k, w_rows, t % w_rows, MR)
-            j0, j1 = split(n, w_columns, t // w_rows, nr)
+        w_rows, w_columns = task_grid(k, n, rows, c[THREADS], TASK_FLOPS)
+        x_rows, x_columns = task_grid(rows, k, n, c[THREADS], TASK_FLOPS)
+        w_tasks, x_tasks = w_rows * w_columns, x_rows * x_columns if s > 0 or c[WANT_DX] != 0 else 0
+        x_before, x_after = x_tasks * t // (w_tasks + x_tasks), x_tasks * (t + 1) // (w_tasks + x_tasks)
+        if x_before == x_after:  # the two kinds take turns, so that each seat of the team has its part of both
+            t -= x_before
+            i0, i1 = split(k, w_rows, t // w_columns, MR)
+            j0, j1 = split(n, w_columns, t % w_columns, nr)
             if i1 > i0 and j1 > j0:
                 call_gemm(
                     c[GEMM], grads, stage[WEIGHT] + i0 * n + j0, n, work, stage[IN] + i0, 1, k, work, delta + j0, n, 1,
                     i1 - i0, j1 - j0, rows, params, 0, False, work, scratch + GROUP,
                 )  # fmt: skip
-            if t % w_rows == 0 and stage[BIAS] >= 0:
+            if t // w_columns == 0 and stage[BIAS] >= 0:
                 column_sums(grads[stage[BIAS] : stage[BIAS] + n], work, delta, n, rows, j0, j1)
             return
-        t -= w_rows * w_columns
-        x_rows, x_columns = task_grid(rows, k, n, c[THREADS])
-        i0, i1 = split(rows, x_rows, t % x_rows, MR)
-        j0, j1 = split(k, x_columns, t // x_rows, nr)
+        i0, i1 = split(rows, x_rows, x_before // x_columns, MR)
+        j0, j1 = split(k, x_columns, x_before % x_columns, nr)
         if i1 <= i0 or j1 <= j0:
             return
         delta_in = c[DELTA_IN]
@@ -345,65 +368,82 @@ def _backward_task(c, params, t, s):
 
 @block
 def _parameter_task(c, params, t, op):
-    """Penalty, squared gradient norm or update of one block of parameters."""
+    """Penalty and squared gradient norm, into partial[t], or update of some blocks of parameters."""
     blocks, numbers, partial = integer_rows_at(c, BLOCKS), double_rows_at(c, BLOCK_FLOATS), double_rows_at(c, PARTIAL)
-    low, high = blocks[t, 0], blocks[t, 1]
-    l1, l2, decay, truncate = numbers[t, 0], numbers[t, 1], numbers[t, 2], numbers[t, 3]
-    w, d, hyper = params[low:high], floats_at(c, GRADS, params)[low:high], doubles_at(c, HYPER)
-    if op == OP_PENALTY:
-        partial[t, 0] = penalty_block(w, l1 + truncate, l2) if l1 > 0.0 or l2 > 0.0 or truncate > 0.0 else 0.0
-    elif op == OP_NORM:
-        partial[t, 0] = squared_norm_block(d, w, l1, l2, hyper[_CLIP])
-    else:
-        state, s0, s1, s2 = floats_at(c, STATE, params), c[STATE_0], c[STATE_1], c[STATE_2]
-        call_update(
-            c[UPDATE],
-            c[OPTIMIZER],
-            w,
-            state[s0 + low : s0 + high] if s0 >= 0 else state[0:0],
-            state[s1 + low : s1 + high] if s1 >= 0 else state[0:0],
-            state[s2 + low : s2 + high] if s2 >= 0 else state[0:0],
-            d, hyper, l1, l2, decay, doubles_at(c, FLOATS)[GRADIENT_SCALE], truncate * hyper[_LR],
-        )  # fmt: skip
+    tasks, grads, hyper = integers_at(c, BLOCK_TASKS), floats_at(c, GRADS, params), doubles_at(c, HYPER)
+    state, s0, s1, s2 = floats_at(c, STATE, params), c[STATE_0], c[STATE_1], c[STATE_2]
+    total = 0.0
+    for u in range(tasks[t], tasks[t + 1]):
+        low, high = blocks[u, 0], blocks[u, 1]
+        l1, l2, decay, truncate = numbers[u, 0], numbers[u, 1], numbers[u, 2], numbers[u, 3]
+        w, d = params[low:high], grads[low:high]
+        if op == OP_PENALTY:
+            if l1 > 0.0 or l2 > 0.0 or truncate > 0.0:
+                total += penalty_block(w, l1 + truncate, l2)
+        elif op == OP_NORM:
+            total += squared_norm_block(d, w, l1, l2, hyper[_CLIP])
+        else:
+            call_update(
+                c[UPDATE],
+                c[OPTIMIZER],
+                w,
+                state[s0 + low : s0 + high] if s0 >= 0 else state[0:0],
+                state[s1 + low : s1 + high] if s1 >= 0 else state[0:0],
+                state[s2 + low : s2 + high] if s2 >= 0 else state[0:0],
+                d, hyper, l1, l2, decay, doubles_at(c, FLOATS)[GRADIENT_SCALE], truncate * hyper[_LR],
+            )  # fmt: skip
+    partial[t, 0], partial[t, 1] = total, 0.0
 
 
 @block
-def run_task(c, params, op, t, s):
-    """Do task `t` of operation `op` (on stage `s`) for the batch at hand."""
+def run_task(c, params, op, t, s, seat):
+    """Do task `t` of operation `op` (on stage `s`) for the batch at hand, with the scratch of one seat of the team."""
     if op == OP_GATHER:
         _gather_task(c, params, t)
     elif op == OP_FORWARD:
-        _forward_task(c, params, t, s)
+        _forward_task(c, params, t, s, seat)
     elif op == OP_LOSS:
-        _loss_task(c, params, t)
+        _loss_task(c, params, t, seat)
     elif op == OP_BACKWARD:
-        _backward_task(c, params, t, s)
+        _backward_task(c, params, t, s, seat)
     else:
         _parameter_task(c, params, t, op)
 
 
-TASK = Task(run_task, "i[:] e[:] i i i")
+TASK = Task(run_task, "i[:] e[:] i i i i")
 _call_task = TASK.call
 
 
 # A step: its operations in order.
 
 
-@entry_parallel
-def _fork(c, params, op, n_tasks, s):
-    """Run the tasks of one operation over the threads."""
-    for t in prange(n_tasks):
-        _call_task(c[RUN_TASK], c, params, op, t, s)
+@block
+def _work(c, params, team, seat):
+    """Do tasks of the open operation until none is left; return how many."""
+    count = 0
+    task = claim(team, seat, c[MEMBERS])
+    while task >= 0:
+        _call_task(c[RUN_TASK], c, params, team[OPERATION], task, team[STAGE], seat)
+        fetch_add(team, DONE, 1)
+        count += 1
+        task = claim(team, seat, c[MEMBERS])
+    return count
 
 
 @block
-def _run(c, params, op, n_tasks, s, parallel):
-    """Run the tasks of one operation, over threads where that is allowed and there is more than one."""
-    if n_tasks > 1 and parallel:
-        _fork(c, params, op, n_tasks, s)
-    else:
+def _run(c, params, op, n_tasks, s, alone=False):
+    """Run the tasks of one operation: by the team, unless one thread is to do them alone."""
+    if alone or n_tasks == 1 or c[MEMBERS] == 1:
         for t in range(n_tasks):
-            _call_task(c[RUN_TASK], c, params, op, t, s)
+            _call_task(c[RUN_TASK], c, params, op, t, s, 0)
+        return
+    team = integers_at(c, TEAM)
+    publish(team, op, s, n_tasks, c[MEMBERS])
+    _work(c, params, team, 0)
+    turn = 0
+    while load(team, DONE) < n_tasks:
+        wait(turn, c[YIELD])
+        turn += 1
 
 
 @block
@@ -418,16 +458,16 @@ def _sum_partial(c, n):
 
 
 @block
-def _forward(c, params, parallel):
+def _forward(c, params):
     """Gather the batch and carry it through all stages."""
     stages = integer_rows_at(c, STAGES)
-    _run(c, params, OP_GATHER, _row_tasks(c[ROWS], stages[0, N_IN]), 0, parallel)
+    _run(c, params, OP_GATHER, _row_tasks(c[ROWS], stages[0, N_IN]), 0)
     for s in range(stages.shape[0]):
-        _run(c, params, OP_FORWARD, _forward_tasks(stages[s], c[ROWS], c[THREADS]), s, parallel)
+        _run(c, params, OP_FORWARD, _forward_tasks(stages[s], c[ROWS], c[THREADS]), s)
 
 
 @block
-def _loss(c, params, parallel, report):
+def _loss(c, params, report):
     """Loss of the batch, into the step's report, and its gradient with respect to the last sums."""
     stages, floats = integer_rows_at(c, STAGES), doubles_at(c, FLOATS)
     total = float(c[ROWS])
@@ -438,41 +478,39 @@ def _loss(c, params, parallel, report):
             total += weights[b]
     floats[TOTAL_WEIGHT] = total
     n_tasks = _row_tasks(c[ROWS], 8 * stages[stages.shape[0] - 1, N_OUT])
-    _run(c, params, OP_LOSS, n_tasks, 0, parallel)
+    _run(c, params, OP_LOSS, n_tasks, 0)
     report[REPORT_LOSS], report[REPORT_CORRECT] = _sum_partial(c, n_tasks)
     report[REPORT_WEIGHT] = total
 
 
 @block
-def _backward(c, params, parallel):
+def _backward(c, params):
     """Carry the gradient through all stages, last to first; afterwards it lies at c[DELTA]."""
     stages = integer_rows_at(c, STAGES)
     c[DELTA], c[DELTA_IN] = c[DELTA_0], c[DELTA_1]
     for s in range(stages.shape[0] - 1, -1, -1):
+        k, n = stages[s, N_IN], stages[s, N_OUT]
         n_tasks = _backward_tasks(stages[s], c[ROWS], s > 0 or c[WANT_DX] != 0, c[THREADS])
-        # dW and dX are two tasks at least, but a small layer is done before a thread wakes up.
-        enough = 4 * c[ROWS] * stages[s, N_IN] * stages[s, N_OUT] >= 2 * TASK_FLOPS
-        _run(c, params, OP_BACKWARD, n_tasks, s, parallel and (enough or stages[s, KIND] != DENSE))
+        _run(c, params, OP_BACKWARD, n_tasks, s, stages[s, KIND] == DENSE and not backward_shared(c[ROWS], k, n))
         if stages[s, KIND] == DENSE:
             c[DELTA], c[DELTA_IN] = c[DELTA_IN], c[DELTA]
 
 
 @block
-def _update(c, params, parallel, rate, report):
+def _update(c, params, rate, report):
     """Penalty, global norm and optimizer step."""
     numbers, floats, hyper = double_rows_at(c, BLOCK_FLOATS), doubles_at(c, FLOATS), doubles_at(c, HYPER)
-    n_blocks = numbers.shape[0]
-    parallel = parallel and params.size >= PARALLEL_ELEMENTS
+    n_tasks = integers_at(c, BLOCK_TASKS).size - 1
     penalised = False
-    for u in range(n_blocks):
+    for u in range(numbers.shape[0]):
         penalised = penalised or numbers[u, 0] > 0.0 or numbers[u, 1] > 0.0 or numbers[u, 3] > 0.0
     if penalised:
-        _run(c, params, OP_PENALTY, n_blocks, 0, parallel)
-        report[REPORT_PENALTY] = _sum_partial(c, n_blocks)[0]
+        _run(c, params, OP_PENALTY, n_tasks, 0)
+        report[REPORT_PENALTY] = _sum_partial(c, n_tasks)[0]
     floats[GRADIENT_SCALE] = 1.0
     if floats[CLIP_NORM] < np.inf:
-        _run(c, params, OP_NORM, n_blocks, 0, parallel)
-        norm = math.sqrt(_sum_partial(c, n_blocks)[0])
+        _run(c, params, OP_NORM, n_tasks, 0)
+        norm = math.sqrt(_sum_partial(c, n_tasks)[0])
         report[REPORT_NORM] = norm
         if norm > floats[CLIP_NORM]:
             floats[GRADIENT_SCALE] = floats[CLIP_NORM] / norm
@@ -480,7 +518,7 @@ def _update(c, params, parallel, rate, report):
     hyper[_CORRECTION1] = 1.0 - hyper[_BETA1] ** (c[STEP] + 1)
     hyper[_CORRECTION2] = math.sqrt(1.0 - hyper[_BETA2] ** (c[STEP] + 1))
     hyper[_FIRST] = 1.0 if c[STEP] == 0 else 0.0
-    _run(c, params, OP_UPDATE, n_blocks, 0, parallel)
+    _run(c, params, OP_UPDATE, n_tasks, 0)
 
 
 @block
@@ -501,9 +539,71 @@ def _write_result(c, params, i):
             call_activate(c[ACTIVATE], _SIGMOID, row)
 
 
+@block
+def _run_steps(c, params):
+    """Run c[N_STEPS] steps over consecutive batches of rows; training stops at one whose loss is not finite."""
+    report, rates = double_rows_at(c, REPORT), doubles_at(c, RATES)
+    learning = c[MODE] == TRAIN or c[MODE] == GRADIENT
+    for i in range(c[N_STEPS]):
+        c[STEP] = c[FIRST_STEP] + i
+        c[ROW] = c[FIRST_ROW] + i * c[BATCH]
+        c[ROWS] = min(c[BATCH], c[FIRST_ROW] + c[N_ROWS] - c[ROW])
+        _forward(c, params)
+        if c[MODE] != FORWARD:
+            _loss(c, params, report[i])
+        if learning:
+            if c[MODE] == TRAIN and not math.isfinite(report[i, REPORT_LOSS]):
+                return
+            _backward(c, params)
+            if c[MODE] == TRAIN:
+                _update(c, params, rates[i], report[i])
+        if c[WANT_OUT] != 0 or c[WANT_DX] != 0:
+            _write_result(c, params, i)
+        report[i, REPORT_ROWS] = c[ROWS]
+
+
+@block
+def member(c, params):
+    """Be one of the team: the first to arrive runs the steps, the others do tasks of its operations till it is done."""
+    team = integers_at(c, TEAM)
+    seat = fetch_add(team, SEATS, 1)
+    if seat == 0:
+        _run_steps(c, params)
+        store(team, FINISHED, 1)
+        return
+    turn = 0
+    while load(team, FINISHED) == 0:
+        turn = 0 if _work(c, params, team, seat) > 0 else turn + 1
+        wait(turn, c[YIELD])
+
+
+MEMBER = Task(member, "i[:] e[:]")
+_call_member = MEMBER.call
+
+
 @entry
-def execute(c, params):
-    """Run c[N_STEPS] steps over consecutive batches of rows; training stops at one whose loss is not finite.
+def _execute_alone(c, params):
+    _call_member(c[RUN_MEMBER], c, params)
+
+
+@entry_parallel
+def _execute_together(c, params):
+    for _ in prange(c[MEMBERS]):
+        _call_member(c[RUN_MEMBER], c, params)
+
+
+ENTRIES = (_execute_alone, _execute_together)
+
+
+@functools.cache
+def _compile(dtype: np.dtype) -> None:
+    """Compile or load both entries for floats of `dtype`, so that a network of another size compiles nothing."""
+    for one in ENTRIES:
+        one.compile((types.Array(types.int64, 1, "C"), types.Array(numba.from_dtype(dtype), 1, "C")))
+
+
+def execute(c: np.ndarray, params: np.ndarray) -> None:
+    """Run what a context asks for, on c[MEMBERS] threads.
 
     Parameters
     ----------
@@ -512,31 +612,17 @@ def execute(c, params):
     params : array (P,), in and out
         All parameters of the network.
     """
-    report, rates = double_rows_at(c, REPORT), doubles_at(c, RATES)
-    parallel = c[THREADS] > 1
-    learning = c[MODE] == TRAIN or c[MODE] == GRADIENT
-    for i in range(c[N_STEPS]):
-        c[STEP] = c[FIRST_STEP] + i
-        c[ROW] = c[FIRST_ROW] + i * c[BATCH]
-        c[ROWS] = min(c[BATCH], c[FIRST_ROW] + c[N_ROWS] - c[ROW])
-        _forward(c, params, parallel)
-        if c[MODE] != FORWARD:
-            _loss(c, params, parallel, report[i])
-        if learning:
-            if c[MODE] == TRAIN and not math.isfinite(report[i, REPORT_LOSS]):
-                return
-            _backward(c, params, parallel)
-            if c[MODE] == TRAIN:
-                _update(c, params, parallel, rates[i], report[i])
-        if c[WANT_OUT] != 0 or c[WANT_DX] != 0:
-            _write_result(c, params, i)
-        report[i, REPORT_ROWS] = c[ROWS]
+    _compile(params.dtype)
+    if c[MEMBERS] == 1:
+        _execute_alone(c, params)
+    else:
+        launch(_execute_together, int(c[MEMBERS]), c, params)
 
 
 def addresses(dtype: np.dtype) -> list[int]:
-    """Return what stands at RUN_TASK .. UPDATE: where the compiled blocks of one float type lie."""
+    """Return what stands at RUN_MEMBER .. UPDATE: where the compiled blocks of one float type lie."""
     tasks = (
-        TASK, gemm.GEMM, activation.ACTIVATE, activation.MULTIPLY_SLOPE, dropout.MULTIPLY_MASK, loss.LOSS_ROWS,
+        MEMBER, TASK, gemm.GEMM, activation.ACTIVATE, activation.MULTIPLY_SLOPE, dropout.MULTIPLY_MASK, loss.LOSS_ROWS,
         update.UPDATE,
     )  # fmt: skip
     return [task.address(dtype) for task in tasks]

@@ -37,8 +37,11 @@ NC = 256
 MAX_TASKS = 32
 """Blocks one product is cut into at most: each has its own packing scratch."""
 
-TASK_FLOPS = 1_000_000
-"""Work of one parallel block, about 10 us a core: ten times what a fork costs."""
+FORK_FLOPS = 1_000_000
+"""Work of one block that is worth forking threads for: about 10 us a core, ten times what a fork costs."""
+
+TASK_FLOPS = 200_000
+"""Work of one block that is worth handing to a thread that waits for it (`_team.py`): about 2 us."""
 
 _row_full, _row_8, _row_4, _row_2, _row_1 = (make_micro_kernel(rows, VECTORS, True) for rows in (MR, 8, 4, 2, 1))
 _col_full, _col_8, _col_4, _col_2, _col_1 = (make_micro_kernel(rows, VECTORS, False) for rows in (MR, 8, 4, 2, 1))
@@ -282,15 +285,15 @@ def _copy_tail_in(tile, t0, nr, c, c0, ldc, bias, bias0, rows, columns, from_c, 
 
 
 @inlined
-def task_grid(m, n, k, threads):
-    """Return (row blocks, column blocks) that an m x n x k product is cut into for some threads.
+def task_grid(m, n, k, threads, task_flops):
+    """Return (row blocks, column blocks) that an m x n x k product is cut into for some threads, of `task_flops` at least.
 
     Each element of C is one chain whatever the cut, so the threads do not show in the result. Blocks are as square as
     they can be: a task packs rows of A and columns of B that others pack too.
     """
     flops = 2 * m * n * k
-    wanted = min(MAX_TASKS, threads, max(1, flops // TASK_FLOPS))
-    if 1 < wanted <= MAX_TASKS // 2 and flops >= 16 * wanted * TASK_FLOPS:
+    wanted = min(MAX_TASKS, threads, max(1, flops // task_flops))
+    if 1 < wanted <= MAX_TASKS // 2 and flops >= 16 * wanted * task_flops:
         wanted *= 2  # a slow thread then costs less
     best_rows, best_columns = 1, 1
     best = np.inf
@@ -314,7 +317,7 @@ def split(total, parts, index, multiple):
 @entry_parallel
 def _matmul(gemm, c, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, scratch, threads):
     nr = tile_columns(c)
-    row_blocks, column_blocks = task_grid(m, n, k, threads)
+    row_blocks, column_blocks = task_grid(m, n, k, threads, FORK_FLOPS)
     each = scratch_elements(m, n, k, nr)
     for task in prange(row_blocks * column_blocks):
         i0, i1 = split(m, row_blocks, task % row_blocks, MR)
@@ -379,5 +382,16 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
 
 def product_plan(m: int, n: int, k: int, dtype: np.dtype, threads: int) -> tuple[int, int, int]:
     """Return (row blocks, column blocks, scratch elements of each) of an m x n x k product for some threads."""
-    nr = VECTORS * lanes(8 * dtype.itemsize)
-    return (*task_grid.py_func(m, n, k, threads), scratch_elements.py_func(m, n, k, nr))
+    return (*task_grid.py_func(m, n, k, threads, FORK_FLOPS), product_scratch(m, n, k, dtype))
+
+
+def product_scratch(m: int, n: int, k: int, dtype: np.dtype) -> int:
+    """Return how many elements of scratch a thread needs for an m x n x k product, whatever block of it."""
+    size: int = scratch_elements.py_func(m, n, k, VECTORS * lanes(8 * dtype.itemsize))
+    return size
+
+
+def product_tasks(m: int, n: int, k: int, threads: int) -> int:
+    """Return how many tasks of a team an m x n x k product is cut into."""
+    rows, columns = task_grid.py_func(m, n, k, threads, TASK_FLOPS)
+    return int(rows * columns)

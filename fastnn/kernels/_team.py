@@ -1,0 +1,175 @@
+"""A team of threads that is forked once for many small operations and handed tasks through memory.
+
+A fork and a join of all threads for every operation costs more than most operations of a small network, and
+milliseconds where a core is busy with something else. Here the first thread to arrive leads: it walks through the
+program and, for an operation of several tasks, gives each seat of the team a share of them in one word. Whoever is
+there claims task after task by adding one to such a word, those of its own seat first. A thread that comes late, never
+comes, or is sent away by the system between two tasks holds nobody up: the others do what is left, and the leader waits
+only for tasks that are at work.
+
+The word of a seat holds both the end of its share (upper half) and the next task (lower half), so that a claim can
+never mix two operations: while a claimed task is not done, its operation is not over.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+import sys
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+from fastnn.kernels._jit import inlined
+
+LINE = 16
+"""Words between two words that different threads write: two cache lines, since CPUs fetch lines in pairs."""
+
+DONE, SEATS, FINISHED, OPERATION, CLAIMS = (i * LINE for i in range(5))
+STAGE = OPERATION + 1
+
+SPINS = 2000
+"""How often a thread that waits looks again before it lets others have the core: some 40 us."""
+
+_I64 = ir.IntType(64)
+_LOW = np.int64(0xFFFFFFFF)
+_HALF = np.int64(32)
+
+
+def _word(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Return the address of ``args[0][args[1]]``."""
+    data = make_array(signature.args[0])(context, builder, args[0]).data
+    return builder.gep(data, [args[1]])
+
+
+def _is_words(array: Any) -> bool:
+    return isinstance(array, types.Array) and array.dtype == types.int64 and array.ndim == 1 and array.layout == "C"
+
+
+@intrinsic
+def load(typingctx: Any, words: Any, index: Any) -> Any:
+    """Return words[index]; what was written before the matching `store` is seen afterwards."""
+    if not _is_words(words):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(_word(context, builder, signature, args), "acquire", 8)
+
+    return types.int64(words, types.int64), generate
+
+
+@intrinsic
+def store(typingctx: Any, words: Any, index: Any, value: Any) -> Any:
+    """Write words[index] = value after all that was written before."""
+    if not _is_words(words):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[2], _word(context, builder, signature, args), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(words, types.int64, types.int64), generate
+
+
+@intrinsic
+def fetch_add(typingctx: Any, words: Any, index: Any, value: Any) -> Any:
+    """Add `value` to words[index] in one piece and return what stood there before."""
+    if not _is_words(words):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", _word(context, builder, signature, args), args[2], "acq_rel")
+
+    return types.int64(words, types.int64, types.int64), generate
+
+
+@intrinsic
+def _pause(typingctx: Any) -> Any:
+    """Tell the CPU that this is a waiting loop."""
+    machine = platform.machine().lower()
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if machine in ("x86_64", "amd64"):
+            _hint(builder, "llvm.x86.sse2.pause")
+        elif machine in ("aarch64", "arm64"):
+            _hint(builder, "llvm.aarch64.hint", ir.Constant(ir.IntType(32), 1))
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def _hint(builder: Any, name: str, *arguments: Any) -> None:
+    function_type = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+    builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
+
+
+@intrinsic
+def _call(typingctx: Any, address: Any) -> Any:
+    """Call the C function without arguments at `address`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function = ir.FunctionType(ir.IntType(32), [])
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), [])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+def team_words(members: int) -> np.ndarray:
+    """Return the words that a team of some members starts with."""
+    return np.zeros(CLAIMS + members * LINE, np.int64)
+
+
+@functools.cache
+def yield_address() -> int:
+    """Return the address of the system's function that lets another thread have the core; 0 where none is known."""
+    try:
+        if sys.platform == "win32":
+            function = ctypes.windll.kernel32.SwitchToThread
+        else:
+            function = ctypes.CDLL(None).sched_yield
+    except (OSError, AttributeError):
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+@inlined
+def wait(turn, yield_at):
+    """Wait a moment, the `turn`-th time in a row."""
+    if turn < SPINS or yield_at == 0:
+        _pause()
+    else:
+        _call(yield_at)
+
+
+@inlined
+def claim(team, seat, members):
+    """Return the number of a task that is now this thread's own, or -1 if all are taken.
+
+    A thread looks in its own share of the tasks first: rows that it worked on in one operation are in its cache in the
+    next one. What another has not begun it takes over.
+    """
+    for i in range(members):
+        place = CLAIMS + (seat + i) % members * LINE
+        word = load(team, place)
+        if word & _LOW < word >> _HALF:
+            word = fetch_add(team, place, 1)
+            if word & _LOW < word >> _HALF:
+                return word & _LOW
+    return np.int64(-1)
+
+
+@inlined
+def publish(team, operation, stage, n_tasks, members):
+    """Open an operation of `n_tasks` tasks for claims; the one before must be over."""
+    team[OPERATION], team[STAGE] = operation, stage
+    store(team, DONE, 0)
+    for seat in range(members):
+        stop = n_tasks * (seat + 1) // members
+        store(team, CLAIMS + seat * LINE, stop << _HALF | n_tasks * seat // members)
