@@ -17,7 +17,7 @@ from numba.core import config as _numba_config
 from fastnn.arrays import Data
 from fastnn.kernels import epoch as e
 from fastnn.kernels._context import Context
-from fastnn.kernels._team import team_words, yield_address
+from fastnn.kernels._team import team_words
 from fastnn.kernels.dropout import signed
 from fastnn.kernels.loss import EXTERNAL
 from fastnn.network import Network, Plan, aligned_empty
@@ -194,7 +194,7 @@ class Runtime:
             numbers[[e.THREADS, e.DROPOUT, e.WANT_DX, e.WANT_OUT]] = plan.threads, dropout, want_dx, want_out
             numbers[e.OPTIMIZER] = optimizer.code
             numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
-            numbers[[e.MEMBERS, e.YIELD]] = plan.members, yield_address()
+            numbers[e.MEMBERS] = plan.members
             numbers[e.RUN_MEMBER : e.UPDATE + 1] = e.addresses(network.dtype)
             c[e.FLOATS] = np.array([network.loss.delta, self._clip_norm, 0.0, 1.0])
             c[e.STAGES], c[e.SCALES] = plan.stages, network.scales

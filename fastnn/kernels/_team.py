@@ -32,10 +32,13 @@ LINE = 16
 """Words between two words that different threads write: two cache lines, since CPUs fetch lines in pairs."""
 
 DONE, SEATS, FINISHED, OPERATION, CLAIMS = (i * LINE for i in range(5))
-STAGE = OPERATION + 1
+STAGE, LEADER_CPU, YIELD, SLEEP, WHICH_CPU = range(OPERATION + 1, OPERATION + 6)
 
-SPINS = 2000
-"""How often a thread that waits looks again before it lets others have the core: some 40 us."""
+SPINS = 300
+"""How often a thread that waits looks again before it lets others have the core: some 5 us."""
+
+NAP = 50
+"""Microseconds of a sleep."""
 
 _I64 = ir.IntType(64)
 _LOW = np.int64(0xFFFFFFFF)
@@ -110,42 +113,64 @@ def _hint(builder: Any, name: str, *arguments: Any) -> None:
 
 
 @intrinsic
-def _call(typingctx: Any, address: Any) -> Any:
-    """Call the C function without arguments at `address`."""
+def _call(typingctx: Any, address: Any, argument: Any) -> Any:
+    """Call the C function ``int f(int)`` at `address` (one that takes no argument does not look at it)."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        function = ir.FunctionType(ir.IntType(32), [])
-        builder.call(builder.inttoptr(args[0], function.as_pointer()), [])
-        return context.get_dummy_value()
+        number = ir.IntType(32)
+        function = ir.FunctionType(number, [number])
+        result = builder.call(builder.inttoptr(args[0], function.as_pointer()), [builder.trunc(args[1], number)])
+        return builder.sext(result, _I64)
 
-    return types.void(types.int64), generate
+    return types.int64(types.int64, types.int64), generate
 
 
 def team_words(members: int) -> np.ndarray:
     """Return the words that a team of some members starts with."""
-    return np.zeros(CLAIMS + members * LINE, np.int64)
+    words = np.zeros(CLAIMS + members * LINE, np.int64)
+    words[[YIELD, SLEEP, WHICH_CPU]] = _system_functions()
+    words[LEADER_CPU] = -1
+    return words
 
 
 @functools.cache
-def yield_address() -> int:
-    """Return the address of the system's function that lets another thread have the core; 0 where none is known."""
-    try:
-        if sys.platform == "win32":
-            function = ctypes.windll.kernel32.SwitchToThread
-        else:
-            function = ctypes.CDLL(None).sched_yield
-    except (OSError, AttributeError):
-        return 0
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
+def _system_functions() -> tuple[int, ...]:
+    """Return the addresses of sched_yield, usleep and sched_getcpu, 0 for one that the system does not have."""
+    if sys.platform == "win32":
+        return 0, 0, 0
+    library = ctypes.CDLL(None)
+    names = ("sched_yield", "usleep", "sched_getcpu")
+    found = [getattr(library, name, None) for name in names]
+    return tuple(0 if f is None else ctypes.cast(f, ctypes.c_void_p).value or 0 for f in found)
 
 
 @inlined
-def wait(turn, yield_at):
-    """Wait a moment, the `turn`-th time in a row."""
-    if turn < SPINS or yield_at == 0:
+def lead(team):
+    """Say on which CPU the leader is."""
+    if team[WHICH_CPU] != 0:
+        store(team, LEADER_CPU, _call(team[WHICH_CPU], 0))
+
+
+@inlined
+def rest(team, turn):
+    """Wait a moment for work, the `turn`-th time in a row.
+
+    A thread that shares the leader's CPU goes to sleep, since it is then woken on one that is free: the system may leave
+    two threads on one CPU for a second while the other idles.
+    """
+    if team[WHICH_CPU] != 0 and _call(team[WHICH_CPU], 0) == load(team, LEADER_CPU):
+        _call(team[SLEEP], NAP)
+    else:
+        wait(team, turn)
+
+
+@inlined
+def wait(team, turn):
+    """Wait a moment for the end of a task at work, the `turn`-th time in a row."""
+    if turn < SPINS or team[YIELD] == 0:
         _pause()
     else:
-        _call(yield_at)
+        _call(team[YIELD], 0)
 
 
 @inlined
@@ -168,6 +193,7 @@ def claim(team, seat, members):
 @inlined
 def publish(team, operation, stage, n_tasks, members):
     """Open an operation of `n_tasks` tasks for claims; the one before must be over."""
+    lead(team)
     team[OPERATION], team[STAGE] = operation, stage
     store(team, DONE, 0)
     for seat in range(members):

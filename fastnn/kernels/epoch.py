@@ -32,7 +32,7 @@ from fastnn.kernels._context import (
 )
 from fastnn.kernels._jit import Task, block, entry, entry_parallel, inlined, launch
 from fastnn.kernels._simd import tile_columns
-from fastnn.kernels._team import DONE, FINISHED, OPERATION, SEATS, STAGE, claim, fetch_add, load, publish, store, wait
+from fastnn.kernels._team import DONE, FINISHED, OPERATION, SEATS, STAGE, claim, fetch_add, load, publish, rest, store, wait
 from fastnn.kernels.activation import call_activate, call_multiply_slope, softmax_row
 from fastnn.kernels.dense import column_sums
 from fastnn.kernels.dropout import GROUP, call_multiply_mask
@@ -70,10 +70,10 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     WANT_DX, WANT_OUT,
     X_OFFSET, T_OFFSET, DELTA_0, DELTA_1, SCRATCH, SCRATCH_EACH,  # offsets in the workspace
     STATE_0, STATE_1, STATE_2,  # offsets in the optimizer's state, -1 for a vector that is not kept
-    MEMBERS, YIELD,  # threads of the team, and where the system's yield lies
+    MEMBERS,  # threads of the team
     RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE,  # addresses of the compiled blocks
     STEP, ROW, ROWS, DELTA, DELTA_IN,  # the batch at hand; set by `execute`
-) = range(38)  # fmt: skip
+) = range(37)  # fmt: skip
 
 # and arrays, three integers each; e is the float type of the model.
 (
@@ -442,7 +442,7 @@ def _run(c, params, op, n_tasks, s, alone=False):
     _work(c, params, team, 0)
     turn = 0
     while load(team, DONE) < n_tasks:
-        wait(turn, c[YIELD])
+        wait(team, turn)
         turn += 1
 
 
@@ -574,7 +574,7 @@ def member(c, params):
     turn = 0
     while load(team, FINISHED) == 0:
         turn = 0 if _work(c, params, team, seat) > 0 else turn + 1
-        wait(turn, c[YIELD])
+        rest(team, turn)
 
 
 MEMBER = Task(member, "i[:] e[:]")
