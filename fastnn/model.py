@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,10 +111,15 @@ class Sequential:
         self._callback_states: dict[str, dict[str, Any]] = {}
         self._callbacks: tuple[Callback, ...] = ()
         self._runtime: Runtime | None = None
+        self._few: Callable[[Any], Array | None] | None = None
         if not _per_input(self.layers):  # whether the layers make a network is known without the data
             Network(self.layers, 1, self.loss, self.dtype)
         if input_size is not None:
             self.build(input_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles make their own quick predictor: it holds addresses."""
+        return {**self.__dict__, "_few": None}
 
     # The route: build, fit, evaluate, predict.
 
@@ -263,6 +268,11 @@ class Sequential:
         TypeError, ValueError
             For bad input, or a model that has no weights yet.
         """
+        if self._few is None:
+            self._few = self.runtime.few_rows_forward()
+        out = self._few(x)
+        if out is not None:
+            return out
         samples, bytes_ = as_samples("x", x, self.network.inputs, self.dtype, self.check_finite)
         return self._outputs(_unlabelled(samples, bytes_, self.dtype))[0]
 

@@ -143,6 +143,7 @@ class Network:
         self.segments = self._place(l1, l2)
         self.n_params = sum(segment.size for segment in self.segments)
         self.params_size = _aligned(max((segment.stop for segment in self.segments), default=1))
+        self._plans: dict[tuple[int, int], Plan] = {}
         self.scales = np.array([1.0 / (1.0 - stage.dropout) for stage in self.stages])
 
     def _build_stages(self, body: list[tuple[int, Layer]], loss: Loss) -> list[Stage]:
@@ -214,7 +215,15 @@ class Network:
         )
 
     def plan(self, rows: int, threads: int) -> Plan:
-        """Lay out a workspace for batches of up to `rows` rows on up to `threads` threads."""
+        """Lay out a workspace for batches of up to `rows` rows on up to `threads` threads; the last plans are kept."""
+        plan = self._plans.get((rows, threads))
+        if plan is None:
+            if len(self._plans) == 16:
+                self._plans.clear()
+            plan = self._plans[rows, threads] = self._make_plan(rows, threads)
+        return plan
+
+    def _make_plan(self, rows: int, threads: int) -> Plan:
         table = np.zeros((len(self.stages), e.N_STAGE), np.int64)
         weights = iter(self.segments)
         place = _aligned(rows * self.inputs)

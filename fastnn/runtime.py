@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba
@@ -28,6 +28,9 @@ Array = npt.NDArray[Any]
 Report = npt.NDArray[np.float64]
 
 _NO_ORDER = np.empty(0, np.int64)
+_FEW_ROWS, _FEW_FLOPS = 64, 4_000_000
+"""What `few_rows_forward` is made for: up to 100 us of work, which one thread does."""
+
 _PREDICT_ELEMENTS = 1 << 20
 """Workspace of one block of rows in prediction, in elements:
 
@@ -146,6 +149,50 @@ class Runtime:
             work=work,
         )
 
+    def few_rows_forward(self) -> Callable[[Any], Array | None]:
+        """Return a function that takes input and returns the outputs, or None for what it is not made for.
+
+        It is made for at most _FEW_ROWS finite rows that need no conversion: microseconds count there. Contexts are
+        kept for the next call; each call has one to itself, so that threads do not meet.
+        """
+        network, forward = self.network, e.forward_rows
+        dtype, inputs = network.dtype, network.inputs
+        most = max(1, min(_FEW_ROWS, _FEW_FLOPS // (2 * network.params_size)))
+        contexts: list[npt.NDArray[np.int64]] = []
+        kept: list[Context] = []
+
+        def few(x: Any) -> Array | None:
+            if type(x) is not np.ndarray or x.dtype != dtype or x.ndim != 2 or not x.flags.carray:
+                return None
+            rows, columns = x.shape
+            if columns != inputs or rows > most or rows == 0:
+                return None
+            try:
+                c = contexts.pop()
+            except IndexError:
+                kept.append(self._few_context(most))
+                c = kept[-1].integers
+            out: Array = forward(c, x)
+            contexts.append(c)
+            return out if len(out) else None
+
+        return few
+
+    def _few_context(self, rows: int) -> Context:
+        network = self.network
+        plan = network.plan(rows, 1)
+        empty = np.empty((0, 0), network.dtype)
+        data = Data(
+            np.empty((rows, network.inputs), network.dtype), np.empty((0, 0), np.uint8), np.empty(0, np.int64), empty,
+            np.empty(0),
+        )  # fmt: skip
+        with _notice_of_compilation():
+            e.compile_entries(network.dtype)
+            return self._context(
+                e.FORWARD, data, _NO_ORDER, rows=rows, batch=rows, report=np.zeros((1, e.N_REPORT)), out=empty,
+                want_out=True, plan=plan, work=aligned_empty(plan.work_size, network.dtype),
+            )  # fmt: skip
+
     def activations(self, stage: int, rows: int) -> tuple[Array, Array]:
         """Return views of (output, what its derivative reads) of a stage after `gradient` on `rows` rows."""
         assert self._plan is not None
@@ -159,7 +206,11 @@ class Runtime:
             self._plan = self.network.plan(rows if self._plan is None else max(rows, self._plan.rows), threads)
             self._work = aligned_empty(self._plan.work_size, self.network.dtype)
 
-    def _execute(
+    def _execute(self, mode: int, data: Data, order: Array, **options: Any) -> None:
+        with _threads(self.n_threads), _notice_of_compilation():
+            e.execute(self._context(mode, data, order, **options).integers, self.params)
+
+    def _context(
         self,
         mode: int,
         data: Data,
@@ -178,38 +229,38 @@ class Runtime:
         external: bool = False,
         plan: Plan | None = None,
         work: Array | None = None,
-    ) -> None:
+    ) -> Context:
+        """Put together all that a compiled call works on (see `kernels/epoch.py`)."""
         network, optimizer = self.network, self.optimizer
         if plan is None or work is None:
             assert self._plan is not None
             plan, work = self._plan, self._work
-        with _threads(self.n_threads), _notice_of_compilation():
-            c = Context(e.N_CONTEXT)
-            for position, value in plan.offsets.items():
-                c[position] = value
-            numbers = c.integers
-            numbers[[e.MODE, e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, step, first, rows, batch
-            numbers[[e.N_STEPS, e.SEED]] = -(-rows // batch), signed(self.seed)
-            numbers[[e.LOSS, e.OUTPUT]] = EXTERNAL if external else network.loss.code, network.output
-            numbers[[e.THREADS, e.DROPOUT, e.WANT_DX, e.WANT_OUT]] = plan.threads, dropout, want_dx, want_out
-            numbers[e.OPTIMIZER] = optimizer.code
-            numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
-            numbers[e.MEMBERS] = plan.members
-            numbers[e.RUN_MEMBER : e.UPDATE + 1] = e.addresses(network.dtype)
-            c[e.FLOATS] = np.array([network.loss.delta, self._clip_norm, 0.0, 1.0])
-            c[e.STAGES], c[e.SCALES] = plan.stages, network.scales
-            c[e.BLOCKS], c[e.BLOCK_FLOATS], c[e.BLOCK_TASKS] = self.blocks, self.block_floats, self.block_tasks
-            c[e.GRADS], c[e.STATE], c[e.WORK] = self.grads, self.state, work
-            c[e.PARTIAL] = np.zeros((max(e.MAX_ROW_TASKS, len(self.block_tasks)), 2))
-            c[e.TEAM] = team_words(plan.members)
-            c[e.X], c[e.X_BYTES], c[e.RESCALE] = data.x, data.x_bytes, network.rescale
-            c[e.LABELS], c[e.TARGETS], c[e.WEIGHTS], c[e.ORDER] = data.labels, data.targets, data.weights, order
-            c[e.BATCH_LABELS], c[e.BATCH_WEIGHTS] = np.empty(plan.rows, np.int64), np.empty(plan.rows)
-            c[e.HYPER] = self._hyper.copy()
-            c[e.RATES] = np.empty(0) if rates is None else rates
-            c[e.REPORT] = report
-            c[e.RESULT] = np.empty((0, 0), network.dtype) if out is None else out
-            e.execute(c.integers, self.params)
+        c = Context(e.N_CONTEXT)
+        for position, value in plan.offsets.items():
+            c[position] = value
+        numbers = c.integers
+        numbers[[e.MODE, e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, step, first, rows, batch
+        numbers[[e.N_STEPS, e.SEED]] = -(-rows // batch), signed(self.seed)
+        numbers[[e.LOSS, e.OUTPUT]] = EXTERNAL if external else network.loss.code, network.output
+        numbers[[e.THREADS, e.DROPOUT, e.WANT_DX, e.WANT_OUT]] = plan.threads, dropout, want_dx, want_out
+        numbers[e.OPTIMIZER] = optimizer.code
+        numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
+        numbers[e.MEMBERS] = plan.members
+        numbers[e.RUN_MEMBER : e.UPDATE + 1] = e.addresses(network.dtype)
+        c[e.FLOATS] = np.array([network.loss.delta, self._clip_norm, 0.0, 1.0])
+        c[e.STAGES], c[e.SCALES] = plan.stages, network.scales
+        c[e.BLOCKS], c[e.BLOCK_FLOATS], c[e.BLOCK_TASKS] = self.blocks, self.block_floats, self.block_tasks
+        c[e.PARAMS], c[e.GRADS], c[e.STATE], c[e.WORK] = self.params, self.grads, self.state, work
+        c[e.PARTIAL] = np.zeros((max(e.MAX_ROW_TASKS, len(self.block_tasks)), 2))
+        c[e.TEAM] = team_words(plan.members)
+        c[e.X], c[e.X_BYTES], c[e.RESCALE] = data.x, data.x_bytes, network.rescale
+        c[e.LABELS], c[e.TARGETS], c[e.WEIGHTS], c[e.ORDER] = data.labels, data.targets, data.weights, order
+        c[e.BATCH_LABELS], c[e.BATCH_WEIGHTS] = np.empty(plan.rows, np.int64), np.empty(plan.rows)
+        c[e.HYPER] = self._hyper.copy()
+        c[e.RATES] = np.empty(0) if rates is None else rates
+        c[e.REPORT] = report
+        c[e.RESULT] = np.empty((0, 0), network.dtype) if out is None else out
+        return c
 
 
 @contextlib.contextmanager

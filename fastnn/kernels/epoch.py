@@ -100,8 +100,9 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     RATES,  # float64 (steps,): learning rate of each step
     REPORT,  # float64 (steps, N_REPORT), out; zeros before; REPORT_ROWS stays 0 for steps not done
     RESULT,  # e, out: (rows, outputs) where WANT_OUT, (rows, inputs) where WANT_DX
+    PARAMS,  # e: all parameters, for a call that is not handed them
     TEAM,  # int64: what the threads tell each other (see `_team.py`), zeros before
-) = range(STEP + 5, STEP + 5 + 24 * SLOTS, SLOTS)
+) = range(STEP + 5, STEP + 5 + 25 * SLOTS, SLOTS)
 N_CONTEXT = TEAM + SLOTS
 
 HUBER_DELTA, CLIP_NORM, TOTAL_WEIGHT, GRADIENT_SCALE = range(4)
@@ -592,14 +593,41 @@ def _execute_together(c, params):
         _call_member(c[RUN_MEMBER], c, params)
 
 
+@entry
+def forward_rows(c, x):
+    """Return the outputs for the few rows of x, on this thread; an array of no rows where x is not finite.
+
+    Parameters
+    ----------
+    c : array of int64 (N_CONTEXT,), in and out
+        A context of mode FORWARD with one member and one step, kept from call to call: only rows change in it.
+    x : array (rows, inputs), in
+    """
+    total = x.dtype.type(0)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            total += x[i, j] * x.dtype.type(0)  # 0 where x is finite, else NaN
+    rows = x.shape[0] if total == 0 else 0
+    out = np.empty((rows, integer_rows_at(c, STAGES)[-1, N_OUT]), x.dtype)
+    if rows > 0:
+        c[N_ROWS] = rows
+        c[X], c[X + 1] = x.ctypes.data, rows
+        c[RESULT], c[RESULT + 1] = out.ctypes.data, rows
+        integers_at(c, TEAM)[SEATS] = 0
+        _call_member(c[RUN_MEMBER], c, floats_at(c, PARAMS, x))
+    return out
+
+
 ENTRIES = (_execute_alone, _execute_together)
 
 
 @functools.cache
-def _compile(dtype: np.dtype) -> None:
-    """Compile or load both entries for floats of `dtype`, so that a network of another size compiles nothing."""
+def compile_entries(dtype: np.dtype) -> None:
+    """Compile or load all entries for floats of `dtype`, so that a network of another size compiles nothing."""
+    words, element = types.Array(types.int64, 1, "C"), numba.from_dtype(dtype)
     for one in ENTRIES:
-        one.compile((types.Array(types.int64, 1, "C"), types.Array(numba.from_dtype(dtype), 1, "C")))
+        one.compile((words, types.Array(element, 1, "C")))
+    forward_rows.compile((words, types.Array(element, 2, "C")))
 
 
 def execute(c: np.ndarray, params: np.ndarray) -> None:
@@ -612,7 +640,7 @@ def execute(c: np.ndarray, params: np.ndarray) -> None:
     params : array (P,), in and out
         All parameters of the network.
     """
-    _compile(params.dtype)
+    compile_entries(params.dtype)
     if c[MEMBERS] == 1:
         _execute_alone(c, params)
     else:

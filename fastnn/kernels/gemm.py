@@ -44,6 +44,7 @@ TASK_FLOPS = 200_000
 """Work of one block that is worth handing to a thread that waits for it (`_team.py`): about 2 us."""
 
 _row_full, _row_8, _row_4, _row_2, _row_1 = (make_micro_kernel(rows, VECTORS, True) for rows in (MR, 8, 4, 2, 1))
+_wide_2, _wide_1 = make_micro_kernel(2, 2 * VECTORS, True), make_micro_kernel(1, 4 * VECTORS, True)
 _col_full, _col_8, _col_4, _col_2, _col_1 = (make_micro_kernel(rows, VECTORS, False) for rows in (MR, 8, 4, 2, 1))
 
 
@@ -182,6 +183,36 @@ def _rows_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, 
 
 
 @block
+def _few_rows(c, c0, ldc, a, a0, a_rs, b, b0, b_rs, m, columns, k, bias, bias0, has_bias):
+    """Write m < 4 rows and whole panels of columns, B read in place.
+
+    A tile of one row has too few sums to keep the CPU busy: these are two or four panels wide.
+    """
+    nr = tile_columns(c)
+    i = 0
+    while i < m:
+        height = min(2, m - i)
+        wide = 2 * nr if height == 2 else 4 * nr
+        at = pointer(a, a0 + i * a_rs)
+        j = 0
+        while j < columns:
+            out, init, panel = pointer(c, c0 + i * ldc + j), pointer(bias, bias0 + j), pointer(b, b0 + j)
+            if j + wide > columns:
+                if height == 2:
+                    _row_2(out, ldc, init, 0, has_bias, at, a_rs, panel, b_rs, k)
+                else:
+                    _row_1(out, ldc, init, 0, has_bias, at, a_rs, panel, b_rs, k)
+                j += nr
+            elif height == 2:
+                _wide_2(out, ldc, init, 0, has_bias, at, a_rs, panel, b_rs, k)
+                j += wide
+            else:
+                _wide_1(out, ldc, init, 0, has_bias, at, a_rs, panel, b_rs, k)
+                j += wide
+        i += height
+
+
+@block
 def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, bias0, has_bias, scratch, s0):
     """Write the m x n block C = A B (+ bias row) of a product with inner size k; serial.
 
@@ -200,7 +231,11 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
     tile0 = packed_a0 + depth_max * (-(-min(m, MC) // MR) * MR)
     pack_b = b_cs != 1 or (m >= 96 and depth_max * min(n, NC) >= 8192)
     pack_a = (a_rs == 1 and n >= 96 and a_cs >= 256) or (a_rs != 1 and (a_cs != 1 or (n >= 192 and k >= 384)))
-    for j0 in range(0, n, NC):
+    begin = 0
+    if m < 4 and a_cs == 1 and b_cs == 1:
+        begin = n // nr * nr
+        _few_rows(c, c0, ldc, a, a0, a_rs, b, b0, b_rs, m, begin, k, bias, bias0, has_bias)
+    for j0 in range(begin, n, NC):
         nc = min(NC, n - j0)
         for k0 in range(0, k, KC):
             kc = min(KC, k - k0)
