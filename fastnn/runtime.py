@@ -208,7 +208,8 @@ class Runtime:
 
     def _execute(self, mode: int, data: Data, order: Array, **options: Any) -> None:
         with _threads(self.n_threads), _notice_of_compilation():
-            e.execute(self._context(mode, data, order, **options).integers, self.params)
+            c = self._context(mode, data, order, **options)  # kept till the call is over: it holds the arrays
+            e.execute(c.integers, self.params)
 
     def _context(
         self,
