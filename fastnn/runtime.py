@@ -247,7 +247,7 @@ class Runtime:
         numbers[e.OPTIMIZER] = optimizer.code
         numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
         numbers[e.MEMBERS] = plan.members
-        numbers[e.RUN_MEMBER : e.UPDATE + 1] = e.addresses(network.dtype)
+        numbers[e.RUN_MEMBER : e.SOFTMAX_ROWS + 1] = e.addresses(network.dtype)
         c[e.FLOATS] = np.array([network.loss.delta, self._clip_norm, 0.0, 1.0])
         c[e.STAGES], c[e.SCALES] = plan.stages, network.scales
         c[e.BLOCKS], c[e.BLOCK_FLOATS], c[e.BLOCK_TASKS] = self.blocks, self.block_floats, self.block_tasks

@@ -18,12 +18,15 @@ stays visible all the way to the loss.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import pathlib
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba
@@ -69,6 +72,13 @@ class _KernelCache(caching.FunctionCache):
         except (OSError, EOFError, ValueError, KeyError) as error:
             _warn_once(f"fastnn: the compiled-kernel cache in {self._cache_path} cannot be read ({error})")
             return None
+
+    def holds(self, sig: Any, target_context: Any) -> bool:
+        """Return whether code for a signature lies on disk."""
+        try:
+            return self._index_key(sig, target_context.codegen()) in self._cache_file._load_index()
+        except (OSError, EOFError, ValueError, KeyError):
+            return False
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
@@ -153,6 +163,33 @@ def launch(kernel: Any, n_tasks: int, *arguments: Any) -> None:
         numba.set_num_threads(available)
 
 
+@contextlib.contextmanager
+def compiling_beside(name: str, dtype: Any) -> Iterator[None]:
+    """Meanwhile let another process compile the tasks in the tuple `name` (``module:tuple``) into the disk cache.
+
+    Numba compiles on one thread at a time. Where a process cannot be had the tasks are compiled when they are needed.
+    """
+    program = (
+        f"import sys; sys.path[:] = {sys.path!r}; import importlib, numpy; "
+        f"module, name = {name!r}.split(':'); tasks = getattr(importlib.import_module(module), name); "
+        f"[task.address(numpy.dtype({dtype.name!r})) for task in tasks]"
+    )
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, ValueError):
+        yield
+        return
+    try:
+        yield
+        child.wait()
+    finally:
+        child.kill()
+        child.wait()
+
+
 class Task:
     """A block function compiled once for each float type and called by its address.
 
@@ -173,11 +210,21 @@ class Task:
     def _argument_types(self, element: Any) -> tuple[Any, ...]:
         return tuple(_array_or_scalar(kind, element) for kind in self._kinds)
 
+    def _signature(self, dtype: Any) -> Any:
+        return types.void(*self._argument_types(numba.from_dtype(dtype)))
+
+    def must_be_compiled(self, dtype: Any) -> bool:
+        """Return whether `address` would have to compile, and the result could be kept on disk."""
+        cache = self._dispatcher._cache
+        if 8 * dtype.itemsize in self._addresses or not isinstance(cache, _KernelCache):
+            return False
+        return not cache.holds(self._signature(dtype), self._dispatcher.targetctx)
+
     def address(self, dtype: Any) -> int:
         """Return where the code for floats of `dtype` lies, compiling or loading it at the first call."""
         bits = 8 * dtype.itemsize
         if bits not in self._addresses:
-            signature = types.void(*self._argument_types(types.float32 if bits == 32 else types.float64))
+            signature = self._signature(dtype)
             self._dispatcher.compile(signature)
             result = self._dispatcher.get_compile_result(signature)
             self._addresses[bits] = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)

@@ -105,8 +105,17 @@ def softmax_numerators(p, top):
     return total
 
 
+@block
+def softmax_rows(p, n):
+    """Replace each of the rows of n logits that lie behind one another in `p` by its softmax."""
+    for b in range(p.size // n):
+        softmax_row(p[b * n : (b + 1) * n])
+
+
 ACTIVATE = Task(activate, "i e[:]")
 call_activate = ACTIVATE.call
+SOFTMAX = Task(softmax_rows, "e[:] i")
+call_softmax = SOFTMAX.call
 MULTIPLY_SLOPE = Task(multiply_slope, "i e[:] e[:]")
 call_multiply_slope = MULTIPLY_SLOPE.call
 
@@ -128,12 +137,12 @@ def _activation_backward(slope, dz, da, source, code):
 
 
 @entry_parallel
-def _softmax_forward(p, z):
-    rows = max(1, CHUNK // max(1, p.shape[1]))
-    for c in prange((p.shape[0] + rows - 1) // rows):
-        for row in range(c * rows, min((c + 1) * rows, p.shape[0])):
-            copy(p[row], z[row])
-            softmax_row(p[row])
+def _softmax_forward(softmax, p, z, n):
+    length = max(1, CHUNK // n) * n
+    for c in prange((p.size + length - 1) // length):
+        piece = p[c * length : (c + 1) * length]
+        copy(piece, z[c * length : (c + 1) * length])
+        call_softmax(softmax, piece, n)
 
 
 def _chunks(array: np.ndarray) -> int:
@@ -214,4 +223,4 @@ def softmax_forward(p: np.ndarray, z: np.ndarray) -> None:
     """
     check_arrays({"p": p}, {"z": z}, {"p": (None, None), "z": np.shape(p)})
     if p.size:
-        launch(_softmax_forward, _chunks(p), p, z)
+        launch(_softmax_forward, _chunks(p), SOFTMAX.address(p.dtype), p.reshape(-1), z.reshape(-1), p.shape[1])

@@ -11,8 +11,10 @@ parameters come beside it and give the float type.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import os
 
 import numba
 import numpy as np
@@ -30,10 +32,10 @@ from fastnn.kernels._context import (
     integer_rows_at,
     integers_at,
 )
-from fastnn.kernels._jit import Task, block, entry, entry_parallel, inlined, launch
+from fastnn.kernels._jit import Task, block, compiling_beside, entry, entry_parallel, inlined, launch
 from fastnn.kernels._simd import tile_columns
 from fastnn.kernels._team import DONE, FINISHED, OPERATION, SEATS, STAGE, claim, fetch_add, load, publish, rest, store, wait
-from fastnn.kernels.activation import call_activate, call_multiply_slope, softmax_row
+from fastnn.kernels.activation import call_activate, call_multiply_slope, call_softmax
 from fastnn.kernels.dense import column_sums
 from fastnn.kernels.dropout import GROUP, call_multiply_mask
 from fastnn.kernels.elementary import like
@@ -71,9 +73,9 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     X_OFFSET, T_OFFSET, DELTA_0, DELTA_1, SCRATCH, SCRATCH_EACH,  # offsets in the workspace
     STATE_0, STATE_1, STATE_2,  # offsets in the optimizer's state, -1 for a vector that is not kept
     MEMBERS,  # threads of the team
-    RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE,  # addresses of the compiled blocks
+    RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE, SOFTMAX_ROWS,  # addresses of the compiled blocks
     STEP, ROW, ROWS, DELTA, DELTA_IN,  # the batch at hand; set by `execute`
-) = range(37)  # fmt: skip
+) = range(38)  # fmt: skip
 
 # and arrays, three integers each; e is the float type of the model.
 (
@@ -288,8 +290,7 @@ def _loss_task(c, params, t, seat):
     target = work[c[T_OFFSET] + i0 * n : c[T_OFFSET] + (i1 if targets.size else i0) * n]
     external = c[LOSS] == _EXTERNAL
     if output == SOFTMAX or (output == SOFTMAX_FOLDED and external):
-        for b in range(i1 - i0):
-            softmax_row(y[b * n : (b + 1) * n])
+        call_softmax(c[SOFTMAX_ROWS], y, n)
     if external:
         copy(d, target)
         result[0], result[1] = 0.0, 0.0
@@ -432,7 +433,7 @@ def _work(c, params, team, seat):
 
 
 @block
-def _run(c, params, op, n_tasks, s, alone=False):
+def _run(c, params, op, n_tasks, s, alone):
     """Run the tasks of one operation: by the team, unless one thread is to do them alone."""
     if alone or n_tasks == 1 or c[MEMBERS] == 1:
         for t in range(n_tasks):
@@ -462,9 +463,9 @@ def _sum_partial(c, n):
 def _forward(c, params):
     """Gather the batch and carry it through all stages."""
     stages = integer_rows_at(c, STAGES)
-    _run(c, params, OP_GATHER, _row_tasks(c[ROWS], stages[0, N_IN]), 0)
+    _run(c, params, OP_GATHER, _row_tasks(c[ROWS], stages[0, N_IN]), 0, False)
     for s in range(stages.shape[0]):
-        _run(c, params, OP_FORWARD, _forward_tasks(stages[s], c[ROWS], c[THREADS]), s)
+        _run(c, params, OP_FORWARD, _forward_tasks(stages[s], c[ROWS], c[THREADS]), s, False)
 
 
 @block
@@ -479,7 +480,7 @@ def _loss(c, params, report):
             total += weights[b]
     floats[TOTAL_WEIGHT] = total
     n_tasks = _row_tasks(c[ROWS], 8 * stages[stages.shape[0] - 1, N_OUT])
-    _run(c, params, OP_LOSS, n_tasks, 0)
+    _run(c, params, OP_LOSS, n_tasks, 0, False)
     report[REPORT_LOSS], report[REPORT_CORRECT] = _sum_partial(c, n_tasks)
     report[REPORT_WEIGHT] = total
 
@@ -506,11 +507,11 @@ def _update(c, params, rate, report):
     for u in range(numbers.shape[0]):
         penalised = penalised or numbers[u, 0] > 0.0 or numbers[u, 1] > 0.0 or numbers[u, 3] > 0.0
     if penalised:
-        _run(c, params, OP_PENALTY, n_tasks, 0)
+        _run(c, params, OP_PENALTY, n_tasks, 0, False)
         report[REPORT_PENALTY] = _sum_partial(c, n_tasks)[0]
     floats[GRADIENT_SCALE] = 1.0
     if floats[CLIP_NORM] < np.inf:
-        _run(c, params, OP_NORM, n_tasks, 0)
+        _run(c, params, OP_NORM, n_tasks, 0, False)
         norm = math.sqrt(_sum_partial(c, n_tasks)[0])
         report[REPORT_NORM] = norm
         if norm > floats[CLIP_NORM]:
@@ -519,7 +520,7 @@ def _update(c, params, rate, report):
     hyper[_CORRECTION1] = 1.0 - hyper[_BETA1] ** (c[STEP] + 1)
     hyper[_CORRECTION2] = math.sqrt(1.0 - hyper[_BETA2] ** (c[STEP] + 1))
     hyper[_FIRST] = 1.0 if c[STEP] == 0 else 0.0
-    _run(c, params, OP_UPDATE, n_tasks, 0)
+    _run(c, params, OP_UPDATE, n_tasks, 0, False)
 
 
 @block
@@ -535,7 +536,7 @@ def _write_result(c, params, i):
         if c[WANT_DX] != 0:
             continue
         if c[OUTPUT] == SOFTMAX_FOLDED or (c[OUTPUT] == SOFTMAX and c[MODE] == FORWARD):
-            softmax_row(row)
+            call_softmax(c[SOFTMAX_ROWS], row, n)
         elif c[OUTPUT] == SIGMOID_FOLDED:
             call_activate(c[ACTIVATE], _SIGMOID, row)
 
@@ -647,10 +648,22 @@ def execute(c: np.ndarray, params: np.ndarray) -> None:
         launch(_execute_together, int(c[MEMBERS]), c, params)
 
 
-def addresses(dtype: np.dtype) -> list[int]:
-    """Return what stands at RUN_MEMBER .. UPDATE: where the compiled blocks of one float type lie."""
-    tasks = (
-        MEMBER, TASK, gemm.GEMM, activation.ACTIVATE, activation.MULTIPLY_SLOPE, dropout.MULTIPLY_MASK, loss.LOSS_ROWS,
-        update.UPDATE,
-    )  # fmt: skip
-    return [task.address(dtype) for task in tasks]
+STEP_TASKS = (MEMBER, TASK)
+INNER_TASKS = (
+    gemm.GEMM, activation.ACTIVATE, activation.MULTIPLY_SLOPE, dropout.MULTIPLY_MASK, loss.LOSS_ROWS, update.UPDATE,
+    activation.SOFTMAX,
+)  # fmt: skip
+
+
+@functools.cache
+def addresses(dtype: np.dtype) -> tuple[int, ...]:
+    """Return what stands at RUN_MEMBER .. SOFTMAX_ROWS: where the compiled blocks of one float type lie.
+
+    What has to be compiled is shared with a second process: both halves take about the same time.
+    """
+    beside = (os.cpu_count() or 1) > 1 and all(task.must_be_compiled(dtype) for task in (*STEP_TASKS, gemm.GEMM))
+    with compiling_beside(f"{__name__}:STEP_TASKS", dtype) if beside else contextlib.nullcontext():
+        blocks = [task.address(dtype) for task in INNER_TASKS]
+        if beside:
+            compile_entries(dtype)
+    return (*(task.address(dtype) for task in STEP_TASKS), *blocks)
