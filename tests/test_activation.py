@@ -349,6 +349,13 @@ def test_softmax_float32_within_4_ulp(columns, spread, rng):
     assert_ulps(softmax(z), softmax_reference(z), "float32", 4)
 
 
+@pytest.mark.parametrize("offset", [-3e38, -1e6, -65540.0, -65530.0, -3e4, 3e4, 65530.0, 65540.0, 1e6, 1e30])
+def test_softmax_float32_of_far_logits(offset, rng):
+    """On both sides of 2^16, where the way the largest logit is taken out changes."""
+    z = (offset + rng.normal(scale=20.0, size=(500, 11))).astype(np.float32)
+    assert_ulps(softmax(z), softmax_reference(z), "float32", 4)
+
+
 def test_softmax_tails(dtype):
     """One dominant logit, the others from 0 to 120 below it, into the subnormal numbers of float32."""
     low = np.linspace(0.0, 120.0, 2001)

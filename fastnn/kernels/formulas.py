@@ -157,14 +157,3 @@ def silu_slope(z):
     e = scaled_exp(like(1.0 / SCALE, z), -absolute(x), like(0.0, z))
     bottom = one + e
     return fma(e, one + x, choose(z > like(0.0, z), one, e * e)) / (bottom * bottom)
-
-
-@formula
-def exp_difference(z, top):
-    """e^(z - top) with the rounding error of the subtraction carried along (TwoSum)."""
-    lowest, zero = by_type(z, -112.0, -760.0), like(0.0, z)
-    difference = z - top
-    back = difference + top
-    error = (z - back) - (top + (difference - back))
-    x = choose(difference < lowest, lowest, difference)
-    return scaled_exp(like(1.0, z), x, choose(difference < lowest, zero, error)) * like(1.0 / SCALE, z)
