@@ -1,9 +1,8 @@
 """exp, expm1, log1p and the normal tail as branch-free scalar formulas that LLVM turns into vectors.
 
 Numba ships no vector mathematics library, so ``math.exp`` in a compiled loop is one scalar call an element
-(about 9 ns); these forms cost 0.3 to 0.7 ns in float32. How fast such a loop runs is the number of its instructions times the
-length of its longest chain of results: a CPU keeps some 150 vector results in flight, two or three passes of the
-loop. So the polynomials are short and split in two, and divisions stand beside the exponential, not behind it.
+(about 9 ns); these forms cost 0.3 to 0.7 ns in float32. Both the number of instructions and the longest chain of
+results count: a few passes of a loop run at once, no more. So the polynomials are short, and long ones split in two.
 
 Range reduction by ln 2 in two parts (Cody and Waite, *Software Manual for the Elementary Functions*, 1980,
 chapter 6); polynomials and fractions are minimax fits of the relative error (Remez, 50 digits), refitted after the
