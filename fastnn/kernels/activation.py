@@ -13,7 +13,18 @@ from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy
 from fastnn.kernels._check import check_arrays, check_code
 from fastnn.kernels._jit import Task, block, entry_parallel, launch
-from fastnn.kernels.elementary import choose, like
+from fastnn.kernels.elementary import (
+    SCALE,
+    absolute,
+    by_type,
+    choose,
+    exponent_rest,
+    largest,
+    like,
+    nearest_power,
+    quotient,
+    scaled_exp_difference,
+)
 
 CHUNK = 8192
 """Elements of one parallel block of an element-wise kernel: 32 KB of float32, about 4 us."""
@@ -79,30 +90,29 @@ def multiply_slope(code, d, source):
 
 @block
 def softmax_row(p):
-    """Replace one row of logits by its softmax and return (max, sum of exponentials).
+    """Replace one row of logits by its softmax and return (m = max z, sum_k e^(z_k - m)).
 
-    p_j = e^(z_j - m) / sum_k e^(z_k - m), m = max z. The rounding error of z_j - m is carried along (TwoSum,
-    Knuth, TAOCP vol. 2, 4.2.2), since e^x magnifies it |x| times.
+    p_j = e^(z_j - m) / sum_k e^(z_k - m), by `scaled_exp_difference`. Where m is beyond 2^16, logits are taken less m:
+    that rounds none that counts.
     """
     top = p[0]
     for j in range(1, p.size):
-        top = choose(p[j] > top or p[j] != p[j], p[j], top)
-    total = softmax_numerators(p, top)
-    divisor = like(total, top)
+        top = largest(top, p[j])
+    origin = choose(absolute(top) < like(65536.0, top), like(0.0, top), top)
+    start = top - origin
+    power = nearest_power(start)
+    rest = exponent_rest(start, power)
+    lowest = start + by_type(top, -112.0, -760.0)
     for j in range(p.size):
-        p[j] /= divisor
-    return top, total
-
-
-@block
-def softmax_numerators(p, top):
-    """Replace each z of a row by e^(z - top) and return their sum."""
-    for j in range(p.size):
-        p[j] = f.exp_difference(p[j], top)
+        z = p[j] - origin
+        p[j] = scaled_exp_difference(choose(z < lowest, lowest, z), start, power, rest)
     total = 0.0
     for j in range(p.size):
         total += np.float64(p[j])
-    return total
+    divisor = like(total, top)
+    for j in range(p.size):
+        p[j] = quotient(p[j], divisor)
+    return top, total / SCALE
 
 
 @block

@@ -17,7 +17,7 @@ from fastnn.kernels._blocks import copy
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
 from fastnn.kernels._jit import Task, block, entry_parallel, formula, launch
 from fastnn.kernels.activation import CHUNK, softmax_row
-from fastnn.kernels.elementary import absolute, choose, copysign, exp, like, log1p_unit
+from fastnn.kernels.elementary import absolute, choose, copysign, like, log1p_exp
 
 SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, EXTERNAL = range(6)
 
@@ -55,7 +55,7 @@ def error_slope(code, e, delta):
 @formula
 def binary_loss(z, t):
     """-t log s - (1 - t) log(1 - s), s = sigmoid(z), as max(z, 0) - z t + log1p(e^-|z|)."""
-    return choose(z > like(0.0, z), z, z * like(0.0, z)) - z * t + log1p_unit(exp(-absolute(z)))
+    return choose(z > like(0.0, z), z, z * like(0.0, z)) - z * t + log1p_exp(-absolute(z))
 
 
 @block
