@@ -7,6 +7,7 @@ from fastnn.datasets import load_digits, load_idx, load_idx_dir
 from fastnn.diagnostics import GradientFlow
 from fastnn.history import History
 from fastnn.initializers import Initializer
+from fastnn.kernels._warmup import warmup
 from fastnn.layers import Activation, Dense, Dropout, Rescale
 from fastnn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, SquaredError
 from fastnn.model import Sequential, load
@@ -61,4 +62,5 @@ __all__ = [
     "optimizers",
     "plotting",
     "schedules",
+    "warmup",
 ]

@@ -1,4 +1,4 @@
-"""`fastnn train`, `fastnn predict` and `fastnn info`: the whole route from the shell.
+"""`fastnn train`, `predict`, `info` and `warmup`: the whole route from the shell.
 
 An error is one sentence on stderr. Exit codes: 0; 1 where training or writing failed; 2 for bad arguments and files;
 130 after Ctrl-C.
@@ -13,6 +13,7 @@ import json
 import math
 import os
 import sys
+import time
 import warnings
 import zipfile
 import zlib
@@ -33,6 +34,7 @@ from fastnn.activations import SOFTMAX
 from fastnn.callbacks import Callback, EarlyStopping
 from fastnn.datasets import load_digits, load_idx, load_idx_dir
 from fastnn.diagnostics import GradientFlow
+from fastnn.kernels._warmup import warmup
 from fastnn.layers import Dense, Dropout, Layer, Rescale
 from fastnn.model import Sequential, load
 from fastnn.optimizers import OPTIMIZERS, Optimizer
@@ -97,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = _parser()
         options = parser.parse_args(arguments)
         if options.run is None:
-            parser.error("got no command, expected train, predict or info")
+            parser.error("got no command, expected train, predict, info or warmup")
         code: int = options.run(options)
         sys.stdout.flush()
     except SystemExit as stop:  # --help, --version, and what argparse refuses
@@ -188,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_predict(commands)
     _add_info(commands)
+    _add_warmup(commands)
     return parser
 
 
@@ -265,6 +268,18 @@ def _add_info(commands: Any) -> None:
     )
     parser.set_defaults(run=_info)
     parser.add_argument("model", metavar="MODEL", help="file that fastnn train or model.save wrote")
+
+
+def _add_warmup(commands: Any) -> None:
+    summary = "compile every kernel for this CPU ahead of the first use"
+    parser = commands.add_parser(
+        "warmup", help=summary, description=f"{_sentence(summary)}, for images and CI; NUMBA_CACHE_DIR says where to."
+    )
+    parser.set_defaults(run=_warmup)
+    parser.add_argument(
+        "--dtype", choices=("float32", "float64"), action="append", metavar="TYPE",
+        help="float32 or float64; may be given twice (default: both)",
+    )  # fmt: skip
 
 
 def _sentence(text: str) -> str:
@@ -702,6 +717,14 @@ def _write_text(file: Any, result: Array) -> None:
     """Write a line a row; floats with all the digits that their type has."""
     form = "%d" if result.dtype.kind == "i" else "%.9g" if result.dtype == np.float32 else "%.17g"
     np.savetxt(file, result, fmt=form, delimiter=",")
+
+
+def _warmup(options: argparse.Namespace) -> int:
+    names = options.dtype or ["float32", "float64"]
+    start = time.perf_counter()
+    warmup(names)
+    print(f"compiled for {' and '.join(names)} in {time.perf_counter() - start:.1f} s")
+    return 0
 
 
 def _info(options: argparse.Namespace) -> int:

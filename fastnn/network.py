@@ -196,7 +196,9 @@ class Network:
         A block is [start, stop), and never straddles two segments; its numbers are l1, l2, weight decay and truncating
         l1. A task is blocks of some CHUNK parameters together. All is a function of the shapes alone.
         """
-        places, numbers, tasks = [], [], []
+        places: list[tuple[int, int]] = []
+        numbers: list[tuple[float, ...]] = []
+        tasks: list[int] = []
         begun = -CHUNK
         for segment in self.segments:
             l1, truncated = (0.0, segment.l1) if truncate else (segment.l1, 0.0)

@@ -189,8 +189,9 @@ class Runtime:
         with _notice_of_compilation():
             e.compile_entries(network.dtype)
             return self._context(
-                e.FORWARD, data, _NO_ORDER, rows=rows, batch=rows, report=np.zeros((1, e.N_REPORT)), out=empty,
-                want_out=True, plan=plan, work=aligned_empty(plan.work_size, network.dtype),
+                e.FORWARD, data, _NO_ORDER, rows=rows, batch=rows, report=np.zeros((1, e.N_REPORT)),
+                out=np.empty((rows, network.units), network.dtype), want_out=True, plan=plan,
+                work=aligned_empty(plan.work_size, network.dtype),
             )  # fmt: skip
 
     def activations(self, stage: int, rows: int) -> tuple[Array, Array]:

@@ -221,6 +221,42 @@ def test_another_network_compiles_nothing(name):
     assert signatures() == before
 
 
+WARMUP = """
+import fastnn
+from fastnn.kernels import _jit
+fastnn.warmup()
+from test_architecture import tasks, use
+from numba.core import event
+import numpy as np
+left = [entry.py_func.__name__ for entry in _jit.entries if not entry.signatures]
+left += [task._dispatcher.py_func.__name__ for task in tasks() if len(task._dispatcher.signatures) < 2]
+print(left, len(_jit.entries), len(tasks()))
+with event.install_recorder("numba:compile") as recorder:
+    for name in ("float32", "float64"):
+        x = np.ones((40, 6), name)
+        use(fastnn.Sequential([fastnn.Dense(4), fastnn.Dense(3)], "cross_entropy", dtype=name), x, np.ones(40, int), 8)
+        for rows in (3, 40):
+            fastnn.kernels.matmul(np.empty((rows, 5), name), np.ones((rows, 7), name), np.ones((7, 5), name))
+        state = np.zeros((2, 9), name)
+        fastnn.kernels.adam_update(np.ones(9, name), state[0], state[1], np.ones(9, name), 0.1, 0.9, 0.99, 1e-8, 1)
+        fastnn.kernels.huber(np.empty((2, 2), name), np.ones((2, 2), name), np.ones((2, 2), name), delta=0.5)
+print(len(recorder.buffer))
+"""
+
+
+def test_warmup_leaves_no_kernel_to_compile():
+    covered, compiled = run_python(WARMUP).splitlines()
+    assert covered == f"[] {len(_jit.entries)} {len(tasks())}"
+    assert len(_jit.entries) >= 15
+    assert compiled == "0"
+
+
+@pytest.mark.parametrize("names", ["float16", ["float32", "double"]])
+def test_warmup_refuses_other_types(names):
+    with pytest.raises(ValueError, match=r"dtypes: got .*, expected 'float32' or 'float64'"):
+        fastnn.warmup(names)
+
+
 def test_a_float_type_is_one_signature():
     """Behind the gate all data look alike: float32 and float64, and no third."""
     assert all(len(entry.signatures) <= 2 for entry in e.ENTRIES)

@@ -376,7 +376,7 @@ def test_a_full_disk_is_one_sentence(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "got no command, expected train, predict or info"),
+        ("", "got no command, expected train, predict, info or warmup"),
         ("tarin", "invalid choice: 'tarin'"),
         ("train --layers 64,0", "--layers: got '64,0', expected units such as 256,128"),
         ("train --layers wide", "--layers: got 'wide', expected units"),

@@ -710,3 +710,85 @@ def test_the_history_tells_of_every_epoch(x, y):
     assert all(value > 0 for value in history.history["samples_per_second"])
     assert "3 epochs" in repr(history)
     assert history_of(model) == history_of(model.clone())
+
+
+# ------------------------------------------------------------------------------------ a few rows, quickly
+
+
+@pytest.fixture
+def quick():
+    rng = np.random.default_rng(4)
+    layers = [Dense(33, "tanh"), Dropout(0.5), Dense(70, "relu"), Dense(10)]
+    model = Sequential(layers, "cross_entropy", seed=1, input_size=21)
+    return model, rng.normal(size=(300, 21)).astype(np.float32)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 64])
+def test_a_few_rows_give_the_bits_of_many(quick, rows):
+    model, x = quick
+    many = model.predict(x)
+    for first in (0, 100, 300 - rows):
+        few = model.predict(x[first : first + rows].copy())
+        assert few.tobytes() == many[first : first + rows].tobytes()
+    for other in (np.asfortranarray(x[:rows]), x[:rows].astype(">f4"), x[:rows].tolist(), x[: 2 * rows : 2]):
+        assert model.predict(other).shape == (rows, 10)
+    assert model.predict(np.asfortranarray(x[:rows])).tobytes() == many[:rows].tobytes()
+
+
+def test_a_few_rows_see_new_weights_and_own_their_outputs(quick):
+    model, x = quick
+    row = x[:1].copy()
+    before = model.predict(row)
+    kept = before.copy()
+    model.fit(x, np.arange(300) % 10, epochs=1)
+    after = model.predict(row)
+    assert (after != kept).any()
+    assert (before == kept).all()
+    assert model.predict(x)[:1].tobytes() == after.tobytes()
+    read_only = row.copy()
+    read_only.flags.writeable = False
+    assert model.predict(read_only).tobytes() == after.tobytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_few_rows_are_checked(quick, bad):
+    model, x = quick
+    model.predict(x[:2].copy())
+    spoilt = x[:2].copy()
+    spoilt[1, 20] = bad
+    with pytest.raises(ValueError, match=r"x: got (nan|-?inf) in row 1, column 20"):
+        model.predict(spoilt)
+    with pytest.raises(ValueError, match="x: got 20"):
+        model.predict(x[:2, :20].copy())
+    with pytest.raises(ValueError, match="x"):
+        model.predict(x[0])
+    with pytest.raises(ValueError, match="at least one row"):
+        model.predict(np.empty((0, 21), np.float32))
+
+
+def test_a_few_rows_from_many_threads(quick):
+    from concurrent.futures import ThreadPoolExecutor
+
+    model, x = quick
+    many = model.predict(x)
+
+    def ask(i):
+        return model.predict(x[i : i + 1].copy()).tobytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, list(range(300)) * 20))
+    assert answers == [many[i : i + 1].tobytes() for i in range(300)] * 20
+
+
+def test_copies_predict_with_their_own_weights(quick):
+    import copy
+    import pickle
+
+    model, x = quick
+    row = x[:1].copy()
+    before = model.predict(row)
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.clone()]
+    model.set_weights([0 * weight for weight in model.get_weights()])
+    assert (model.predict(row) == 0).all()
+    for other in copies:
+        assert other.predict(row).tobytes() == before.tobytes()

@@ -155,8 +155,8 @@ def lead(team):
 def rest(team, turn):
     """Wait a moment for work, the `turn`-th time in a row.
 
-    A thread that shares the leader's CPU goes to sleep, since it is then woken on one that is free: the system may leave
-    two threads on one CPU for a second while the other idles.
+    A thread that shares the leader's CPU goes to sleep, since it is then woken on one that is free: the system may
+    leave two threads on one CPU for a second while the other idles.
     """
     if team[WHICH_CPU] != 0 and _call(team[WHICH_CPU], 0) == load(team, LEADER_CPU):
         _call(team[SLEEP], NAP)

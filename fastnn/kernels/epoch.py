@@ -34,7 +34,20 @@ from fastnn.kernels._context import (
 )
 from fastnn.kernels._jit import Task, block, compiling_beside, entry, entry_parallel, inlined, launch
 from fastnn.kernels._simd import tile_columns
-from fastnn.kernels._team import DONE, FINISHED, OPERATION, SEATS, STAGE, claim, fetch_add, load, publish, rest, store, wait
+from fastnn.kernels._team import (
+    DONE,
+    FINISHED,
+    OPERATION,
+    SEATS,
+    STAGE,
+    claim,
+    fetch_add,
+    load,
+    publish,
+    rest,
+    store,
+    wait,
+)
 from fastnn.kernels.activation import call_activate, call_multiply_slope, call_softmax
 from fastnn.kernels.dense import column_sums
 from fastnn.kernels.dropout import GROUP, call_multiply_mask
@@ -73,7 +86,7 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     X_OFFSET, T_OFFSET, DELTA_0, DELTA_1, SCRATCH, SCRATCH_EACH,  # offsets in the workspace
     STATE_0, STATE_1, STATE_2,  # offsets in the optimizer's state, -1 for a vector that is not kept
     MEMBERS,  # threads of the team
-    RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE, SOFTMAX_ROWS,  # addresses of the compiled blocks
+    RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE, SOFTMAX_ROWS,  # addresses of blocks
     STEP, ROW, ROWS, DELTA, DELTA_IN,  # the batch at hand; set by `execute`
 ) = range(38)  # fmt: skip
 

@@ -321,7 +321,7 @@ def _copy_tail_in(tile, t0, nr, c, c0, ldc, bias, bias0, rows, columns, from_c, 
 
 @inlined
 def task_grid(m, n, k, threads, task_flops):
-    """Return (row blocks, column blocks) that an m x n x k product is cut into for some threads, of `task_flops` at least.
+    """Return (row blocks, column blocks) an m x n x k product is cut into for some threads, `task_flops` each at least.
 
     Each element of C is one chain whatever the cut, so the threads do not show in the result. Blocks are as square as
     they can be: a task packs rows of A and columns of B that others pack too.
