@@ -223,7 +223,34 @@ def copy_vector(typingctx: Any, target: Any, source: Any) -> Any:
     return types.void(target, target), generate
 
 
-def make_micro_kernel(rows: int, vectors: int, by_row: bool) -> Any:
+def masked_loads() -> bool:
+    """Return whether the target loads a part of a vector in one instruction (AVX and later)."""
+    return target().vector_bytes >= 32
+
+
+def _masked(builder: Any, vector: ir.VectorType, align: int) -> tuple[Any, Any]:
+    """Return functions (address, mask) -> value and (value, address, mask): a load and a store of a vector's part."""
+    name = f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}.p0"
+    where, none = ir.Constant(_I32, align), ir.Constant(vector, [0.0] * vector.count)
+
+    def function(result: Any, kind: str, arguments: list[Any]) -> Any:
+        kinds = [argument.type for argument in arguments]
+        return cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(result, kinds), f"llvm.masked.{kind}.{name}"
+        )
+
+    def load(address: Any, mask: Any) -> Any:
+        arguments = [builder.bitcast(address, vector.as_pointer()), where, mask, none]
+        return builder.call(function(vector, "load", arguments), arguments)
+
+    def store(value: Any, address: Any, mask: Any) -> None:
+        arguments = [value, builder.bitcast(address, vector.as_pointer()), where, mask]
+        builder.call(function(ir.VoidType(), "store", arguments), arguments)
+
+    return load, store
+
+
+def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = False) -> Any:
     """Build the register tile ``C[rows, vectors*lanes] = init + A[rows, k] B[k, vectors*lanes]``.
 
     The returned intrinsic is called as ``kernel(c, c_stride, init, init_stride, has_init, a, a_stride, b,
@@ -234,26 +261,43 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool) -> Any:
       the bias (stride 0: the same row for all);
     - ``a``: element (i, p) of A is ``a[i * a_stride + p]`` when `by_row` (a row-major A), else
       ``a[i + p * a_stride]`` (packed, or a transposed row-major A);
-    - ``b``: element (p, j) is ``b[p * b_stride + j]``; k >= 1.
+    - ``b``: element (p, j) is ``b[p * b_stride + j]``; k >= 1;
+    - ``columns``, of a `narrow` tile only: how many columns of C there are, some of the last vector's; no others are
+      read or written. Those of B are not read either where the target has `masked_loads`, else they must be there.
 
     Each element of C is one chain of multiply-adds in the order of p, whatever the tile: results do not
     depend on where tiles, blocks or threads begin.
     """
 
     @intrinsic
-    def micro_kernel(typingctx, c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k):
-        element = c.dtype
+    def whole(typingctx, c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k):
+        return build(c.dtype)
+
+    @intrinsic
+    def part(typingctx, c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k, columns):
+        return build(c.dtype)
+
+    def build(element):
         vector = _vector_type(element)
         n_lanes, align = vector.count, element.bitwidth // 8
         address = types.CPointer(element)
         signature = types.void(
             address, types.intp, address, types.intp, types.boolean,
-            address, types.intp, address, types.intp, types.intp,
+            address, types.intp, address, types.intp, types.intp, *([types.intp] if narrow else []),
         )  # fmt: skip
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k = args
+            c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k = args[:10]
             multiply_add = _multiply_add(builder, vector)
+            if narrow:
+                load_part, store_part = _masked(builder, vector, align)
+                indices = ir.VectorType(_I64, n_lanes)
+                last = ir.Constant(indices, [(vectors - 1) * n_lanes + lane for lane in range(n_lanes)])
+                mask = builder.icmp_signed("<", last, _splat(builder, args[10], indices))
+
+            def load(base: Any, j: int, masked: bool) -> Any:
+                part = masked and j == vectors - 1
+                return load_part(base, mask) if part else _load(builder, base, vector, align)
 
             def at(base: Any, *offsets: Any) -> Any:
                 total = offsets[0]
@@ -275,13 +319,7 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool) -> Any:
             builder.cbranch(cgutils.is_true(builder, has_init), load_init, loop)
             builder.position_at_end(load_init)
             starts = [
-                _load(
-                    builder,
-                    at(init, builder.mul(init_stride, constant(i)), constant(j * n_lanes)),
-                    vector,
-                    align,
-                )
-                for i, j in tile
+                load(at(init, builder.mul(init_stride, constant(i)), constant(j * n_lanes)), j, narrow) for i, j in tile
             ]
             builder.branch(loop)
 
@@ -296,7 +334,9 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool) -> Any:
                 b_now.add_incoming(b, source)
                 for index, value in enumerate(sums):
                     value.add_incoming(zero if start is None else start[index], source)
-            b_vectors = [_load(builder, at(b_now, constant(j * n_lanes)), vector, align) for j in range(vectors)]
+            b_vectors = [
+                load(at(b_now, constant(j * n_lanes)), j, narrow and masked_loads()) for j in range(vectors)
+            ]
             results = []
             for i in range(rows):
                 source = at(row_starts[i], a_now) if by_row else at(a_now, constant(i))
@@ -313,9 +353,12 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool) -> Any:
             builder.position_at_end(after)
             for (i, j), result in zip(tile, results, strict=True):
                 place = at(c, builder.mul(c_stride, constant(i)), constant(j * n_lanes))
-                _store(builder, result, place, vector, align)
+                if narrow and j == vectors - 1:
+                    store_part(result, place, mask)
+                else:
+                    _store(builder, result, place, vector, align)
             return context.get_dummy_value()
 
         return signature, generate
 
-    return micro_kernel
+    return part if narrow else whole

@@ -23,6 +23,7 @@ from fastnn.kernels._simd import (
     copy_vector,
     lanes,
     make_micro_kernel,
+    masked_loads,
     pointer,
     tile_columns,
     transpose_square,
@@ -34,6 +35,7 @@ MR = TILE_ROWS
 KC = 256
 MC = MR * max(1, 144 // MR)
 NC = 256
+MASKED_LOADS = masked_loads()
 MAX_TASKS = 32
 """Blocks one product is cut into at most: each has its own packing scratch."""
 
@@ -45,6 +47,12 @@ TASK_FLOPS = 200_000
 
 _row_full, _row_8, _row_4, _row_2, _row_1 = (make_micro_kernel(rows, VECTORS, True) for rows in (MR, 8, 4, 2, 1))
 _wide_2, _wide_1 = make_micro_kernel(2, 2 * VECTORS, True), make_micro_kernel(1, 4 * VECTORS, True)
+_part_full, _part_1, _half_full, _half_1 = (
+    make_micro_kernel(rows, vectors, True, narrow=True) for vectors in (VECTORS, 1) for rows in (MR, 1)
+)
+_col_part_full, _col_part_1, _col_half_full, _col_half_1 = (
+    make_micro_kernel(rows, vectors, False, narrow=True) for vectors in (VECTORS, 1) for rows in (MR, 1)
+)
 _col_full, _col_8, _col_4, _col_2, _col_1 = (make_micro_kernel(rows, VECTORS, False) for rows in (MR, 8, 4, 2, 1))
 
 
@@ -53,7 +61,7 @@ def scratch_elements(m, n, k, nr):
     """Return how many elements `gemm_block` needs to pack an m x n x k product with tile width `nr`."""
     columns = -(-min(n, NC) // nr) * nr
     rows = -(-min(m, MC) // MR) * MR
-    return min(k, KC) * (columns + rows) + rows * nr + MR
+    return min(k, KC) * (columns + rows) + MR
 
 
 @block
@@ -183,6 +191,48 @@ def _rows_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, 
 
 
 @block
+def _narrow_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, rows, depth, columns, half):
+    """Run a tile of some `columns` down the rows, A read row by row; `half`: they fit one vector."""
+    i = 0
+    while i < rows:
+        out, start, at = advance(c, i * ldc), advance(init, i * init_stride), advance(a, i * a_stride)
+        if i + MR <= rows:
+            if half:
+                _half_full(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
+            else:
+                _part_full(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
+            i += MR
+        else:
+            if half:
+                _half_1(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
+            else:
+                _part_1(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
+            i += 1
+
+
+@block
+def _narrow_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, ldb, rows, depth, columns, half):
+    """The same with A read column by column, as in `_rows_by_column`."""
+    i = 0
+    while i < rows:
+        out, start = advance(c, i * ldc), advance(init, i * init_stride)
+        if i + MR <= rows:
+            if half:
+                _col_half_full(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
+            else:
+                _col_part_full(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
+            a = advance(a, panel)
+            i += MR
+        else:
+            if half:
+                _col_half_1(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
+            else:
+                _col_part_1(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
+            a = advance(a, 1)
+            i += 1
+
+
+@block
 def _few_rows(c, c0, ldc, a, a0, a_rs, b, b0, b_rs, m, columns, k, bias, bias0, has_bias):
     """Write m < 4 rows and whole panels of columns, B read in place.
 
@@ -228,7 +278,6 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
     nr = tile_columns(c)
     depth_max = min(k, KC)
     packed_a0 = s0 + depth_max * (-(-min(n, NC) // nr) * nr)
-    tile0 = packed_a0 + depth_max * (-(-min(m, MC) // MR) * MR)
     pack_b = b_cs != 1 or (m >= 96 and depth_max * min(n, NC) >= 8192)
     pack_a = (a_rs == 1 and n >= 96 and a_cs >= 256) or (a_rs != 1 and (a_cs != 1 or (n >= 192 and k >= 384)))
     begin = 0
@@ -240,83 +289,44 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
         for k0 in range(0, k, KC):
             kc = min(KC, k - k0)
             for j in range(0, nc, nr):
-                if pack_b or nc - j < nr:
-                    _pack_b(
-                        scratch,
-                        s0 + j * kc,
-                        b,
-                        b0 + k0 * b_rs + (j0 + j) * b_cs,
-                        b_rs,
-                        b_cs,
-                        kc,
-                        min(nr, nc - j),
-                        nr,
-                    )
+                if pack_b or (nc - j < nr and not MASKED_LOADS):
+                    _pack_b(scratch, s0 + j * kc, b, b0 + k0 * b_rs + (j0 + j) * b_cs, b_rs, b_cs, kc,
+                            min(nr, nc - j), nr)  # fmt: skip
             for i0 in range(0, m, MC):
                 mc = min(MC, m - i0)
                 a_start = a0 + i0 * a_rs + k0 * a_cs
                 if pack_a:
                     _pack_a(scratch, packed_a0, a, a_start, a_rs, a_cs, mc, kc)
+                a_at, panel, a_stride = pointer(a, a_start), MR, a_cs
+                if pack_a:
+                    a_at, panel, a_stride = pointer(scratch, packed_a0), kc * MR, MR
                 for j in range(0, nc, nr):
                     columns = min(nr, nc - j)
-                    c_first = c0 + i0 * ldc + j0 + j
-                    if pack_b or columns < nr:
+                    out = pointer(c, c0 + i0 * ldc + j0 + j)
+                    if pack_b or (columns < nr and not MASKED_LOADS):
                         b_at, b_stride = pointer(scratch, s0 + j * kc), nr
                     else:
                         b_at, b_stride = pointer(b, b0 + k0 * b_rs + j0 + j), b_rs
-                    if columns == nr:
-                        out, out_stride = pointer(c, c_first), ldc
-                    else:
-                        _copy_tail_in(
-                            scratch,
-                            tile0,
-                            nr,
-                            c,
-                            c_first,
-                            ldc,
-                            bias,
-                            bias0 + j0 + j,
-                            mc,
-                            columns,
-                            k0 > 0,
-                            has_bias,
-                        )
-                        out, out_stride = pointer(scratch, tile0), nr
-                    init, init_stride, has_init = out, out_stride, k0 > 0
+                    init, init_stride, has_init = out, ldc, k0 > 0
                     if has_bias and k0 == 0:
-                        has_init = True
-                        if columns == nr:
-                            init, init_stride = pointer(bias, bias0 + j0 + j), 0
-                    if not pack_a and a_cs == 1:
-                        _rows_in_place(out, out_stride, init, init_stride, has_init, pointer(a, a_start), a_rs,
-                                       b_at, b_stride, mc, kc)  # fmt: skip
+                        init, init_stride, has_init = pointer(bias, bias0 + j0 + j), 0, True
+                    by_row = not pack_a and a_cs == 1
+                    if columns < nr and by_row:
+                        _narrow_in_place(out, ldc, init, init_stride, has_init, a_at, a_rs, b_at, b_stride, mc, kc,
+                                         columns, 2 * columns <= nr)  # fmt: skip
+                    elif columns < nr:
+                        _narrow_by_column(out, ldc, init, init_stride, has_init, a_at, panel, a_stride,
+                                          b_at, b_stride, mc, kc, columns, 2 * columns <= nr)  # fmt: skip
+                    elif by_row:
+                        _rows_in_place(out, ldc, init, init_stride, has_init, a_at, a_rs, b_at, b_stride,
+                                       mc, kc)  # fmt: skip
                     else:
-                        a_at, panel, a_stride = pointer(a, a_start), MR, a_cs
-                        if pack_a:
-                            a_at, panel, a_stride = pointer(scratch, packed_a0), kc * MR, MR
-                        _rows_by_column(out, out_stride, init, init_stride, has_init, a_at, panel, a_stride,
+                        _rows_by_column(out, ldc, init, init_stride, has_init, a_at, panel, a_stride,
                                         b_at, b_stride, mc, kc)  # fmt: skip
-                    if columns < nr:
-                        for i in range(mc):
-                            for q in range(columns):
-                                c[c_first + i * ldc + q] = scratch[tile0 + i * nr + q]
 
 
 GEMM = Task(gemm_block, "e[:] i i e[:] i i i e[:] i i i i i i e[:] i b e[:] i")
 call_gemm = GEMM.call
-
-
-@block
-def _copy_tail_in(tile, t0, nr, c, c0, ldc, bias, bias0, rows, columns, from_c, has_bias):
-    """Fill the valid columns of a narrow panel's tile with what its sums start from."""
-    if from_c:
-        for i in range(rows):
-            for q in range(columns):
-                tile[t0 + i * nr + q] = c[c0 + i * ldc + q]
-    elif has_bias:
-        for i in range(rows):
-            for q in range(columns):
-                tile[t0 + i * nr + q] = bias[bias0 + q]
 
 
 @inlined
