@@ -41,7 +41,8 @@ for name in ("float32", "float64"):
 print(worst <= 1.0)
 x = rng.normal(size=(200, 5)).astype("float32")
 y = x @ np.arange(1, 6, dtype="float32")
-model = fastnn.Sequential([fastnn.Dense(40, "gelu"), fastnn.Dropout(0.1), fastnn.Dense(1)], "squared_error", fastnn.Adam(0.01), seed=0)
+layers = [fastnn.Dense(40, "gelu"), fastnn.Dropout(0.1), fastnn.Dense(1)]
+model = fastnn.Sequential(layers, "squared_error", fastnn.Adam(0.01), seed=0)
 history = model.fit(x, y, epochs=30, batch_size=32).history["loss"]
 print(history[-1] < 0.2 * history[0])
 """

@@ -123,6 +123,12 @@ def advance(typingctx: Any, address: Any, count: Any) -> Any:
     return address(address, types.intp), generate
 
 
+def _prefetch(builder: Any, address: Any) -> None:
+    kinds = [address.type, _I32, _I32, _I32]
+    fetch = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
+    builder.call(fetch, [address, *[ir.Constant(_I32, flag) for flag in (1, 3, 1)]])
+
+
 def _load(builder: Any, address: Any, vector: ir.VectorType, align: int) -> Any:
     value = builder.load(builder.bitcast(address, vector.as_pointer()))
     value.align = align
@@ -316,6 +322,9 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = F
             loop = builder.append_basic_block("loop")
             after = builder.append_basic_block("after")
             row_starts = [at(a, builder.mul(a_stride, constant(i))) for i in range(rows)] if by_row else []
+            if rows == TILE_ROWS and not narrow and not by_row:  # the next tile's C, which may be far away
+                for i, j in tile:
+                    _prefetch(builder, at(c, builder.mul(c_stride, constant(i + rows)), constant(j * n_lanes)))
             builder.cbranch(cgutils.is_true(builder, has_init), load_init, loop)
             builder.position_at_end(load_init)
             starts = [
@@ -334,9 +343,7 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = F
                 b_now.add_incoming(b, source)
                 for index, value in enumerate(sums):
                     value.add_incoming(zero if start is None else start[index], source)
-            b_vectors = [
-                load(at(b_now, constant(j * n_lanes)), j, narrow and masked_loads()) for j in range(vectors)
-            ]
+            b_vectors = [load(at(b_now, constant(j * n_lanes)), j, narrow and masked_loads()) for j in range(vectors)]
             results = []
             for i in range(rows):
                 source = at(row_starts[i], a_now) if by_row else at(a_now, constant(i))
