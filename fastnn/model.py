@@ -700,10 +700,11 @@ def _summary(model: Sequential) -> str:
         lines.append(f"{name:<28}{width:>10}{count:>14,}  {note}".rstrip())
     state = len(model.runtime.slots)
     size = network.dtype.itemsize
-    work = network.plan(32, model.runtime.threads).work_size * size
+    rows = model.runtime.rows or 32
+    work = network.plan(rows, model.runtime.threads).work_size * size
     lines.append(
         f"{network.n_params:,} parameters, {network.n_params * size / 1e6:.2f} MB; "
         f"training keeps {state + 2} such vectors"
     )
-    lines.append(f"workspace for batches of 32: {work / 1e6:.2f} MB")
+    lines.append(f"workspace for batches of {rows:,}: {work / 1e6:.2f} MB")
     return "\n".join(lines)

@@ -84,6 +84,11 @@ class Runtime:
         available: int = numba.get_num_threads()
         return available if self.n_threads is None else min(self.n_threads, config.NUMBA_NUM_THREADS)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the largest batch so far; 0 before the first."""
+        return 0 if self._plan is None else self._plan.rows
+
     def train(
         self,
         data: Data,

@@ -391,3 +391,32 @@ def test_every_activation_against_torch(activation, torch, rng):
     want = train_twin(torch, twin, theirs, torch.nn.CrossEntropyLoss(reduction="none"), x, y)
     model.fit(x, y, epochs=EPOCHS, batch_size=BATCH, shuffle=False)
     compare(model, want, start)
+
+
+def test_training_allocates_nothing_in_its_loop(dtype):
+    """As many allocations of compiled code for one epoch of 3 steps as for one of 300: those of the call, if any."""
+    from numba.core.runtime import _nrt_python as nrt
+    from numba.core.runtime import rtsys
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(3000, 12)).astype(dtype), rng.integers(0, 5, 3000)
+    layers = [fastnn.Dense(40, "gelu", l1=1e-4), fastnn.Dropout(0.2), fastnn.Dense(130, "tanh"), fastnn.Dense(5)]
+    model = fastnn.Sequential(layers, "cross_entropy", fastnn.Adam(clip_norm=1.0), seed=0, dtype=dtype)
+    model.fit(x, y, epochs=1, batch_size=1000)
+    data = model._gate(model.network, x, y, None, None)
+    counts = []
+    enabled = nrt.memsys_stats_enabled()
+    nrt.memsys_enable_stats()
+    try:
+        for batch, repeats in ((1000, 1), (10, 1), (10, 1)):
+            steps = 3000 // batch
+            report = np.zeros((steps, 6))
+            before = rtsys.get_allocation_stats().alloc
+            for _ in range(repeats):
+                model.runtime.train(data, np.arange(3000), 0, 3000, batch, 0, np.full(steps, 1e-3), report)
+            counts.append(rtsys.get_allocation_stats().alloc - before)
+            assert (report[:, 5] > 0).all()
+    finally:
+        if not enabled:
+            nrt.memsys_disable_stats()
+    assert counts[0] == counts[1] == counts[2]

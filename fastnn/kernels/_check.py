@@ -66,9 +66,9 @@ def check_scalar(
 ) -> None:
     """Raise unless `value` is a real number, not NaN, with low <= value <= high and value < below."""
     plain = type(value) is float or type(value) is int
-    if plain and (low is None or value >= low) and (high is None or value <= high) and (below is None or value < below):
-        if value == value:
-            return
+    within = (low is None or value >= low) and (high is None or value <= high) if plain else False
+    if within and value == value and (below is None or value < below):
+        return
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
     bounds = [

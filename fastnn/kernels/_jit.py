@@ -69,7 +69,7 @@ class _KernelCache(caching.FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except (OSError, EOFError, ValueError, KeyError) as error:
+        except Exception as error:  # whatever a damaged file leads to: the code is compiled again
             _warn_once(f"fastnn: the compiled-kernel cache in {self._cache_path} cannot be read ({error})")
             return None
 
@@ -77,7 +77,7 @@ class _KernelCache(caching.FunctionCache):
         """Return whether code for a signature lies on disk."""
         try:
             return self._index_key(sig, target_context.codegen()) in self._cache_file._load_index()
-        except (OSError, EOFError, ValueError, KeyError):
+        except Exception:  # as in `load_overload`, which says so
             return False
 
     def save_overload(self, sig: Any, data: Any) -> None:

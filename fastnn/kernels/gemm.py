@@ -339,7 +339,9 @@ def task_grid(m, n, k, threads, task_flops):
     """
     flops = 2 * m * n * k
     wanted = min(MAX_TASKS, threads, max(1, flops // task_flops))
-    if 1 < wanted <= MAX_TASKS // 2 and flops >= 16 * wanted * task_flops:
+    if wanted == 1:
+        return 1, 1
+    if wanted <= MAX_TASKS // 2 and flops >= 16 * wanted * task_flops:
         wanted *= 2  # a slow thread then costs less
     best_rows, best_columns = 1, 1
     best = np.inf
@@ -354,6 +356,8 @@ def task_grid(m, n, k, threads, task_flops):
 @inlined
 def split(total, parts, index, multiple):
     """Return (start, stop) of part `index` of `total`, cut at multiples of `multiple`."""
+    if parts == 1:
+        return 0, total
     units = (total + multiple - 1) // multiple
     start = units * index // parts * multiple
     stop = units * (index + 1) // parts * multiple

@@ -1,0 +1,100 @@
+"""Compiled code on disk: found again, never stale, and no reason to stop where there is no disk."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import fastnn
+
+SCRIPT = """
+import sys, warnings
+import numpy as np
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    {before}
+    from fastnn.kernels import activation_forward
+    from fastnn.kernels.activation import ACTIVATE
+    cached = not ACTIVATE.must_be_compiled(np.dtype("float32"))
+    a = np.empty(3, np.float32)
+    activation_forward(a, np.array([-1, 0, 2], np.float32), "relu")
+print(a.tolist(), cached, len(caught), *[str(w.message)[:58] for w in caught])
+"""
+
+
+def start(root, cache, before="pass"):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(before=before)],
+        env={**os.environ, "PYTHONPATH": str(root), "NUMBA_CACHE_DIR": str(cache)},
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out.strip()
+
+
+@pytest.fixture
+def package(tmp_path):
+    source = pathlib.Path(fastnn.__file__).parent
+    shutil.copytree(source, tmp_path / "root" / "fastnn", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "root"
+
+
+def test_code_is_found_again_and_an_edit_anywhere_is_seen(package, tmp_path):
+    cache = tmp_path / "cache"
+    assert finish(start(package, cache)) == "[0.0, 0.0, 2.0] False 0"
+    assert finish(start(package, cache)) == "[0.0, 0.0, 2.0] True 0"
+    formulas = package / "fastnn" / "kernels" / "formulas.py"  # not the file that the kernel stands in
+    text = formulas.read_text()
+    assert text.count("return largest(z, like(0.0, z))\n") == 1
+    formulas.write_text(text.replace("return largest(z, like(0.0, z))\n", "return largest(z, like(1.0, z))\n"))
+    assert finish(start(package, cache)) == "[1.0, 1.0, 2.0] False 0"
+
+
+def test_two_processes_at_once_fill_one_cache(package, tmp_path):
+    cache = tmp_path / "cache"
+    both = [start(package, cache) for _ in range(2)]
+    assert [finish(process)[:15] for process in both] == ["[0.0, 0.0, 2.0]"] * 2
+    assert finish(start(package, cache)) == "[0.0, 0.0, 2.0] True 0"
+
+
+READ_ONLY = """
+from numba.core import caching
+def refuse(self): raise OSError("read-only")
+caching._CacheLocator.ensure_cache_path = refuse"""
+
+
+def test_a_read_only_installation_works_and_warns_once(package, tmp_path):
+    before = READ_ONLY.replace("\n", "\n    ")
+    answer = finish(start(package, tmp_path / "cache", before))
+    assert answer.startswith("[0.0, 0.0, 2.0] True 1 fastnn: no writable directory for compiled kernels")
+
+
+FULL = """
+from numba.core import caching
+def refuse(self, *args): raise OSError(28, "No space left on device")
+caching.IndexDataCacheFile.save = refuse"""
+
+
+def test_a_full_disk_works_and_warns_once(package, tmp_path):
+    before = FULL.replace("\n", "\n    ")
+    answer = finish(start(package, tmp_path / "cache", before))
+    assert answer.startswith("[0.0, 0.0, 2.0] False 1 fastnn: the compiled-kernel cache in ")
+
+
+def test_a_damaged_cache_is_compiled_anew(package, tmp_path):
+    cache = tmp_path / "cache"
+    finish(start(package, cache))
+    for path in cache.rglob("*.nbc"):
+        path.write_bytes(path.read_bytes()[:100])
+    answer = finish(start(package, cache))
+    assert answer.startswith("[0.0, 0.0, 2.0] True 1 fastnn: the compiled-kernel cache in ")
