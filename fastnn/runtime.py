@@ -294,7 +294,7 @@ def _notice_of_compilation() -> Iterator[None]:
     if _compiled:
         yield
         return
-    text = "fastnn: compiling kernels for this CPU, about 10 s, once; they are kept on disk\n"
+    text = "fastnn: compiling kernels for this CPU, once, some 15 seconds; they are kept on disk\n"
     timer = threading.Timer(1.5, lambda: sys.stderr.write(text))
     timer.daemon = True
     timer.start()

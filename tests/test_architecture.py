@@ -235,10 +235,17 @@ with event.install_recorder("numba:compile") as recorder:
     for name in ("float32", "float64"):
         x = np.ones((40, 6), name)
         use(fastnn.Sequential([fastnn.Dense(4), fastnn.Dense(3)], "cross_entropy", dtype=name), x, np.ones(40, int), 8)
-        for rows in (3, 40):
-            fastnn.kernels.matmul(np.empty((rows, 5), name), np.ones((rows, 7), name), np.ones((7, 5), name))
-        state = np.zeros((2, 9), name)
-        fastnn.kernels.adam_update(np.ones(9, name), state[0], state[1], np.ones(9, name), 0.1, 0.9, 0.99, 1e-8, 1)
+        x, w, b, g = (np.ones(shape, name) for shape in ((3, 7), (7, 5), 5, 9))
+        for array in (x, w, b, g):
+            array.flags.writeable = False  # read-only inputs are no other kind of input
+        z, state = np.empty((3, 5), name), np.zeros((2, 9), name)
+        fastnn.kernels.matmul(z, x, w)
+        assert (z == 7).all()
+        fastnn.kernels.dense_forward(np.empty((3, 5), name), z, x, w, b)
+        assert (z == 8).all()
+        fastnn.kernels.dense_backward(None, np.empty((7, 5), name), None, z, x, w)
+        fastnn.kernels.activation_statistics(np.zeros(4), x, x, "tanh")
+        fastnn.kernels.adam_update(np.ones(9, name), state[0], state[1], g, 0.1, 0.9, 0.99, 1e-8, 1)
         fastnn.kernels.huber(np.empty((2, 2), name), np.ones((2, 2), name), np.ones((2, 2), name), delta=0.5)
 print(len(recorder.buffer))
 """

@@ -19,6 +19,7 @@ stays visible all the way to the loss.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import inspect
@@ -30,6 +31,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba
+import numpy as np
 from numba import types
 from numba.core import caching
 from numba.extending import intrinsic
@@ -156,8 +158,10 @@ def entry_parallel(function: Callable[..., Any]) -> Any:
 def launch(kernel: Any, n_tasks: int, *arguments: Any) -> None:
     """Call an `entry_parallel` kernel of `n_tasks` blocks with no more threads than blocks.
 
-    Waking a thread that has nothing to do costs a microsecond, or milliseconds where the core is busy.
+    Waking a thread that has nothing to do costs a microsecond, or milliseconds where the core is busy. Numba would
+    compile once more for arrays that are read-only: inputs, which no kernel writes to, all look alike to it.
     """
+    arguments = tuple(_like_writable(a) if isinstance(a, np.ndarray) else a for a in arguments)
     available = numba.get_num_threads()
     if n_tasks >= available:
         kernel(*arguments)
@@ -194,6 +198,14 @@ def compiling_beside(name: str, dtype: Any) -> Iterator[None]:
     finally:
         child.kill()
         child.wait()
+
+
+def _like_writable(array: np.ndarray) -> np.ndarray:
+    """Return a C-contiguous array itself, or where it is read-only an array that says it is not, on the same memory."""
+    if array.flags.writeable:
+        return array
+    memory: Any = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+    return np.frombuffer(memory, array.dtype).reshape(array.shape) if array.size else np.empty_like(array)
 
 
 class Task:

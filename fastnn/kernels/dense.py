@@ -8,7 +8,7 @@ from numba import get_num_threads, prange
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy, fill
 from fastnn.kernels._check import check_arrays, check_code
-from fastnn.kernels._jit import block, entry_parallel
+from fastnn.kernels._jit import block, entry_parallel, launch
 from fastnn.kernels._simd import tile_columns
 from fastnn.kernels.activation import ACTIVATE, call_activate
 from fastnn.kernels.gemm import FORK_FLOPS, GEMM, MR, call_gemm, product_plan, scratch_elements, split, task_grid
@@ -67,9 +67,9 @@ def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, scratch_w, scratch_x
                            dx, 0, False, scratch_x, index * x_each)  # fmt: skip
 
 
-def _scratch(m: int, n: int, k: int, dtype: np.dtype, threads: int) -> np.ndarray:
+def _tasks_and_scratch(m: int, n: int, k: int, dtype: np.dtype, threads: int) -> tuple[int, np.ndarray]:
     row_blocks, column_blocks, each = product_plan(m, n, k, dtype, threads)
-    return np.empty(row_blocks * column_blocks * each, dtype)
+    return row_blocks * column_blocks, np.empty(row_blocks * column_blocks * each, dtype)
 
 
 def dense_forward(
@@ -119,10 +119,10 @@ def dense_forward(
         z[:] = 0.0 if b is None else b
     if z.size:
         threads = get_num_threads()
-        scratch = _scratch(rows, n, max(1, k), z.dtype, threads)
-        _dense_forward(
-            GEMM.address(z.dtype), ACTIVATE.address(z.dtype), a.reshape(-1), z.reshape(-1), x.reshape(-1),
-            w.reshape(-1), bias, rows, k, n, code, scratch, threads,
+        tasks, scratch = _tasks_and_scratch(rows, n, max(1, k), z.dtype, threads)
+        launch(
+            _dense_forward, tasks, GEMM.address(z.dtype), ACTIVATE.address(z.dtype), a.reshape(-1), z.reshape(-1),
+            x.reshape(-1), w.reshape(-1), bias, rows, k, n, code, scratch, threads,
         )  # fmt: skip
 
 
@@ -168,8 +168,10 @@ def dense_backward(
             db[:] = dz.sum(axis=0)
         return
     empty, threads = np.empty(0, dz.dtype), get_num_threads()
-    _dense_backward(
-        GEMM.address(dz.dtype), empty if dx is None else dx.reshape(-1), dw.reshape(-1), empty if db is None else db,
-        dz.reshape(-1), x.reshape(-1), w.reshape(-1), rows, k, n,
-        _scratch(k, n, rows, dz.dtype, threads), _scratch(rows, k, n, dz.dtype, threads), threads,
+    w_tasks, w_scratch = _tasks_and_scratch(k, n, rows, dz.dtype, threads)
+    x_tasks, x_scratch = _tasks_and_scratch(rows, k, n, dz.dtype, threads)
+    launch(
+        _dense_backward, w_tasks + (0 if dx is None else x_tasks), GEMM.address(dz.dtype),
+        empty if dx is None else dx.reshape(-1), dw.reshape(-1), empty if db is None else db,
+        dz.reshape(-1), x.reshape(-1), w.reshape(-1), rows, k, n, w_scratch, x_scratch, threads,
     )  # fmt: skip

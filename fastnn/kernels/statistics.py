@@ -11,7 +11,7 @@ from numba import prange
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy, fill
 from fastnn.kernels._check import check_array, check_arrays, check_code
-from fastnn.kernels._jit import block, entry_parallel
+from fastnn.kernels._jit import block, entry_parallel, launch
 from fastnn.kernels.activation import MULTIPLY_SLOPE, call_multiply_slope
 from fastnn.kernels.elementary import like
 
@@ -72,7 +72,15 @@ def activation_statistics(stats: np.ndarray, a: np.ndarray, z: np.ndarray, activ
     if a.size == 0:
         raise ValueError(f"a: got shape {a.shape}, expected at least one row and one unit")
     sums = np.empty((a.shape[1], 3))
-    _activation_statistics(MULTIPLY_SLOPE.address(a.dtype), sums, a, z if code in f.NEEDS_Z else a, code)
+    launch(
+        _activation_statistics,
+        a.shape[1],
+        MULTIPLY_SLOPE.address(a.dtype),
+        sums,
+        a,
+        z if code in f.NEEDS_Z else a,
+        code,
+    )
     rows = a.shape[0]
     mean = sums[:, 0].sum() / a.size
     stats[MEAN] = mean
