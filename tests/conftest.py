@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fastnn.kernels import _jit, gemm
+
 settings.register_profile(
     "fastnn",
     deadline=None,
@@ -131,8 +133,13 @@ def _bits(result):
 
 
 @pytest.fixture
-def same_bits(threads):
-    """Return a function that calls its argument with 1 and with all threads and wants the same bits."""
+def same_bits(threads, monkeypatch):
+    """Return a function that calls its argument with 1 and with all threads and wants the same bits.
+
+    Threads are forked for the smallest piece of work then.
+    """
+    monkeypatch.setattr(_jit, "FORK_CHUNKS", 1)
+    monkeypatch.setattr(gemm, "FORK_FLOPS", 1000)
 
     def check(compute):
         before = numba.get_num_threads()

@@ -156,7 +156,7 @@ def entry_parallel(function: Callable[..., Any]) -> Any:
 
 
 def launch(kernel: Any, n_tasks: int, *arguments: Any) -> None:
-    """Call an `entry_parallel` kernel of `n_tasks` blocks with no more threads than blocks.
+    """Call an `entry_parallel` kernel with no more threads than `n_tasks`, the blocks of it that are worth one each.
 
     Waking a thread that has nothing to do costs a microsecond, or milliseconds where the core is busy. Numba would
     compile once more for arrays that are read-only: inputs, which no kernel writes to, all look alike to it.
@@ -198,6 +198,15 @@ def compiling_beside(name: str, dtype: Any) -> Iterator[None]:
     finally:
         child.kill()
         child.wait()
+
+
+FORK_CHUNKS = 8
+"""Chunks of element-wise work (`activation.CHUNK`) that are worth one thread: 30 us and more. See `gemm.FORK_FLOPS`."""
+
+
+def launch_chunks(kernel: Any, n_chunks: int, *arguments: Any) -> None:
+    """Call an `entry_parallel` kernel of element-wise work in `n_chunks` chunks."""
+    launch(kernel, n_chunks // FORK_CHUNKS, *arguments)
 
 
 def _like_writable(array: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from numba import prange
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy
 from fastnn.kernels._check import check_arrays, check_code
-from fastnn.kernels._jit import Task, block, entry_parallel, launch
+from fastnn.kernels._jit import Task, block, entry_parallel, launch_chunks
 from fastnn.kernels.elementary import (
     SCALE,
     absolute,
@@ -186,7 +186,7 @@ def activation_forward(a: np.ndarray, z: np.ndarray, activation: str) -> None:
     """
     code = check_code("activation", activation, f.CODES)
     check_arrays({"a": a}, {"z": z}, {"z": np.shape(a)})
-    launch(_activation_forward, _chunks(a), ACTIVATE.address(a.dtype), a.reshape(-1), z.reshape(-1), code)
+    launch_chunks(_activation_forward, _chunks(a), ACTIVATE.address(a.dtype), a.reshape(-1), z.reshape(-1), code)
 
 
 def activation_backward(dz: np.ndarray, da: np.ndarray, z: np.ndarray, a: np.ndarray, activation: str) -> None:
@@ -213,7 +213,7 @@ def activation_backward(dz: np.ndarray, da: np.ndarray, z: np.ndarray, a: np.nda
     check_arrays({"dz": dz}, {"da": da, "z": z, "a": a}, {"da": shape, "z": shape, "a": shape})
     source = z if code in f.NEEDS_Z else a
     slope = MULTIPLY_SLOPE.address(dz.dtype)
-    launch(_activation_backward, _chunks(dz), slope, dz.reshape(-1), da.reshape(-1), source.reshape(-1), code)
+    launch_chunks(_activation_backward, _chunks(dz), slope, dz.reshape(-1), da.reshape(-1), source.reshape(-1), code)
 
 
 def softmax_forward(p: np.ndarray, z: np.ndarray) -> None:
@@ -233,4 +233,4 @@ def softmax_forward(p: np.ndarray, z: np.ndarray) -> None:
     """
     check_arrays({"p": p}, {"z": z}, {"p": (None, None), "z": np.shape(p)})
     if p.size:
-        launch(_softmax_forward, _chunks(p), SOFTMAX.address(p.dtype), p.reshape(-1), z.reshape(-1), p.shape[1])
+        launch_chunks(_softmax_forward, _chunks(p), SOFTMAX.address(p.dtype), p.reshape(-1), z.reshape(-1), p.shape[1])

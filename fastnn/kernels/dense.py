@@ -11,7 +11,7 @@ from fastnn.kernels._check import check_arrays, check_code
 from fastnn.kernels._jit import block, entry_parallel, launch
 from fastnn.kernels._simd import tile_columns
 from fastnn.kernels.activation import ACTIVATE, call_activate
-from fastnn.kernels.gemm import FORK_FLOPS, GEMM, MR, call_gemm, product_plan, scratch_elements, split, task_grid
+from fastnn.kernels.gemm import GEMM, MR, call_gemm, product_plan, scratch_elements, split
 
 
 @block
@@ -26,9 +26,8 @@ def column_sums(out, d, d0, stride, rows, first, last):
 
 
 @entry_parallel
-def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch, threads):
+def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch, row_blocks, column_blocks):
     nr = tile_columns(z)
-    row_blocks, column_blocks = task_grid(rows, n, k, threads, FORK_FLOPS)
     each = scratch_elements(rows, n, k, nr)
     for task in prange(row_blocks * column_blocks):
         i0, i1 = split(rows, row_blocks, task % row_blocks, MR)
@@ -43,10 +42,8 @@ def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch, t
 
 
 @entry_parallel
-def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, scratch_w, scratch_x, threads):
+def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, w_scratch, x_scratch, w_rows, w_columns, x_rows, x_columns):
     nr = tile_columns(dz)
-    w_rows, w_columns = task_grid(k, n, rows, threads, FORK_FLOPS)
-    x_rows, x_columns = task_grid(rows, k, n, threads, FORK_FLOPS)
     w_tasks, x_tasks = w_rows * w_columns, x_rows * x_columns if dx.size else 0
     w_each, x_each = scratch_elements(k, n, rows, nr), scratch_elements(rows, k, n, nr)
     for task in prange(w_tasks + x_tasks):
@@ -55,7 +52,7 @@ def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, scratch_w, scratch_x
             j0, j1 = split(n, w_columns, task // w_rows, nr)
             if i1 > i0 and j1 > j0:
                 call_gemm(gemm, dw, i0 * n + j0, n, x, i0, 1, k, dz, j0, n, 1, i1 - i0, j1 - j0, rows,
-                           dw, 0, False, scratch_w, task * w_each)  # fmt: skip
+                           dw, 0, False, w_scratch, task * w_each)  # fmt: skip
             if task % w_rows == 0 and db.size:
                 column_sums(db, dz, 0, n, rows, j0, j1)
         else:
@@ -64,12 +61,12 @@ def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, scratch_w, scratch_x
             j0, j1 = split(k, x_columns, index // x_rows, nr)
             if i1 > i0 and j1 > j0:
                 call_gemm(gemm, dx, i0 * k + j0, k, dz, i0 * n, n, 1, w, j0 * n, 1, n, i1 - i0, j1 - j0, n,
-                           dx, 0, False, scratch_x, index * x_each)  # fmt: skip
+                           dx, 0, False, x_scratch, index * x_each)  # fmt: skip
 
 
-def _tasks_and_scratch(m: int, n: int, k: int, dtype: np.dtype, threads: int) -> tuple[int, np.ndarray]:
-    row_blocks, column_blocks, each = product_plan(m, n, k, dtype, threads)
-    return row_blocks * column_blocks, np.empty(row_blocks * column_blocks * each, dtype)
+def _grid_and_scratch(m: int, n: int, k: int, dtype: np.dtype) -> tuple[int, int, np.ndarray]:
+    row_blocks, column_blocks, each = product_plan(m, n, k, dtype, get_num_threads())
+    return row_blocks, column_blocks, np.empty(row_blocks * column_blocks * each, dtype)
 
 
 def dense_forward(
@@ -118,11 +115,11 @@ def dense_forward(
     if z.size == 0 or k == 0:
         z[:] = 0.0 if b is None else b
     if z.size:
-        threads = get_num_threads()
-        tasks, scratch = _tasks_and_scratch(rows, n, max(1, k), z.dtype, threads)
+        row_blocks, column_blocks, scratch = _grid_and_scratch(rows, n, max(1, k), z.dtype)
         launch(
-            _dense_forward, tasks, GEMM.address(z.dtype), ACTIVATE.address(z.dtype), a.reshape(-1), z.reshape(-1),
-            x.reshape(-1), w.reshape(-1), bias, rows, k, n, code, scratch, threads,
+            _dense_forward, row_blocks * column_blocks, GEMM.address(z.dtype), ACTIVATE.address(z.dtype),
+            a.reshape(-1), z.reshape(-1), x.reshape(-1), w.reshape(-1), bias, rows, k, n, code, scratch,
+            row_blocks, column_blocks,
         )  # fmt: skip
 
 
@@ -167,11 +164,12 @@ def dense_backward(
         if db is not None and rows:
             db[:] = dz.sum(axis=0)
         return
-    empty, threads = np.empty(0, dz.dtype), get_num_threads()
-    w_tasks, w_scratch = _tasks_and_scratch(k, n, rows, dz.dtype, threads)
-    x_tasks, x_scratch = _tasks_and_scratch(rows, k, n, dz.dtype, threads)
+    empty = np.empty(0, dz.dtype)
+    w_rows, w_columns, w_scratch = _grid_and_scratch(k, n, rows, dz.dtype)
+    x_rows, x_columns, x_scratch = _grid_and_scratch(rows, k, n, dz.dtype)
     launch(
-        _dense_backward, w_tasks + (0 if dx is None else x_tasks), GEMM.address(dz.dtype),
+        _dense_backward, w_rows * w_columns + (0 if dx is None else x_rows * x_columns), GEMM.address(dz.dtype),
         empty if dx is None else dx.reshape(-1), dw.reshape(-1), empty if db is None else db,
-        dz.reshape(-1), x.reshape(-1), w.reshape(-1), rows, k, n, w_scratch, x_scratch, threads,
+        dz.reshape(-1), x.reshape(-1), w.reshape(-1), rows, k, n, w_scratch, x_scratch,
+        w_rows, w_columns, x_rows, x_columns,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from numba import prange, uint32, uint64
 
 from fastnn.kernels._blocks import copy, fill
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
-from fastnn.kernels._jit import Task, block, entry_parallel, launch
+from fastnn.kernels._jit import Task, block, entry_parallel, launch_chunks
 from fastnn.kernels.random import check_key, philox
 
 GROUP = 64
@@ -91,7 +91,7 @@ def _run(y: np.ndarray, x: np.ndarray, ones: bool, rate: float, seed: int, step:
     check_scalar("rate", rate, low=0.0, high=1.0 - 2.0**-31)
     check_key(seed, step, layer, ("step", "layer"))
     masks = np.empty(((y.size + _CHUNK - 1) // _CHUNK, GROUP), y.dtype)
-    launch(
+    launch_chunks(
         _dropout,
         len(masks),
         MULTIPLY_MASK.address(y.dtype),

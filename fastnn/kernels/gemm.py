@@ -40,8 +40,12 @@ MASKED_LOADS = masked_loads()
 MAX_TASKS = 32
 """Blocks one product is cut into at most: each has its own packing scratch."""
 
-FORK_FLOPS = 1_000_000
-"""Work of one block that is worth forking threads for: about 10 us a core, ten times what a fork costs."""
+FORK_FLOPS = 10_000_000
+"""Work of one block that is worth forking threads for: about 100 us a core.
+
+A fork costs a microsecond where the threads wait for it on cores of their own, and some 100 us where they sleep or
+share a core: 127 x 129 x 131 takes 50 us on one thread and took 150 to 260 us on two.
+"""
 
 TASK_FLOPS = 200_000
 """Work of one block that is worth handing to a thread that waits for it (`_team.py`): about 2 us."""
@@ -365,9 +369,8 @@ def split(total, parts, index, multiple):
 
 
 @entry_parallel
-def _matmul(gemm, c, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, scratch, threads):
+def _matmul(gemm, c, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, scratch, row_blocks, column_blocks):
     nr = tile_columns(c)
-    row_blocks, column_blocks = task_grid(m, n, k, threads, FORK_FLOPS)
     each = scratch_elements(m, n, k, nr)
     for task in prange(row_blocks * column_blocks):
         i0, i1 = split(m, row_blocks, task % row_blocks, MR)
@@ -408,8 +411,7 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
         return
     a_rs, a_cs = (1, m) if transpose_a else (k, 1)
     b_rs, b_cs = (1, k) if transpose_b else (n, 1)
-    threads = get_num_threads()
-    row_blocks, column_blocks, each = product_plan(m, n, k, c.dtype, threads)
+    row_blocks, column_blocks, each = product_plan(m, n, k, c.dtype, get_num_threads())
     scratch = np.empty(row_blocks * column_blocks * each, c.dtype)
     launch(
         _matmul,
@@ -426,7 +428,8 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
         n,
         k,
         scratch,
-        threads,
+        row_blocks,
+        column_blocks,
     )
 
 

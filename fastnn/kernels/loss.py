@@ -15,7 +15,7 @@ from numba import prange
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
-from fastnn.kernels._jit import Task, block, entry_parallel, formula, launch
+from fastnn.kernels._jit import Task, block, entry_parallel, formula, launch_chunks
 from fastnn.kernels.activation import CHUNK, softmax_row
 from fastnn.kernels.elementary import absolute, choose, copysign, like, log1p_exp
 
@@ -206,7 +206,7 @@ def _run(
     targets = np.empty(0, y.dtype) if labelled else t.reshape(-1)
     per_task = rows_per_task(n)
     partial = np.empty((-(-rows // per_task), 2))
-    launch(
+    launch_chunks(
         _loss,
         len(partial),
         LOSS_ROWS.address(y.dtype),

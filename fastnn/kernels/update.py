@@ -16,7 +16,7 @@ import numpy as np
 from numba import prange
 
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
-from fastnn.kernels._jit import Task, block, entry_parallel, formula, launch
+from fastnn.kernels._jit import Task, block, entry_parallel, formula, launch_chunks
 from fastnn.kernels.activation import CHUNK
 from fastnn.kernels.elementary import absolute, choose, copysign, largest, like
 
@@ -279,7 +279,7 @@ def _run(
     empty = np.empty(0, param.dtype)
     slots = [empty if state is None else state.reshape(-1) for state in states.values()]
     slots += [empty] * (3 - len(slots))
-    launch(
+    launch_chunks(
         _update,
         -(-param.size // CHUNK),
         UPDATE.address(param.dtype),
@@ -620,7 +620,7 @@ def penalty(w: np.ndarray, l1: float, l2: float) -> float:
     check_scalar("l1", l1, low=0.0)
     check_scalar("l2", l2, low=0.0)
     partial = _partials(w)
-    launch(_penalty, len(partial), partial, w.reshape(-1), float(l1), float(l2))
+    launch_chunks(_penalty, len(partial), partial, w.reshape(-1), float(l1), float(l2))
     return float(partial.sum())
 
 
@@ -634,7 +634,7 @@ def global_norm(grad: np.ndarray) -> float:
     """
     check_array("grad", grad)
     partial = _partials(grad)
-    launch(_squared_norm, len(partial), partial, grad.reshape(-1))
+    launch_chunks(_squared_norm, len(partial), partial, grad.reshape(-1))
     return math.sqrt(float(partial.sum()))
 
 
@@ -650,7 +650,7 @@ def clip_by_value(grad: np.ndarray, limit: float) -> None:
     check_array("grad", grad, writable=True)
     check_scalar("limit", limit, low=0.0)
     if grad.size:
-        launch(_clip, -(-grad.size // CHUNK), grad.reshape(-1), float(limit), 1.0)
+        launch_chunks(_clip, -(-grad.size // CHUNK), grad.reshape(-1), float(limit), 1.0)
 
 
 def clip_by_norm(grad: np.ndarray, limit: float) -> float:
@@ -670,7 +670,7 @@ def clip_by_norm(grad: np.ndarray, limit: float) -> float:
     check_scalar("limit", limit, low=0.0)
     norm = global_norm(grad)
     if norm > limit:
-        launch(_clip, -(-grad.size // CHUNK), grad.reshape(-1), math.inf, limit / norm)
+        launch_chunks(_clip, -(-grad.size // CHUNK), grad.reshape(-1), math.inf, limit / norm)
     return norm
 
 
@@ -687,4 +687,4 @@ def soft_threshold(w: np.ndarray, amount: float) -> None:
     check_array("w", w, writable=True)
     check_scalar("amount", amount, low=0.0)
     if w.size:
-        launch(_soft_threshold, -(-w.size // CHUNK), w.reshape(-1), float(amount))
+        launch_chunks(_soft_threshold, -(-w.size // CHUNK), w.reshape(-1), float(amount))
