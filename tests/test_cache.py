@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import fastnn
+from fastnn.kernels import _jit
 
 SCRIPT = """
 import sys, warnings
@@ -65,6 +67,36 @@ def test_two_processes_at_once_fill_one_cache(package, tmp_path):
     both = [start(package, cache) for _ in range(2)]
     assert [finish(process)[:15] for process in both] == ["[0.0, 0.0, 2.0]"] * 2
     assert finish(start(package, cache)) == "[0.0, 0.0, 2.0] True 0"
+
+
+@pytest.mark.parametrize("program", ["/opt/app/photo-editor", "", None])
+def test_another_program_is_never_started_to_compile(program, monkeypatch):
+    """Where Python is inside another program, sys.executable is that program."""
+    started = []
+
+    def start(command, **options):
+        started.append(command)
+        raise OSError("not started")
+
+    def compile_beside():
+        with _jit.compiling_beside("fastnn.kernels.epoch:STEP_TASKS", np.dtype("float32")):
+            pass
+        return len(started)
+
+    monkeypatch.setattr(_jit.subprocess, "Popen", start)
+    monkeypatch.setattr(sys, "executable", program)
+    assert compile_beside() == 0
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+    assert compile_beside() == 1, "Python itself is"
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert compile_beside() == 1
+
+
+def test_a_process_that_fails_leaves_the_work_to_this_one():
+    done = []
+    with _jit.compiling_beside("fastnn.no_such_module:TASKS", np.dtype("float32")):
+        done.append(1)
+    assert done == [1]
 
 
 READ_ONLY = """

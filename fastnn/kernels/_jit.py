@@ -177,8 +177,13 @@ def launch(kernel: Any, n_tasks: int, *arguments: Any) -> None:
 def compiling_beside(name: str, dtype: Any) -> Iterator[None]:
     """Meanwhile let another process compile the tasks in the tuple `name` (``module:tuple``) into the disk cache.
 
-    Numba compiles on one thread at a time. Where a process cannot be had the tasks are compiled when they are needed.
+    Numba compiles on one thread at a time. Where a process cannot be had, or Python is inside another program, the
+    tasks are compiled when they are needed.
     """
+    interpreter = sys.executable or ""
+    if getattr(sys, "frozen", False) or not pathlib.Path(interpreter).name.lower().startswith(("python", "pypy")):
+        yield
+        return
     program = (
         f"import sys; sys.path[:] = {sys.path!r}; import importlib, numpy; "
         f"module, name = {name!r}.split(':'); tasks = getattr(importlib.import_module(module), name); "
@@ -186,7 +191,7 @@ def compiling_beside(name: str, dtype: Any) -> Iterator[None]:
     )
     try:
         child = subprocess.Popen(
-            [sys.executable, "-c", program],
+            [interpreter, "-c", program],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
     except (OSError, ValueError):
