@@ -722,6 +722,7 @@ def _write_text(file: Any, result: Array) -> None:
 def _warmup(options: argparse.Namespace) -> int:
     names = options.dtype or ["float32", "float64"]
     start = time.perf_counter()
+    print("compiling every kernel for this CPU, some half a minute for each type", file=sys.stderr)
     warmup(names)
     print(f"compiled for {' and '.join(names)} in {time.perf_counter() - start:.1f} s")
     return 0

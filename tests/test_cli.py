@@ -374,9 +374,24 @@ def test_a_full_disk_is_one_sentence(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("options", "types"),
+    [((), ["float32", "float64"]), (("--dtype", "float64"), ["float64"])],
+)
+def test_warmup(options, types, capsys, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(fastnn.cli, "warmup", compiled.extend)
+    code, out, err = run(capsys, "warmup", *options)
+    assert code == 0
+    assert compiled == types
+    assert out == f"compiled for {' and '.join(types)} in 0.0 s\n"
+    assert err.startswith("compiling every kernel for this CPU")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("", "got no command, expected train, predict, info or warmup"),
+        ("warmup --dtype float16", "--dtype: invalid choice: 'float16'"),
         ("tarin", "invalid choice: 'tarin'"),
         ("train --layers 64,0", "--layers: got '64,0', expected units such as 256,128"),
         ("train --layers wide", "--layers: got 'wide', expected units"),
