@@ -33,6 +33,11 @@ class Data(NamedTuple):
     targets: Array
     weights: npt.NDArray[np.float64]
 
+    @classmethod
+    def unlabelled(cls, x: Array, x_bytes: npt.NDArray[np.uint8]) -> Data:
+        """Return samples of which nothing is wanted but the outputs."""
+        return cls(x, x_bytes, np.empty(0, np.int64), np.empty((0, 0), x.dtype), np.empty(0))
+
     @property
     def rows(self) -> int:
         """Number of samples."""

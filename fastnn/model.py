@@ -274,7 +274,7 @@ class Sequential:
         if out is not None:
             return out
         samples, bytes_ = as_samples("x", x, self.network.inputs, self.dtype, self.check_finite)
-        return self._outputs(_unlabelled(samples, bytes_, self.dtype))[0]
+        return self._outputs(Data.unlabelled(samples, bytes_))[0]
 
     def predict_proba(self, x: Any) -> Array:
         """Return class probabilities, shape (rows, classes); for "binary_cross_entropy" the probability of each output.
@@ -373,7 +373,7 @@ class Sequential:
             Of the outputs alone, without penalties; dropout is off.
         """
         samples, bytes_ = as_samples("x", x, self.network.inputs, self.dtype, self.check_finite)
-        data = _unlabelled(samples, bytes_, self.dtype)
+        data = Data.unlabelled(samples, bytes_)
         _, targets = as_targets(
             "dy", dy, data.rows, as_loss("squared_error"), self.network.units, self.dtype, self.check_finite
         )
@@ -640,10 +640,6 @@ def _split(data: Data, share: float) -> tuple[Data, Data]:
     first = [array[:cut] if len(array) else array for array in data]
     second = [array[cut:] if len(array) else array for array in data]
     return Data(*first), Data(*second)  # type: ignore[arg-type]
-
-
-def _unlabelled(samples: Array, bytes_: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> Data:
-    return Data(samples, bytes_, np.empty(0, np.int64), np.empty((0, 0), dtype), np.empty(0))
 
 
 def _probabilities(logits: Array, kind: str) -> Array:

@@ -186,11 +186,7 @@ class Runtime:
     def _few_context(self, rows: int) -> Context:
         network = self.network
         plan = network.plan(rows, 1)
-        empty = np.empty((0, 0), network.dtype)
-        data = Data(
-            np.empty((rows, network.inputs), network.dtype), np.empty((0, 0), np.uint8), np.empty(0, np.int64), empty,
-            np.empty(0),
-        )  # fmt: skip
+        data = Data.unlabelled(np.empty((rows, network.inputs), network.dtype), np.empty((0, 0), np.uint8))
         with _notice_of_compilation():
             e.compile_entries(network.dtype)
             return self._context(
