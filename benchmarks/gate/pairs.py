@@ -50,10 +50,15 @@ class Side:
         self._complaints: list[str] = []
         for target in (self._listen, self._hear):
             threading.Thread(target=target, daemon=True).start()
+        self.versions: dict[str, str] = {}
+        self._environment = installed.environment
+
+    def greet(self) -> None:
+        """Wait until the process has imported its fastnn."""
         hello = self._receive()
-        if not pathlib.Path(hello["fastnn"]).is_relative_to(installed.environment):
-            raise Failed(f"{self.label}: got fastnn from {hello['fastnn']}, expected it in {installed.environment}")
-        self.versions: dict[str, str] = hello["versions"]
+        if not pathlib.Path(hello["fastnn"]).is_relative_to(self._environment):
+            raise Failed(f"{self.label}: got fastnn from {hello['fastnn']}, expected it in {self._environment}")
+        self.versions = hello["versions"]
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -155,6 +160,8 @@ def _started(base: Installed, head: Installed, threads: str, number: int) -> Ite
     try:
         for installed in (base, head) if number % 2 == 0 else (head, base):
             sides[installed.side] = Side(installed, threads, cpu)
+        for side in sides.values():  # both import at once
+            side.greet()
         yield sides[base.side], sides[head.side]
     finally:
         for side in sides.values():

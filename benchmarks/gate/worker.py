@@ -63,8 +63,6 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what anybody prints goes to standard error
     threads, cpu = sys.argv[1], int(sys.argv[2])
-    if cpu >= 0 and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {cpu})
     # Last, so that the installed fastnn is found before the one beside `benchmarks`.
     sys.path[0:1] = []
     sys.path.append(str(ROOT))
@@ -74,6 +72,8 @@ def main() -> None:
 
     if threads == "1":
         numba.set_num_threads(1)
+    if cpu >= 0:
+        os.sched_setaffinity(0, {cpu})
     versions = {name: importlib.metadata.version(name) for name in ("numba", "llvmlite", "numpy")}
     print(json.dumps({"fastnn": fastnn.__file__, "versions": versions}), file=answers)
     worker = _Worker(threads)
