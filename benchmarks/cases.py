@@ -663,6 +663,12 @@ def update_case(name: str, size: int) -> Case:
 UPDATE_NAMES = tuple(_UPDATES)
 
 
+def optimizer_of(name: str) -> str:
+    """Return the optimizer whose step the case of that name is; empty where it is another kernel's."""
+    optimizer = name.rpartition(" ")[0]
+    return optimizer if optimizer in _UPDATES else ""
+
+
 def streams(name: str) -> int:
     """Return how many vectors an optimizer's step reads and writes; it reads the gradient besides."""
     return 1 + len(_UPDATES[name].states(np.ones(1)))

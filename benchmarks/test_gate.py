@@ -157,7 +157,8 @@ def test_exit_2_for_what_cannot_be_asked(arguments, message, tmp_path, capsys):
 
 def test_exit_2_for_an_error_of_its_own():
     """Python's own exit code for one is 1, which would say that something is slower."""
-    program = "import runpy, benchmarks.gate.command as c; c.main = None; runpy.run_module('benchmarks.gate')"
+    program = "import runpy, benchmarks.gate.command as command; command.main = None; "
+    program += "runpy.run_module('benchmarks.gate', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", program], cwd=trees.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "TypeError" in done.stderr

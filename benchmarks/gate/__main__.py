@@ -3,13 +3,18 @@
 import sys
 import traceback
 
-try:
-    from benchmarks.gate.command import main
 
-    code = main()
-except KeyboardInterrupt:
-    code = 130
-except Exception:  # whatever it is, it is neither "slower" nor "not slower"
-    traceback.print_exc()
-    code = 2
-sys.exit(code)
+def _main() -> int:
+    try:
+        from benchmarks.gate.command import main
+
+        return main()
+    except KeyboardInterrupt:
+        return 130
+    except Exception:  # whatever it is, it is neither "slower" nor "not slower"
+        traceback.print_exc()
+        return 2
+
+
+if __name__ == "__main__":  # asv imports this module, too
+    sys.exit(_main())
