@@ -1,4 +1,4 @@
-"""A program that uses fastnn, with types: ``mypy --strict`` has to find nothing wrong in it where fastnn is installed."""
+"""A program that uses fastnn, with types: ``mypy --strict`` finds nothing wrong in it where fastnn is installed."""
 
 from typing import Any
 
