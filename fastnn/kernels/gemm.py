@@ -12,10 +12,12 @@ count changes a bit.
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
 from fastnn.kernels._check import check_arrays
-from fastnn.kernels._jit import Task, block, entry_parallel, inlined, launch
+from fastnn.kernels._context import SLOTS, floats_at
+from fastnn.kernels._jit import Task, block, entry, inlined, like_writable
+from fastnn.kernels._pool import KINDS, lead, pool, put
 from fastnn.kernels._simd import (
     TILE_ROWS,
     VECTORS,
@@ -368,16 +370,41 @@ def split(total, parts, index, multiple):
     return min(start, total), min(stop, total)
 
 
-@entry_parallel
-def _matmul(gemm, c, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, scratch, row_blocks, column_blocks):
-    nr = tile_columns(c)
-    each = scratch_elements(m, n, k, nr)
-    for task in prange(row_blocks * column_blocks):
-        i0, i1 = split(m, row_blocks, task % row_blocks, MR)
-        j0, j1 = split(n, column_blocks, task // row_blocks, nr)
-        if i1 > i0 and j1 > j0:
-            call_gemm(gemm, c, i0 * n + j0, n, a, i0 * a_rs, a_rs, a_cs, b, j0 * b_cs, b_rs, b_cs,
-                       i1 - i0, j1 - j0, k, c, 0, False, scratch, task * each)  # fmt: skip
+(
+    _GEMM, _M, _N, _K, _A_RS, _A_CS, _B_RS, _B_CS, _ROW_BLOCKS, _COLUMN_BLOCKS, _EACH,
+    _C, _A, _B, _SCRATCH,
+) = (*range(12), *range(11 + SLOTS, 11 + 4 * SLOTS, SLOTS))  # fmt: skip
+_N_CONTEXT = 11 + 4 * SLOTS
+
+
+@block
+def matmul_task(p, like, task, seat):
+    """Do one block of the product that the context `p` describes."""
+    c, a, b = floats_at(p, _C, like), floats_at(p, _A, like), floats_at(p, _B, like)
+    scratch = floats_at(p, _SCRATCH, like)
+    n = p[_N]
+    i0, i1 = split(p[_M], p[_ROW_BLOCKS], task % p[_ROW_BLOCKS], MR)
+    j0, j1 = split(n, p[_COLUMN_BLOCKS], task // p[_ROW_BLOCKS], tile_columns(like))
+    if i1 > i0 and j1 > j0:
+        call_gemm(p[_GEMM], c, i0 * n + j0, n, a, i0 * p[_A_RS], p[_A_RS], p[_A_CS], b, j0 * p[_B_CS], p[_B_RS],
+                  p[_B_CS], i1 - i0, j1 - j0, p[_K], c, 0, False, scratch, seat * p[_EACH])  # fmt: skip
+
+
+MATMUL = Task(matmul_task, KINDS)
+
+
+@entry
+def _matmul(team, job, members, like, function, p, gemm, c, a, b, m, n, k, transpose_a, transpose_b,
+            scratch, each, row_blocks, column_blocks):  # fmt: skip
+    p[_GEMM], p[_M], p[_N], p[_K], p[_EACH] = gemm, m, n, k, each
+    p[_A_RS], p[_A_CS] = (1, m) if transpose_a else (k, 1)
+    p[_B_RS], p[_B_CS] = (1, k) if transpose_b else (n, 1)
+    p[_ROW_BLOCKS], p[_COLUMN_BLOCKS] = row_blocks, column_blocks
+    put(p, _C, c)
+    put(p, _A, a)
+    put(p, _B, b)
+    put(p, _SCRATCH, scratch)
+    lead(team, job, members, like, function, p, row_blocks * column_blocks)
 
 
 def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = False, transpose_b: bool = False) -> None:
@@ -401,7 +428,8 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
     Each element is summed in the order of k with fused multiply-adds (where the CPU has them), in the dtype
     of the arrays: the error is at most K rounding steps.
     """
-    check_arrays({"c": c}, {"a": a, "b": b}, {"c": (None, None), "a": (None, None), "b": (None, None)})
+    if not getattr(c, "ndim", 0) == getattr(a, "ndim", 0) == 2:
+        check_arrays({"c": c}, {"a": a, "b": b}, {"c": (None, None), "a": (None, None), "b": (None, None)})
     m, n = c.shape
     k = a.shape[0] if transpose_a else a.shape[1]
     want_a, want_b = ((k, m) if transpose_a else (m, k)), ((n, k) if transpose_b else (k, n))
@@ -409,28 +437,13 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
     if c.size == 0 or k == 0:
         c[:] = 0.0
         return
-    a_rs, a_cs = (1, m) if transpose_a else (k, 1)
-    b_rs, b_cs = (1, k) if transpose_b else (n, 1)
     row_blocks, column_blocks, each = product_plan(m, n, k, c.dtype, get_num_threads())
-    scratch = np.empty(row_blocks * column_blocks * each, c.dtype)
-    launch(
-        _matmul,
-        row_blocks * column_blocks,
-        GEMM.address(c.dtype),
-        c.reshape(-1),
-        a.reshape(-1),
-        a_rs,
-        a_cs,
-        b.reshape(-1),
-        b_rs,
-        b_cs,
-        m,
-        n,
-        k,
-        scratch,
-        row_blocks,
-        column_blocks,
-    )
+    with pool().helping(row_blocks * column_blocks) as (seats, *team):
+        _matmul(
+            *team, MATMUL.address(c.dtype), np.empty(_N_CONTEXT, np.int64), GEMM.address(c.dtype),
+            c, like_writable(a), like_writable(b), m, n, k, bool(transpose_a), bool(transpose_b),
+            np.empty(seats * each, c.dtype), each, row_blocks, column_blocks,
+        )  # fmt: skip
 
 
 def product_plan(m: int, n: int, k: int, dtype: np.dtype, threads: int) -> tuple[int, int, int]:
