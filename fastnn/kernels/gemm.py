@@ -44,10 +44,10 @@ MAX_TASKS = 32
 """Blocks one product is cut into at most: each has its own packing scratch."""
 
 FORK_FLOPS = 10_000_000
-"""Work of one block that is worth forking threads for: about 100 us a core.
+"""Work of one block of a single product that is worth a helper (`_pool.py`): about 100 us a core.
 
-A fork costs a microsecond where the threads wait for it on cores of their own, and some 100 us where they sleep or
-share a core: 127 x 129 x 131 takes 50 us on one thread and took 150 to 260 us on two.
+A helper that looks for work takes a block within a microsecond; to wake one costs the caller some 5 us, and where all
+cores are busy and none comes, the cut alone costs 5 to 10%: with blocks of 1 MFLOP up to 25% (128 x 256 x 64).
 """
 
 TASK_FLOPS = 200_000
