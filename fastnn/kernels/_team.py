@@ -145,7 +145,7 @@ def _system_functions() -> tuple[int, ...]:
 
 
 @inlined
-def lead(team):
+def locate_leader(team):
     """Say on which CPU the leader is."""
     if team[WHICH_CPU] != 0:
         store(team, LEADER_CPU, _call(team[WHICH_CPU], 0))
@@ -158,10 +158,22 @@ def rest(team, turn):
     A thread that shares the leader's CPU goes to sleep, since it is then woken on one that is free: the system may
     leave two threads on one CPU for a second while the other idles.
     """
-    if team[WHICH_CPU] != 0 and _call(team[WHICH_CPU], 0) == load(team, LEADER_CPU):
-        _call(team[SLEEP], NAP)
+    if beside_leader(team):
+        nap(team)
     else:
         wait(team, turn)
+
+
+@inlined
+def beside_leader(team):
+    """Return whether this thread is on the leader's CPU, as far as the system tells."""
+    return team[WHICH_CPU] != 0 and _call(team[WHICH_CPU], 0) == load(team, LEADER_CPU)
+
+
+@inlined
+def nap(team):
+    """Sleep for `NAP` microseconds."""
+    _call(team[SLEEP], NAP)
 
 
 @inlined
@@ -193,7 +205,7 @@ def claim(team, seat, members):
 @inlined
 def publish(team, operation, stage, n_tasks, members):
     """Open an operation of `n_tasks` tasks for claims; the one before must be over."""
-    lead(team)
+    locate_leader(team)
     team[OPERATION], team[STAGE] = operation, stage
     store(team, DONE, 0)
     for seat in range(members):
