@@ -66,6 +66,7 @@ class Runtime:
         self.state = aligned_empty(size * len(self.slots), dtype)
         self.state[:] = 0.0
         self.blocks, self.block_floats, self.block_tasks = network.update_blocks(optimizer.weight_decay_rate, truncate)
+        self.loss_scale, self.penalty_per_weight = 1.0, False  # see LOSS_SCALE, PER_WEIGHT in `kernels/epoch.py`
         self._hyper = optimizer.hyper()
         self._clip_norm = math.inf if optimizer.clip_norm is None else optimizer.clip_norm
         kept = [name is not None for name in optimizer.slots]
@@ -250,7 +251,9 @@ class Runtime:
         numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
         numbers[e.MEMBERS] = plan.members
         numbers[e.RUN_MEMBER : e.SOFTMAX_ROWS + 1] = e.addresses(network.dtype)
-        c[e.FLOATS] = np.array([network.loss.delta, self._clip_norm, 0.0, 1.0])
+        floats = c[e.FLOATS] = np.ones(e.N_FLOATS)
+        floats[[e.HUBER_DELTA, e.CLIP_NORM]] = network.loss.delta, self._clip_norm
+        floats[[e.LOSS_SCALE, e.PER_WEIGHT]] = self.loss_scale, self.penalty_per_weight
         c[e.STAGES], c[e.SCALES] = plan.stages, network.scales
         c[e.BLOCKS], c[e.BLOCK_FLOATS], c[e.BLOCK_TASKS] = self.blocks, self.block_floats, self.block_tasks
         c[e.PARAMS], c[e.GRADS], c[e.STATE], c[e.WORK] = self.params, self.grads, self.state, work
