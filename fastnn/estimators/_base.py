@@ -318,8 +318,8 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
             (X, x_held, y, y_held), (weights, w_held) = parts[:4], parts[4:] or (None, None)
             if x_held.shape[0] < 2:
                 raise ValueError(
-                    f"validation_fraction: got {self.validation_fraction}, which leaves {x_held.shape[0]} rows for "
-                    "early stopping, expected at least 2"
+                    f"The validation set is too small: validation_fraction={self.validation_fraction} leaves "
+                    f"{x_held.shape[0]} rows, expected at least 2"
                 )
         samples = self._samples(x_held, y_held, w_held, engine)
         return X, y, weights, Held(x_held, y_held, w_held, samples)
@@ -410,7 +410,8 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         self.loss_ = engine.train(samples, order, batch, steps)
         finite = math.isfinite(self.loss_)
         if not finite:
-            engine.params[:] = np.nan  # what more steps would make of them
+            for array in (*engine.coefs, *engine.intercepts):
+                array[:] = np.nan  # what more steps would make of them
             self._warn("the loss became NaN or infinite; a smaller learning_rate_init or clip_norm may help")
         self.n_iter_ += 1
         self.t_ += samples.rows
