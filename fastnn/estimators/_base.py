@@ -257,12 +257,16 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
                 arrays.append(self._random_state.uniform(-bound, bound, size).astype(dtype, copy=False))
         self.__dict__.pop("_optimizer", None)
         if self.solver in STOCHASTIC:
-            self.loss_curve_: list[float] = []
-            self._no_improvement_count = 0
-            self.best_loss_: Any = None if self.early_stopping else math.inf
-            self.validation_scores_: Any = [] if self.early_stopping else None
-            self.best_validation_score_: Any = -math.inf if self.early_stopping else None
-            self._keep_best()
+            self._begin_records()
+
+    def _begin_records(self) -> None:
+        """Begin what is taken down from epoch to epoch."""
+        self.loss_curve_: list[float] = []
+        self._no_improvement_count = 0
+        self.best_loss_: Any = None if self.early_stopping else math.inf
+        self.validation_scores_: Any = [] if self.early_stopping else None
+        self.best_validation_score_: Any = -math.inf if self.early_stopping else None
+        self._keep_best()
 
     def _shape(self, sizes: tuple[int, ...], activations: tuple[str, ...], dropout: tuple[float, ...]) -> Shape:
         truncate = self.l1_mode == "truncate"
@@ -278,6 +282,10 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         """Return the network with the estimator's weights in it; from now on `coefs_` are views of its parameters."""
         shape = self._shape(sizes, activations, dropout)
         steps = getattr(self, "_optimizer", None) if incremental else None
+        if self.solver in STOCHASTIC and not hasattr(
+            self, "validation_scores_"
+        ):  # the weights are the user's own, or lbfgs'
+            self._begin_records()
         if self.solver in STOCHASTIC and steps is None:
             seed = int(self._random_state.randint(2**31 - 1)) if any(dropout) else 0
             steps = Steps(self, shape.network().params_size, shape.dtype, seed)
@@ -392,6 +400,8 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
                     self._warn(f"{self.max_iter} epochs (max_iter) were reached before the optimization converged")
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
+        finally:
+            engine.forget_data()
         if held is not None:
             engine.load(self._best_coefs, self._best_intercepts)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastnn.arrays import Data
 from fastnn.estimators._optimizer import Steps
 from fastnn.estimators._samples import Samples
 from fastnn.kernels import epoch as e
@@ -146,6 +147,8 @@ class Engine:
         for coef in self.network.views(self._decay)[0::2]:
             coef[:] = shape.l2
         self._steps_a_call = 1
+        self._calls: tuple[tuple[int, ...], tuple[Any, ...], Callable[..., None]] | None = None
+        self._gradient_calls: tuple[Data, Callable[[int, int], Array]] | None = None
 
     @property
     def params(self) -> Array:
@@ -196,8 +199,9 @@ class Engine:
         """
         total, gradient = 0.0, np.zeros(len(self.params))
         for data, start, _, n in samples.blocks(rows):
-            part = data if (start, n) == (0, data.rows) else _slice(data, start, n)
-            report = self.runtime.gradient(part, 0, False)
+            if self._gradient_calls is None or self._gradient_calls[0] is not data:
+                self._gradient_calls = (data, self.runtime.gradient_calls(data, min(rows, data.rows)))
+            report = self._gradient_calls[1](start, n)
             total += report[0, e.REPORT_LOSS]
             gradient += report[0, e.REPORT_WEIGHT] * self.runtime.grads.astype(np.float64)
         params = self.params.astype(np.float64)
@@ -219,7 +223,6 @@ class Engine:
         steps : Steps
             The optimizer's state and learning rates; its counters go on.
         """
-        self.runtime.state = steps.state
         n = -(-samples.rows // batch)
         rates = steps.rates(n)
         report = np.zeros((n, e.N_REPORT))
@@ -229,15 +232,26 @@ class Engine:
             first, last = done * batch, min(samples.rows, stop * batch)
             data, rows, start = samples.part(order, first, last)
             before = time.perf_counter()
-            self.runtime.train(
-                data, rows, start, last - first, batch, steps.step + done, rates[done:stop], report[done:stop]
-            )
+            call = self._training_calls(data, batch, steps)
+            call(rows, start, last - first, steps.step + done, rates[done:stop], report[done:stop])
             self._adapt(stop - done, time.perf_counter() - before)
             if not report[stop - 1, e.REPORT_ROWS]:
                 return math.nan
             done = stop
         steps.step += n
         return self._epoch_loss(report)
+
+    def _training_calls(self, data: Data, batch: int, steps: Steps) -> Callable[..., None]:
+        """Return the calls for the data at hand: those of the call before where it was on the same."""
+        key = (id(data), id(steps.state), batch, self.runtime.threads)
+        if self._calls is None or key != self._calls[0]:
+            self.runtime.state = steps.state
+            self._calls = (key, (data, steps.state), self.runtime.training_calls(data, batch))
+        return self._calls[2]
+
+    def forget_data(self) -> None:
+        """Let go of the data that was trained on."""
+        self._calls = self._gradient_calls = None
 
     def _adapt(self, steps: int, seconds: float) -> None:
         wanted = steps * CALL_SECONDS / max(seconds, 1e-9)
@@ -249,7 +263,3 @@ class Engine:
         means = report[:, e.REPORT_LOSS] / np.where(weight > 0, weight, 1.0)
         losses = self.shape.objective.reported(self.shape.sizes[-1]) * means + report[:, e.REPORT_PENALTY]
         return float(losses @ report[:, e.REPORT_ROWS] / report[:, e.REPORT_ROWS].sum())
-
-
-def _slice(data: Any, start: int, rows: int) -> Any:
-    return type(data)(*(array[start : start + rows] if len(array) else array for array in data))

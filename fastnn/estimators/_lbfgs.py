@@ -86,6 +86,8 @@ def minimize_loss(
                 ConvergenceWarning,
                 stacklevel=5,
             )
+    finally:
+        engine.forget_data()
     engine.params[:] = vector
     return loss, iterations
 
