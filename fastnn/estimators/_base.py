@@ -296,6 +296,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         engine.load(self.coefs_, self.intercepts_)
         self._engine = engine
         if steps is not None:
+            steps.own_state(shape.dtype)
             self._optimizer = steps
         self.coefs_, self.intercepts_ = list(engine.coefs), list(engine.intercepts)
         return engine

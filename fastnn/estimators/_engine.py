@@ -148,7 +148,7 @@ class Engine:
             coef[:] = shape.l2
         self._steps_a_call = 1
         self._calls: tuple[tuple[int, ...], tuple[Any, ...], Callable[..., None]] | None = None
-        self._gradient_calls: tuple[Data, Callable[[int, int], Array]] | None = None
+        self._gradient_calls: tuple[Data, int, Callable[[int, int], Array]] | None = None
 
     @property
     def params(self) -> Array:
@@ -199,9 +199,10 @@ class Engine:
         """
         total, gradient = 0.0, np.zeros(len(self.params))
         for data, start, _, n in samples.blocks(rows):
-            if self._gradient_calls is None or self._gradient_calls[0] is not data:
-                self._gradient_calls = (data, self.runtime.gradient_calls(data, min(rows, data.rows)))
-            report = self._gradient_calls[1](start, n)
+            kept = self._gradient_calls
+            if kept is None or kept[0] is not data or kept[1] < n:
+                kept = self._gradient_calls = (data, n, self.runtime.gradient_calls(data, n))
+            report = kept[2](start, n)
             total += report[0, e.REPORT_LOSS]
             gradient += report[0, e.REPORT_WEIGHT] * self.runtime.grads.astype(np.float64)
         params = self.params.astype(np.float64)

@@ -89,6 +89,10 @@ class Steps:
         self.initial, self.power_t = float(estimator.learning_rate_init), estimator.power_t
         self.learning_rate = self.initial if self.schedule is None else self.schedule.rate(0, 0)
 
+    def own_state(self, dtype: np.dtype[Any]) -> None:
+        """Make the state writable memory of this object, of the parameters' type: it may come from a mapped file."""
+        self.state = np.asarray(np.require(self.state, dtype, ["C", "A", "W"]))
+
     def rates(self, n: int) -> npt.NDArray[np.float64]:
         """Return the learning rates of the next n steps."""
         if isinstance(self.schedule, Schedule):
