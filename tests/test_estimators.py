@@ -210,6 +210,19 @@ def test_warm_start_goes_on():
     assert len(ours.loss_curve_) == 15
 
 
+def test_early_stopping_may_be_turned_on_and_off():
+    """And another solver taken: the records begin anew, the weights go on."""
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=8, solver="lbfgs", max_iter=3, warm_start=True, random_state=0)
+    losses = [model.fit(x, y).loss_]
+    model.set_params(solver="adam", early_stopping=True).fit(x, y)
+    assert len(model.validation_scores_) == 3
+    losses.append(model.set_params(early_stopping=False).partial_fit(x, y).loss_)
+    assert model.validation_scores_ is None
+    assert model.loss_curve_ == losses[1:]
+    assert abs(losses[1] - losses[0]) < 0.1 * losses[0]
+
+
 def test_weights_of_ones_own():
     """`coefs_` and `intercepts_` may be replaced, and changed in place."""
     x, y = make_data("values")

@@ -259,6 +259,11 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         if self.solver in STOCHASTIC:
             self._begin_records()
 
+    def _records_fit(self) -> bool:
+        """Whether there are records of the kind that is needed: not after lbfgs, or where early stopping was turned."""
+        scores = getattr(self, "validation_scores_", self)
+        return scores is not self and (scores is not None) == bool(self.early_stopping)
+
     def _begin_records(self) -> None:
         """Begin what is taken down from epoch to epoch."""
         self.loss_curve_: list[float] = []
@@ -282,9 +287,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         """Return the network with the estimator's weights in it; from now on `coefs_` are views of its parameters."""
         shape = self._shape(sizes, activations, dropout)
         steps = getattr(self, "_optimizer", None) if incremental else None
-        if self.solver in STOCHASTIC and not hasattr(
-            self, "validation_scores_"
-        ):  # the weights are the user's own, or lbfgs'
+        if self.solver in STOCHASTIC and not self._records_fit():
             self._begin_records()
         if self.solver in STOCHASTIC and steps is None:
             seed = int(self._random_state.randint(2**31 - 1)) if any(dropout) else 0
