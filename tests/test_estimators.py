@@ -25,6 +25,7 @@ from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.model_selection import GridSearchCV, cross_val_score  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
+from sklearn.utils.fixes import parse_version  # noqa: E402
 
 import fastnn  # noqa: E402
 from fastnn.estimators import _samples  # noqa: E402
@@ -36,6 +37,8 @@ pytestmark = [
 ]
 
 ROWS, INPUTS, BATCH = 233, 7, 32
+OLD = parse_version("1.7") > parse_version(sklearn.__version__)
+since_1_7 = pytest.mark.skipif(OLD, reason="scikit-learn's perceptrons have sample_weight and loss since 1.7")
 NEW_CALLBACKS = hasattr(fastnn.MLPClassifier, "set_callbacks")
 
 
@@ -95,6 +98,7 @@ def sample_weights():
 # ------------------------------------------------------------------------ the same numbers as scikit-learn
 
 
+@since_1_7
 @pytest.mark.parametrize("weights", [None, sample_weights()], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
@@ -107,6 +111,7 @@ def test_the_same_weights(kind, solver, shuffle, weights):
     assert np.abs(ours.coefs_[0]).max() > 0
 
 
+@since_1_7
 @pytest.mark.parametrize("weights", [None, sample_weights()], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("kind", [*KINDS, "counts"])
 def test_the_same_weights_by_lbfgs(kind, weights):
@@ -134,6 +139,7 @@ VARIANTS = {
 }
 
 
+@since_1_7
 @pytest.mark.parametrize("kind", ["two classes", "labels", "several values"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_parameter_of_scikit_learn(variant, kind):
@@ -141,11 +147,13 @@ def test_every_parameter_of_scikit_learn(variant, kind):
     same_fit(ours, reference)
 
 
+@since_1_7
 def test_adaptive_rates_fall():
     ours, reference, _, _ = both("values", **VARIANTS["adaptive"])
     assert ours._optimizer.learning_rate == reference._optimizer.learning_rate < 1e-3 / 20
 
 
+@since_1_7
 def test_poisson_loss():
     ours, reference, x, _ = both("counts", loss="poisson")
     same_fit(ours, reference)
@@ -153,6 +161,7 @@ def test_poisson_loss():
     assert ours.predict(x).min() > 0
 
 
+@since_1_7
 def test_early_stopping_with_weights_and_several_classes():
     ours, reference, _, _ = both("classes", sample_weights(), early_stopping=True, learning_rate_init=0.01)
     same_fit(ours, reference)
@@ -169,6 +178,7 @@ def test_float32_follows():
     assert ours.predict_proba(x.astype(np.float32)).dtype == np.float32
 
 
+@since_1_7
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions(kind):
     ours, reference, x, y = both(kind)
@@ -237,6 +247,7 @@ def test_weights_of_ones_own():
     assert all(0 < np.abs(new - old).max() < 0.1 for new, old in zip(model.coefs_, before, strict=True))
 
 
+@since_1_7
 def test_signatures():
     """Parameters in scikit-learn's order, with its defaults, then ours by keyword alone."""
     for name in ("MLPClassifier", "MLPRegressor"):
@@ -250,6 +261,7 @@ def test_signatures():
         assert len(own) >= 9
 
 
+@since_1_7
 @pytest.mark.parametrize("kind", ["classes", "values"])
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_every_attribute_and_method(kind, solver):

@@ -10,6 +10,7 @@ import pytest
 sklearn = pytest.importorskip("sklearn")
 
 from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
+from sklearn.utils.fixes import parse_version  # noqa: E402
 
 from fastnn import MLPClassifier, MLPRegressor  # noqa: E402
 
@@ -20,6 +21,12 @@ EXCEPTIONS = {
     "test_estimators.py::test_gradient_of_lbfgs takes central differences of ours",
 }
 """Tests of scikit-learn's file that cannot pass, and why."""
+
+if parse_version("1.7") > parse_version(sklearn.__version__):
+    EXCEPTIONS["test_mlp_regressor_dtypes_casting"] = (
+        "old files want 150 epochs in float32 within 1e-4 of float64, newer ones within 5e-4: rounding of its own kind "
+        "may differ by more than the first"
+    )
 
 
 @parametrize_with_checks(
