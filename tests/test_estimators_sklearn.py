@@ -14,7 +14,7 @@ from sklearn.utils.fixes import parse_version  # noqa: E402
 
 from fastnn import MLPClassifier, MLPRegressor  # noqa: E402
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
 EXCEPTIONS = {
     "test_gradient": "calls the private _loss_grad_lbfgs of scikit-learn's class with lists for its layers; "
