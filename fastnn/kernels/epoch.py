@@ -120,8 +120,16 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
 ) = range(STEP + 5, STEP + 5 + 25 * SLOTS, SLOTS)
 N_CONTEXT = TEAM + SLOTS
 
-HUBER_DELTA, CLIP_NORM, TOTAL_WEIGHT, GRADIENT_SCALE = range(4)
-N_FLOATS = 4
+(
+    HUBER_DELTA,
+    CLIP_NORM,
+    TOTAL_WEIGHT,  # of the batch at hand; set by `execute`
+    GRADIENT_SCALE,  # by the global norm; set by `execute`
+    LOSS_SCALE,  # what the loss's gradient is multiplied by; the reported loss is not
+    PER_WEIGHT,  # 1 where penalties are divided by the batch's weight, as in scikit-learn; else 0
+    PENALTY_SCALE,  # what penalties are multiplied by at this step; set by `execute`
+) = range(7)
+N_FLOATS = 7
 
 # What is done to the outputs of the last stage.
 LOGITS, SOFTMAX_FOLDED, SIGMOID_FOLDED, SOFTMAX = range(4)
@@ -314,7 +322,7 @@ def _loss_task(c, params, t, seat):
         total = floats[TOTAL_WEIGHT]
         label = integers_at(c, BATCH_LABELS)[i0 : (i1 if labels.size else i0)]
         weight = doubles_at(c, BATCH_WEIGHTS)[i0 : (i1 if weights.size else i0)]
-        factor = 1.0 / total if total > 0.0 else 0.0
+        factor = floats[LOSS_SCALE] / total if total > 0.0 else 0.0
         call_loss_rows(
             c[LOSS_ROWS], result, c[LOSS], floats[HUBER_DELTA], d, y, label, target, weight, i1 - i0, n, factor
         )
@@ -387,10 +395,11 @@ def _parameter_task(c, params, t, op):
     blocks, numbers, partial = integer_rows_at(c, BLOCKS), double_rows_at(c, BLOCK_FLOATS), double_rows_at(c, PARTIAL)
     tasks, grads, hyper = integers_at(c, BLOCK_TASKS), floats_at(c, GRADS, params), doubles_at(c, HYPER)
     state, s0, s1, s2 = floats_at(c, STATE, params), c[STATE_0], c[STATE_1], c[STATE_2]
+    share = doubles_at(c, FLOATS)[PENALTY_SCALE]
     total = 0.0
     for u in range(tasks[t], tasks[t + 1]):
         low, high = blocks[u, 0], blocks[u, 1]
-        l1, l2, decay, truncate = numbers[u, 0], numbers[u, 1], numbers[u, 2], numbers[u, 3]
+        l1, l2, decay, truncate = share * numbers[u, 0], share * numbers[u, 1], numbers[u, 2], share * numbers[u, 3]
         w, d = params[low:high], grads[low:high]
         if op == OP_PENALTY:
             if l1 > 0.0 or l2 > 0.0 or truncate > 0.0:
@@ -516,6 +525,9 @@ def _update(c, params, rate, report):
     """Penalty, global norm and optimizer step."""
     numbers, floats, hyper = double_rows_at(c, BLOCK_FLOATS), doubles_at(c, FLOATS), doubles_at(c, HYPER)
     n_tasks = integers_at(c, BLOCK_TASKS).size - 1
+    floats[PENALTY_SCALE] = 1.0
+    if floats[PER_WEIGHT] != 0.0:
+        floats[PENALTY_SCALE] = 1.0 / floats[TOTAL_WEIGHT] if floats[TOTAL_WEIGHT] > 0.0 else 0.0
     penalised = False
     for u in range(numbers.shape[0]):
         penalised = penalised or numbers[u, 0] > 0.0 or numbers[u, 1] > 0.0 or numbers[u, 3] > 0.0
