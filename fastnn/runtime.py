@@ -140,10 +140,8 @@ class Runtime:
         self._ensure_workspace(min(batch, data.rows))
         training = mode == e.TRAIN
         c = self._context(mode, data, _NO_ORDER, rows=0, batch=batch, dropout=training, report=np.zeros((0, 0)))
-        members = int(c.integers[e.MEMBERS])
 
         def run() -> None:
-            c[e.TEAM] = team_words(members)
             with _threads(self.n_threads), _notice_of_compilation():
                 e.execute(c.integers, self.params)
 

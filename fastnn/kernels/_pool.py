@@ -84,10 +84,22 @@ def lead(team, job, members, like, function, context, n_tasks):
         for task in range(n_tasks):
             _call(function, context, like, task, 0)
         return
+    begin(team, job, members, function, context, n_tasks)
+    finish(team, job, like, n_tasks)
+
+
+@inlined
+def begin(team, job, members, function, context, n_tasks):
+    """Open a job of `n_tasks` tasks for `members` - 1 helpers."""
     job[_FUNCTION], job[_MEMBERS] = function, members
     put(job, _CONTEXT, context)
     publish(team, 0, 0, n_tasks, members)
     fetch_add(job, _NUMBER, 1)
+
+
+@inlined
+def finish(team, job, like, n_tasks):
+    """Do what is left of the job and wait for what helpers have begun."""
     _do_tasks(team, job, like, 0)
     turn = 0
     while load(team, DONE) < n_tasks:

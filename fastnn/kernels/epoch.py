@@ -18,7 +18,7 @@ import os
 
 import numba
 import numpy as np
-from numba import prange, types
+from numba import types
 
 from fastnn.kernels import activation, dropout, formulas, gemm, loss, update
 from fastnn.kernels._blocks import copy
@@ -32,7 +32,8 @@ from fastnn.kernels._context import (
     integer_rows_at,
     integers_at,
 )
-from fastnn.kernels._jit import Task, block, compiling_beside, entry, entry_parallel, inlined, launch
+from fastnn.kernels._jit import Task, block, compiling_beside, entry, inlined
+from fastnn.kernels._pool import KINDS, LIKE, begin, compile_attend, finish, pool
 from fastnn.kernels._simd import tile_columns
 from fastnn.kernels._team import (
     DONE,
@@ -589,34 +590,44 @@ def _run_steps(c, params):
         report[i, REPORT_ROWS] = c[ROWS]
 
 
+LEADS = -1
+
+
 @block
-def member(c, params):
-    """Be one of the team: the first to arrive runs the steps, the others do tasks of its operations till it is done."""
-    team = integers_at(c, TEAM)
-    seat = fetch_add(team, SEATS, 1)
-    if seat == 0:
+def member(c, of_type, task, _):
+    """Be one of the team: the leader (task `LEADS`) runs the steps, the others do tasks of its operations till then.
+
+    For a helper (see `_pool.py`) that is one task of a job; its seat is the next one free in this team.
+    """
+    params, team = floats_at(c, PARAMS, of_type), integers_at(c, TEAM)
+    if task == LEADS:
         _run_steps(c, params)
         store(team, FINISHED, 1)
         return
+    seat = fetch_add(team, SEATS, 1)
     turn = 0
     while load(team, FINISHED) == 0:
         turn = 0 if _work(c, params, team, seat) > 0 else turn + 1
         rest(team, turn)
 
 
-MEMBER = Task(member, "i[:] e[:]")
+MEMBER = Task(member, KINDS)
 _call_member = MEMBER.call
 
 
 @entry
 def _execute_alone(c, params):
-    _call_member(c[RUN_MEMBER], c, params)
+    _call_member(c[RUN_MEMBER], c, params, LEADS, 0)
 
 
-@entry_parallel
-def _execute_together(c, params):
-    for _ in prange(c[MEMBERS]):
-        _call_member(c[RUN_MEMBER], c, params)
+@entry
+def _execute_together(team, job, members, of_any_type, c):
+    words = integers_at(c, TEAM)
+    words[SEATS] = 1
+    store(words, FINISHED, 0)
+    begin(team, job, members, c[RUN_MEMBER], c, members - 1)
+    _call_member(c[RUN_MEMBER], c, of_any_type, LEADS, 0)
+    finish(team, job, of_any_type, members - 1)
 
 
 @entry
@@ -639,8 +650,7 @@ def forward_rows(c, x):
         c[N_ROWS] = rows
         c[X], c[X + 1] = x.ctypes.data, rows
         c[RESULT], c[RESULT + 1] = out.ctypes.data, rows
-        integers_at(c, TEAM)[SEATS] = 0
-        _call_member(c[RUN_MEMBER], c, floats_at(c, PARAMS, x))
+        _call_member(c[RUN_MEMBER], c, floats_at(c, PARAMS, x), LEADS, 0)
     return out
 
 
@@ -651,13 +661,14 @@ ENTRIES = (_execute_alone, _execute_together)
 def compile_entries(dtype: np.dtype) -> None:
     """Compile or load all entries for floats of `dtype`, so that a network of another size compiles nothing."""
     words, element = types.Array(types.int64, 1, "C"), numba.from_dtype(dtype)
-    for one in ENTRIES:
-        one.compile((words, types.Array(element, 1, "C")))
+    _execute_alone.compile((words, types.Array(element, 1, "C")))
+    _execute_together.compile((words, words, types.int64, numba.typeof(LIKE), words))
+    compile_attend()
     forward_rows.compile((words, types.Array(element, 2, "C")))
 
 
 def execute(c: np.ndarray, params: np.ndarray) -> None:
-    """Run what a context asks for, on c[MEMBERS] threads.
+    """Run what a context asks for, on c[MEMBERS] threads at most: those that come in time.
 
     Parameters
     ----------
@@ -667,10 +678,11 @@ def execute(c: np.ndarray, params: np.ndarray) -> None:
         All parameters of the network.
     """
     compile_entries(params.dtype)
-    if c[MEMBERS] == 1:
-        _execute_alone(c, params)
-    else:
-        launch(_execute_together, int(c[MEMBERS]), c, params)
+    with pool().helping(int(c[MEMBERS])) as (_, team, job, members, of_any_type):
+        if members == 1:
+            _execute_alone(c, params)
+        else:
+            _execute_together(team, job, members, of_any_type, c)
 
 
 STEP_TASKS = (MEMBER, TASK)
