@@ -7,6 +7,7 @@ from fastnn._version import __version__
 from fastnn.callbacks import Callback, Checkpoint, EarlyStopping, LambdaCallback
 from fastnn.datasets import load_digits, load_idx, load_idx_dir
 from fastnn.diagnostics import GradientFlow
+from fastnn.exchange import from_sklearn, from_torch
 from fastnn.history import History
 from fastnn.initializers import Initializer
 from fastnn.kernels._warmup import warmup
@@ -54,6 +55,9 @@ __all__ = [
     "callbacks",
     "datasets",
     "diagnostics",
+    "exchange",
+    "from_sklearn",
+    "from_torch",
     "initializers",
     "kernels",
     "load",

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from fastnn import saving
+from fastnn import export, saving
 from fastnn._errors import check_number, unknown_name
 from fastnn.arrays import Data, as_samples, as_targets, as_weights
 from fastnn.callbacks import Callback
@@ -442,6 +442,69 @@ class Sequential:
             If it cannot be written.
         """
         saving.save(self, path)
+
+    def to_torch(self) -> Any:
+        """Return the same network as a torch.nn.Sequential, in evaluation mode, with copies of the weights.
+
+        Its modules are, for each `Dense`, a Linear and its activation (none for the identity), for each `Dropout` a
+        Dropout, for each `Activation` its module. `Rescale`, which PyTorch lacks, is worked into the weights of the
+        first Linear: the module takes the same inputs as the model.
+
+        Returns
+        -------
+        torch.nn.Sequential
+            Its outputs are those of `predict`, to rounding: probabilities, where a softmax or sigmoid is the last
+            activation.
+
+        Raises
+        ------
+        ImportError
+            If PyTorch is not installed.
+        ValueError
+            If the model has no weights yet, or a Rescale with no Dense behind it.
+        """
+        return export.to_torch(self)
+
+    def to_torch_state_dict(self) -> dict[str, Any]:
+        """Return the weights as `to_torch().state_dict()`: "0.weight" (units, inputs), "0.bias", "2.weight", ...
+
+        They load into the same torch.nn.Sequential, written by hand, with ``load_state_dict``.
+
+        Raises
+        ------
+        ImportError, ValueError
+            As `to_torch`.
+        """
+        return dict(export.to_torch(self).state_dict())
+
+    def to_onnx(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Write the network as an ONNX file, for onnxruntime and whatever else reads the format.
+
+        The graph computes what `predict` does, Rescale included, dropout left out: from "input" (rows, inputs) to
+        "output" (rows, outputs), in the model's dtype, for any number of rows. Weights have the names that they have
+        in the model's own file. Opset 17. In float64 the erf of "gelu" is taken in float32, where onnxruntime has
+        it: an error of 6e-8 |z|.
+
+        Parameters
+        ----------
+        path : path, optional
+            Where to write it.
+
+        Returns
+        -------
+        onnx.ModelProto
+            What was written.
+
+        Raises
+        ------
+        ImportError
+            If onnx is not installed.
+        ValueError
+            If the model has no weights yet.
+        OSError
+            If the file cannot be written.
+        """
+        return export.to_onnx(self, path)
 
     def summary(self) -> str:
         """Return a table of the layers, their parameters, and the memory that training takes."""
