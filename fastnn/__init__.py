@@ -4,7 +4,7 @@ from typing import Any as _Any
 
 from fastnn import callbacks, datasets, diagnostics, initializers, kernels, losses, optimizers, plotting, schedules
 from fastnn._version import __version__
-from fastnn.callbacks import Callback, Checkpoint, EarlyStopping, LambdaCallback
+from fastnn.callbacks import Callback, Checkpoint, EarlyStopping, LambdaCallback, TensorBoard
 from fastnn.datasets import load_digits, load_idx, load_idx_dir
 from fastnn.diagnostics import GradientFlow
 from fastnn.exchange import from_sklearn, from_torch
@@ -49,6 +49,7 @@ __all__ = [
     "Sequential",
     "SquaredError",
     "StepDecay",
+    "TensorBoard",
     "TrainingDiverged",
     "Warmup",
     "__version__",

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fastnn._errors import shown
-from fastnn.export import TORCH_ACTIVATIONS, needed, to_onnx, to_torch
+from fastnn._errors import needed, shown
+from fastnn.export import TORCH_ACTIVATIONS, to_onnx, to_torch
 from fastnn.layers import Activation, Dense, Dropout, Layer
 from fastnn.losses import Loss
 from fastnn.model import Sequential

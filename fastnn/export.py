@@ -5,7 +5,6 @@ What comes the other way is in `fastnn.exchange`. PyTorch and onnx are imported 
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fastnn._errors import needed
 from fastnn._version import __version__
 from fastnn.layers import Activation, Dense, Dropout, Rescale
 from fastnn.saving import write_atomically
@@ -39,20 +39,6 @@ TORCH_ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 ONNX_OPSET, ONNX_IR = 17, 8
 """Of 2022: what newer runtimes read, and older ones too."""
-
-
-def needed(name: str, purpose: str, command: str) -> Any:
-    """Import a package that fastnn does not bring, or say how to get it.
-
-    Raises
-    ------
-    ImportError
-        ``onnx is not installed (...), expected it for ONNX files: pip install "fastnn[onnx]"``
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{name} is not installed ({error}), expected it for {purpose}: {command}") from None
 
 
 def steps(model: Sequential) -> list[tuple[str, Any]]:

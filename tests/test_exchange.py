@@ -87,6 +87,7 @@ def test_the_state_dict_loads_into_the_network_written_by_hand(torch):
     assert list(state) == ["0.weight", "0.bias", "3.weight", "5.weight", "5.bias"]
     assert tuple(state["0.weight"].shape) == (7, INPUTS)
     by_hand.load_state_dict(state)
+    assert str(model.to_torch()) == str(by_hand), "each module is there, with its numbers"
     x = samples("float32")
     with torch.no_grad():
         close(by_hand.eval()(torch.tensor(x)).numpy(), model.predict(x), np.float32)
