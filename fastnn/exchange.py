@@ -1,7 +1,4 @@
-"""Networks that others trained: from PyTorch and from scikit-learn. And the way out, to PyTorch and ONNX.
-
-The way out is a matter of the model's own methods: `to_torch`, `to_torch_state_dict`, `to_onnx`.
-"""
+"""Networks that others trained, from PyTorch and scikit-learn; the way out is `export`, and the model's own methods."""
 
 from __future__ import annotations
 

@@ -471,13 +471,13 @@ def test_confusions_are_counted():
 
 def test_confusions_as_shares_and_of_words():
     def cells(normalize):
-        figure = plotting.plot_confusion_matrix(["b", "a", "b", "b"], ["b", "b", "a", "b"], normalize=normalize)
+        figure = plotting.plot_confusion_matrix(["b", "a", "b", "b"], ["b", "b", "a", "a"], normalize=normalize)
         assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["a", "b"]
         return [text.get_text() for text in figure.axes[0].texts]
 
-    assert cells("true") == ["100%", "33%", "67%"]
-    assert cells("pred") == ["33%", "100%", "67%"]
-    assert cells("all") == ["25%", "25%", "50%"]
+    assert cells("true") == ["100%", "67%", "33%"]
+    assert cells("pred") == ["50%", "100%", "50%"]
+    assert cells("all") == ["25%", "50%", "25%"]
     named = plotting.plot_confusion_matrix([0, 2], [0, 2], labels=["zero", "one", "two", "three"]).axes[0]
     assert [label.get_text() for label in named.get_yticklabels()] == ["zero", "one", "two", "three"]
     np.testing.assert_array_equal(np.diag(named.images[0].get_array()), [1, 0, 1, 0])
