@@ -234,6 +234,15 @@ def test_writes_files(tmp_path, name):
             assert width > 1000 > height > 400
 
 
+def test_a_notebook_shows_the_picture(tmp_path):
+    from matplotlib.image import imread
+
+    (tmp_path / "x.png").write_bytes(plot_history(RUN, theme="dark")._repr_png_())
+    pixels = imread(tmp_path / "x.png")
+    assert pixels.shape[1] > 500
+    np.testing.assert_allclose(pixels[0, 0, :3], matplotlib.colors.to_rgb("#0d1117"), atol=1e-6)
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_file_has_the_papers_colour(tmp_path, theme):
     from matplotlib.image import imread

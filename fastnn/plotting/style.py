@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +44,21 @@ THEMES = {
 }
 
 
+@functools.cache
+def _picture_kind(base: Any) -> Any:
+    """Return matplotlib's Figure, with what makes a notebook show it: without pyplot none is shown there by itself."""
+
+    class Picture(base):
+        """A figure that a notebook shows where it is the value of a cell."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", facecolor=self.get_facecolor())
+            return buffer.getvalue()
+
+    return Picture
+
+
 def new_figure(figure: Any, size: tuple[float, float], theme: Theme) -> Figure:
     """Return the figure that was given, or one of a size in inches, with the theme's paper.
 
@@ -51,7 +68,7 @@ def new_figure(figure: Any, size: tuple[float, float], theme: Theme) -> Figure:
         If matplotlib is not installed.
     """
     module = needed("matplotlib.figure", "plots", 'pip install "fastnn[plot]"')
-    drawn = module.Figure(figsize=size) if figure is None else figure
+    drawn = _picture_kind(module.Figure)(figsize=size) if figure is None else figure
     drawn.set_layout_engine("constrained")
     drawn.set_facecolor(theme.paper)
     result: Figure = drawn
