@@ -458,6 +458,8 @@ def test_layer_outputs_are_what_the_layers_make():
     logits.set_weights([w[:, :2], b2])
     (outputs,) = logits.layer_outputs(x).values()
     np.testing.assert_allclose(outputs, x @ w[:, :2] + b2, atol=1e-14)
+    curved = fastnn.Sequential([fastnn.Dense(2, "gelu")], "squared_error", input_size=4)  # keeps z as well
+    np.testing.assert_array_equal(*curved.layer_outputs(x).values(), curved.predict(x))
     some = model.layer_outputs(x, rows=3)["layer 0 (Dense, 30 relu)"]
     np.testing.assert_allclose(some, hidden[[0, 3, 6]], atol=1e-14)
     rescaled = fastnn.Sequential([fastnn.Rescale(0.5), fastnn.Dense(2)], "squared_error", input_size=4)
