@@ -138,15 +138,15 @@ _SKLEARN_OUTPUTS = {"identity": "identity", "logistic": "sigmoid", "softmax": "s
 
 
 def from_sklearn(mlp: Any, loss: str | Loss | None = None, **settings: Any) -> Sequential:
-    """Return a model with the layers and weights of a fitted scikit-learn network.
+    """Return a model with the layers and weights of a fitted MLPClassifier or MLPRegressor, scikit-learn's or fastnn's.
 
     Parameters
     ----------
-    mlp : sklearn.neural_network.MLPClassifier or MLPRegressor
-        Fitted.
+    mlp : sklearn.neural_network.MLPClassifier or MLPRegressor, fastnn.MLPClassifier or MLPRegressor
+        Fitted. Its penalty and what its solver knows are not taken over.
     loss : str or Loss, optional
         None: the one it was fitted with, "cross_entropy", "binary_cross_entropy" (two classes, or several labels
-        a sample) or "squared_error".
+        a sample), "squared_error", or what fastnn's estimator was told.
     **settings
         Further arguments of `Sequential`, such as ``optimizer`` or ``l2``. ``dtype`` is that of the weights.
 
@@ -164,8 +164,11 @@ def from_sklearn(mlp: Any, loss: str | Loss | None = None, **settings: Any) -> S
     ValueError
         If it is not fitted, or with the loss "poisson", whose exponential output fastnn has not.
     """
-    networks = needed("sklearn.neural_network", "scikit-learn networks", "pip install scikit-learn")
-    if not isinstance(mlp, (networks.MLPClassifier, networks.MLPRegressor)):
+    networks = needed("sklearn.neural_network", "scikit-learn networks", 'pip install "fastnn[sklearn]"')
+    from fastnn import estimators  # they need scikit-learn
+
+    own = isinstance(mlp, (estimators.MLPClassifier, estimators.MLPRegressor))
+    if not own and not isinstance(mlp, (networks.MLPClassifier, networks.MLPRegressor)):
         raise TypeError(f"mlp: got {type(mlp).__name__}, expected an MLPClassifier or MLPRegressor")
     if not hasattr(mlp, "coefs_"):
         raise ValueError(f"mlp: got {type(mlp).__name__} without weights, expected one that is fitted")
@@ -173,12 +176,25 @@ def from_sklearn(mlp: Any, loss: str | Loss | None = None, **settings: Any) -> S
         raise ValueError(
             f"mlp: got an output of {mlp.out_activation_!r}, expected one of {', '.join(map(repr, _SKLEARN_OUTPUTS))}"
         )
-    *hidden, last = (weight.shape[1] for weight in mlp.coefs_)
-    layers: list[Layer] = [Dense(units, _SKLEARN_ACTIVATIONS[mlp.activation]) for units in hidden]
-    layers.append(Dense(last, _SKLEARN_OUTPUTS[mlp.out_activation_]))
+    layers = _own_hidden(mlp) if own else _sklearn_hidden(mlp)
+    layers.append(Dense(mlp.coefs_[-1].shape[1], _SKLEARN_OUTPUTS[mlp.out_activation_]))
+    if loss is None:
+        loss = mlp._objective().loss if own else _loss_behind(layers)
     settings = {"dtype": np.dtype(mlp.coefs_[0].dtype).name, **settings}
-    model = Sequential(
-        layers, _loss_behind(layers) if loss is None else loss, input_size=len(mlp.coefs_[0]), **settings
-    )
+    model = Sequential(layers, loss, input_size=len(mlp.coefs_[0]), **settings)
     model.set_weights([array for pair in zip(mlp.coefs_, mlp.intercepts_, strict=True) for array in pair])
     return model
+
+
+def _sklearn_hidden(mlp: Any) -> list[Layer]:
+    return [Dense(weight.shape[1], _SKLEARN_ACTIVATIONS[mlp.activation]) for weight in mlp.coefs_[:-1]]
+
+
+def _own_hidden(mlp: Any) -> list[Layer]:
+    """Return the hidden layers of fastnn's estimator: each has its activation and dropout."""
+    layers: list[Layer] = []
+    for units, activation, rate in zip(*mlp._hidden_layers(), strict=True):
+        layers.append(Dense(units, activation))
+        if rate:
+            layers.append(Dropout(rate))
+    return layers

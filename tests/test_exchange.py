@@ -233,6 +233,25 @@ def test_from_sklearn_regressor(outputs, dtype):
     close(model.predict(x), mlp.predict(x).reshape(-1, outputs), dtype)
 
 
+def test_from_fastnn_s_own_estimators(dtype):
+    pytest.importorskip("sklearn")
+    x = samples(dtype)
+    settings = {"hidden_layer_sizes": (9, 5), "max_iter": 5, "random_state": 0, "tol": 0.0, "n_iter_no_change": 9}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        classifier = fastnn.MLPClassifier(activation=["gelu", "logistic"], dropout=[0.25, 0.0], **settings)
+        classifier.fit(x, np.array(["a", "b", "c"])[x[:, :3].argmax(axis=1)])
+        regressor = fastnn.MLPRegressor(loss="huber", **settings).fit(x, x[:, 0])
+    model = fastnn.from_sklearn(classifier)
+    assert model.layers == (Dense(9, "gelu"), Dropout(0.25), Dense(5, "sigmoid"), Dense(3, "softmax"))
+    assert model.loss == fastnn.CrossEntropy()
+    close(model.predict(x), classifier.predict_proba(x), dtype)
+    np.testing.assert_array_equal(classifier.classes_[model.predict_class(x)], classifier.predict(x))
+    model = fastnn.from_sklearn(regressor)
+    assert model.loss == fastnn.Huber()
+    close(model.predict(x)[:, 0], regressor.predict(x), dtype)
+
+
 def test_from_sklearn_refuses_others():
     networks = pytest.importorskip("sklearn.neural_network")
     with pytest.raises(TypeError, match="mlp: got str, expected an MLPClassifier or MLPRegressor"):
@@ -328,7 +347,11 @@ def test_onnx_needs_weights_and_a_place(onnx, tmp_path):
         ("torch", lambda model: model.to_torch(), "torch is not installed .* for PyTorch modules: .*pytorch.org"),
         ("torch", lambda model: fastnn.from_torch(None), "torch is not installed .* for PyTorch modules"),
         ("onnx", lambda model: model.to_onnx(), r'onnx is not installed .*: pip install "fastnn\[onnx\]"'),
-        ("sklearn", lambda model: fastnn.from_sklearn(None), "sklearn.* is not installed .*: pip install scikit-learn"),
+        (
+            "sklearn",
+            lambda model: fastnn.from_sklearn(None),
+            "sklearn.* is not installed .*: pip install .fastnn.sklearn",
+        ),
     ],
 )
 def test_what_is_not_installed_is_named(package, use, message, monkeypatch):
