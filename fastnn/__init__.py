@@ -4,9 +4,10 @@ from typing import Any as _Any
 
 from fastnn import callbacks, datasets, diagnostics, initializers, kernels, losses, optimizers, plotting, schedules
 from fastnn._version import __version__
-from fastnn.callbacks import Callback, Checkpoint, EarlyStopping, LambdaCallback
+from fastnn.callbacks import Callback, Checkpoint, EarlyStopping, LambdaCallback, TensorBoard
 from fastnn.datasets import load_digits, load_idx, load_idx_dir
 from fastnn.diagnostics import GradientFlow
+from fastnn.exchange import from_sklearn, from_torch
 from fastnn.history import History
 from fastnn.initializers import Initializer
 from fastnn.kernels._warmup import warmup
@@ -48,12 +49,16 @@ __all__ = [
     "Sequential",
     "SquaredError",
     "StepDecay",
+    "TensorBoard",
     "TrainingDiverged",
     "Warmup",
     "__version__",
     "callbacks",
     "datasets",
     "diagnostics",
+    "exchange",
+    "from_sklearn",
+    "from_torch",
     "initializers",
     "kernels",
     "load",
