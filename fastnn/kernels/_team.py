@@ -1,8 +1,7 @@
-"""A team of threads that is forked once for many small operations and handed tasks through memory.
+"""A team of threads that comes together once for many small operations and is handed tasks through memory.
 
 A fork and a join of all threads for every operation costs more than most operations of a small network, and
-milliseconds where a core is busy with something else. Here the first thread to arrive leads: it walks through the
-program and, for an operation of several tasks, gives each seat of the team a share of them in one word. Whoever is
+milliseconds where a core is busy with something else. Here one thread leads: it walks through the program and, for an operation of several tasks, gives each seat of the team a share of them in one word. Whoever is
 there claims task after task by adding one to such a word, those of its own seat first. A thread that comes late, never
 comes, or is sent away by the system between two tasks holds nobody up: the others do what is left, and the leader waits
 only for tasks that are at work.
