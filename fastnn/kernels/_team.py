@@ -1,10 +1,11 @@
 """A team of threads that comes together once for many small operations and is handed tasks through memory.
 
 A fork and a join of all threads for every operation costs more than most operations of a small network, and
-milliseconds where a core is busy with something else. Here one thread leads: it walks through the program and, for an operation of several tasks, gives each seat of the team a share of them in one word. Whoever is
-there claims task after task by adding one to such a word, those of its own seat first. A thread that comes late, never
-comes, or is sent away by the system between two tasks holds nobody up: the others do what is left, and the leader waits
-only for tasks that are at work.
+milliseconds where a core is busy with something else. Here one thread leads: it walks through the program and, for an
+operation of several tasks, gives each seat of the team a share of them in one word. Whoever is there claims task
+after task by adding one to such a word, those of its own seat first. A thread that comes late, never comes, or is
+sent away by the system between two tasks holds nobody up: the others do what is left, and the leader waits only for
+tasks that are at work.
 
 The word of a seat holds both the end of its share (upper half) and the next task (lower half), so that a claim can
 never mix two operations: while a claimed task is not done, its operation is not over.
