@@ -17,7 +17,7 @@ from fastnn.cli.shared import CommandError, reading
 from fastnn.datasets import load_digits
 from fastnn.layers import Rescale
 from fastnn.preparation import MAX_CATEGORIES, Categorical, Classes, Preparation, Values, mean_and_spread
-from fastnn.tables import Categories, Table, column_names, is_missing, read_table
+from fastnn.tables import Categories, Column, Table, column_names, is_missing, read_table
 
 Array = npt.NDArray[Any]
 Pair = tuple[Array, Array]
@@ -92,6 +92,7 @@ def _table_task(options: argparse.Namespace, name: str) -> Task:
     notes: list[str] = []
     with reading(options.data):
         table = read_table(options.data, [*inputs, *targets], options.categorical)
+    inputs = _without_names(inputs, table, (*options.columns, *options.categorical), notes)
     rows = _with_target(table, inputs, targets, notes)
     test = None
     if isinstance(options.test, str):
@@ -128,6 +129,23 @@ def _list(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(map(repr, names[:most])) + ", ..." * (len(names) > most)
 
 
+def _without_names(inputs: list[str], table: Table, kept: Sequence[str], notes: list[str]) -> list[str]:
+    """Leave out columns that name the rows: words, most of them different."""
+    result = []
+    for name in inputs:
+        different = _different(table.columns[name])
+        if name not in kept and different > max(MAX_CATEGORIES, len(table) // 2):
+            notes.append(f"{name!r} is left out: {different:,} different words (--categorical {name} takes it in)")
+        else:
+            result.append(name)
+    return result
+
+
+def _different(column: Column) -> int:
+    """Return how many categories of a column occur; 0 for numbers."""
+    return int(np.count_nonzero(np.bincount(column.codes + 1)[1:])) if isinstance(column, Categories) else 0
+
+
 def _with_target(table: Table, inputs: Sequence[str], targets: Sequence[str], notes: list[str]) -> Rows:
     """Return the rows that have a target, and note how many have none."""
     without = np.zeros(len(table), bool)
@@ -146,7 +164,8 @@ def _assemble(
     """Infer the task, set rows apart, fit the preparation, and apply it to all parts."""
     where = options.data or "digits"
     if len(rows.y) < 2 or (test is not None and not len(test.y)):
-        raise CommandError(f"{where}: got {len(rows.y)} rows with a target, expected more")
+        least = min(len(rows.y), len(rows.y if test is None else test.y))
+        raise CommandError(f"{where}: got {least} rows with a target, expected two or more, and one to test on")
     kind, reason = infer(rows.y, options.task)
     train, apart, held = _split(options, len(rows.y), test is None)
     if test is None and len(held):
@@ -222,7 +241,7 @@ def _describe(preparation: Preparation, table: Table) -> str:
     text += f", {len(preparation.inputs):,} inputs"
     if empty := [name for name in table.columns if name not in [column.name for column in columns]]:
         text += f"; empty and left out: {_list(empty)}"
-    if cut := [column.name for column in categorical if len(column.categories) == MAX_CATEGORIES]:
+    if cut := [part.name for part in categorical if _different(table.columns[part.name]) > len(part.categories)]:
         text += f"; of {_list(cut)} the {MAX_CATEGORIES} most frequent categories (--ignore leaves a column out)"
     return text
 

@@ -59,7 +59,7 @@ _RATES = {"sgd": 0.1, "adagrad": 0.01, "rmsprop": 0.001, "adam": 0.002, "adamw":
 
 _VALUE_LOSSES = ("squared_error", "absolute_error", "huber")
 
-_STEPS, _EPOCHS = 1200, (10, 200)
+_STEPS, _EPOCHS = 1200, (10, 500)
 """By themselves, epochs are as many as make these steps, within these limits."""
 
 _DROPOUT = {"classes": 0.25, "values": 0.0}
@@ -174,12 +174,23 @@ class _Outcome:
 
 
 class EpochLines(Callback):
-    """Print a line an epoch."""
+    """Print a line an epoch up to the 50th, then every tenth up to the 500th, and so on, and the last one."""
 
     def __init__(self, epochs: int) -> None:
         self.width, self.epochs = len(str(epochs)), epochs
+        self._unsaid = ""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        self._unsaid = self._line(epoch, logs)
+        if (epoch + 1) % 10 ** max(0, math.ceil(math.log10((epoch + 1) / 50))) == 0:
+            self.on_train_end()
+
+    def on_train_end(self) -> None:
+        if self._unsaid:
+            say(self._unsaid)
+        self._unsaid = ""
+
+    def _line(self, epoch: int, logs: dict[str, float]) -> str:
         numbers = [f"loss {logs['loss']:.4f}"]
         if "accuracy" in logs:
             numbers.append(f"accuracy {logs['accuracy']:7.2%}")
@@ -190,7 +201,7 @@ class EpochLines(Callback):
         if "val_r2" in logs:
             numbers.append(f"val_r2 {logs['val_r2']:7.4f}")
         numbers.append(f"{logs['samples_per_second']:>9,.0f} samples/s")
-        say(f"epoch {epoch + 1:>{self.width}}/{self.epochs}  " + "  ".join(numbers))
+        return f"epoch {epoch + 1:>{self.width}}/{self.epochs}  " + "  ".join(numbers)
 
 
 def run(options: argparse.Namespace) -> int:
