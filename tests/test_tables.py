@@ -170,6 +170,10 @@ def test_bytes_that_are_no_table(tmp_path):
     (tmp_path / "cut").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"(?i)parquet"):
         read_table(tmp_path / "cut")
+    packed = gzip.compress(b"a,b\n" + np.random.default_rng(0).integers(48, 58, 10_000, np.uint8).tobytes())
+    (tmp_path / "cut.csv.gz").write_bytes(packed[:-3000])
+    with pytest.raises(ValueError, match=r"(?i)zlib|gzip|truncated|compressed"):
+        read_table(tmp_path / "cut.csv.gz")
     with pytest.raises(FileNotFoundError):
         read_table(tmp_path / "nothing")
 
