@@ -170,6 +170,16 @@ def test_numbers_that_are_categories(capsys):
 
 
 @needs_pyarrow
+def test_numbers_that_are_names_of_classes(capsys):
+    write_csv("t.csv", {"x": ["1.5", "-2", "0"] * 20, "zip": ["01234", "00001", "77777"] * 20})
+    options = ("--target", "zip", "--categorical", "zip", "--epochs", "1", "--quiet")
+    assert run(capsys, "train", "t.csv", *options, *QUICK)[0] == 0
+    code, out, _ = run(capsys, "evaluate", "fastnn-model.safetensors", "t.csv", "--json")
+    assert code == 0
+    assert [each["class"] for each in json.loads(out)["classes"]] == ["00001", "01234", "77777"]
+
+
+@needs_pyarrow
 def test_rows_without_a_target_are_left_out(capsys):
     columns = people(60)
     columns["plan"][:7] = [""] * 7
@@ -357,6 +367,9 @@ def test_evaluate_models_made_in_python(capsys):
         result = json.loads(out)
         assert result["loss"] == pytest.approx(expected["loss"], rel=1e-6)
         assert result[score] == pytest.approx(expected[score])
+        assert len(result.get("classes", [])) == {("cross_entropy", 4): 4, ("binary_cross_entropy", 1): 2}.get(
+            (loss, units), 0
+        )
 
 
 def test_evaluate_a_folder_of_idx_files_takes_its_test_files(capsys, folder):
