@@ -24,6 +24,7 @@ from fastnn.layers import Layer
 from fastnn.losses import Loss, as_loss
 from fastnn.network import Network
 from fastnn.optimizers import Adam, Optimizer, as_optimizer
+from fastnn.preparation import Preparation
 from fastnn.runtime import Runtime
 from fastnn.summary import Summary
 from fastnn.training import Trainer, epoch_logs
@@ -61,6 +62,12 @@ class Sequential:
         threshold is not scaled as Adam's and its kin's steps are: it shows its worth with SGD.
     check_finite : bool
         Whether NaN and infinity in the data are refused.
+
+    Attributes
+    ----------
+    preparation : Preparation or None
+        What turns a table's rows into samples and outputs into answers, where `fastnn train` learned it from a table:
+        ``model.predict_class(model.preparation.transform(frame))``. Saved with the model.
 
     Raises
     ------
@@ -106,6 +113,7 @@ class Sequential:
             raise unknown_name("l1_mode", l1_mode, ("gradient", "truncate"))
         self.l1_mode = l1_mode
         self.check_finite = bool(check_finite)
+        self.preparation: Preparation | None = None
         self.history = History()
         self.step, self.epoch = 0, 0
         self.stop_training = False

@@ -23,6 +23,7 @@ from safetensors.numpy import save as to_bytes
 
 from fastnn import layers, losses, optimizers
 from fastnn.history import History
+from fastnn.preparation import Preparation
 from fastnn.schedules import as_schedule
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class ModelFileError(ValueError):
 
 
 def config_of(model: Sequential) -> dict[str, Any]:
-    """Return the arguments that make the model anew, as plain data."""
+    """Return the arguments that make the model anew, as plain data, and its preparation where it has one."""
+    preparation = {} if model.preparation is None else {"preparation": model.preparation.config()}
     return {
         "layers": [layer.config() for layer in model.layers],
         "loss": model.loss.config(),
@@ -54,6 +56,7 @@ def config_of(model: Sequential) -> dict[str, Any]:
         "l2": model.l2,
         "l1_mode": model.l1_mode,
         "check_finite": model.check_finite,
+        **preparation,
     }
 
 
@@ -63,7 +66,10 @@ def model_from_config(kind: type[Sequential], config: dict[str, Any]) -> Sequent
     stack = [layers.from_config(layer) for layer in arguments.pop("layers")]
     loss = losses.from_config(arguments.pop("loss"))
     optimizer = optimizers.from_config(arguments.pop("optimizer"))
-    return kind(stack, loss, optimizer, **arguments)
+    preparation = arguments.pop("preparation", None)
+    model = kind(stack, loss, optimizer, **arguments)
+    model.preparation = None if preparation is None else Preparation.from_config(preparation)
+    return model
 
 
 def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:

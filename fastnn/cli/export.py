@@ -1,0 +1,84 @@
+"""`fastnn export`: the network in a format that other programs read."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastnn import saving
+from fastnn.cli.options import add_command, add_json, add_model, one_of
+from fastnn.cli.shared import CommandError, blame, check_place, load_model, print_json, writing
+from fastnn.kernels import epoch as e
+from fastnn.model import Sequential
+
+FORMATS = ("npz", "onnx")
+
+EXAMPLES = """\
+npz    NumPy arrays dense_0.weight, dense_0.bias, ..., and config: the layers and the preparation as JSON
+onnx   the network's graph; needs pip install "fastnn[onnx]"
+
+The preparation of a table's columns is no part of an ONNX graph: it takes the prepared inputs, which fastnn info --json
+names.
+
+examples:
+  fastnn export fastnn-model.safetensors --to npz
+  fastnn export fastnn-model.safetensors --to onnx --output net.onnx
+"""
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    summary = "write the network in another format"
+    parser = add_command(commands, "export", run, summary, ", for programs without fastnn", EXAMPLES)
+    add_model(parser)
+    text = f"{' or '.join(FORMATS)} (default: by the name of --output)"
+    parser.add_argument("--to", metavar="FORMAT", type=one_of(FORMATS), help=text)
+    text = "the file to write (default: MODEL's name with the format's ending)"
+    parser.add_argument("--output", metavar="FILE", help=text)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the file, and say what the network takes and gives."""
+    kind = options.to or Path(options.output or "").suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise CommandError(f"--to: got {kind or 'none'}, expected {' or '.join(FORMATS)}")
+    path = Path(options.output or Path(options.model).with_suffix(f".{kind}").name)
+    check_place("--output", path)
+    model = load_model(options.model)
+    with blame(f"--to {kind}"), writing(str(path)):
+        if kind == "npz":
+            saving.write_atomically(path, _npz(model))
+        else:
+            importlib.import_module("fastnn.exchange").to_onnx(model, path)
+    inputs, outputs = _signature(model)
+    if options.json:
+        facts = {"inputs": model.network.inputs, "outputs": model.network.units, "output_kind": outputs}
+        print_json({"file": str(path), "format": kind, "bytes": path.stat().st_size, **facts})
+    else:
+        print(f"wrote {path}: {inputs} in, {model.network.units} {outputs} out")
+    return 0
+
+
+def _npz(model: Sequential) -> bytes:
+    """Return the weights as an .npz file has them, with what the network is as JSON."""
+    names = [segment.name for segment in model.network.segments]
+    arrays = dict(zip(names, model.get_weights(), strict=True))
+    content = io.BytesIO()
+    np.savez(content, config=np.array(json.dumps(saving.config_of(model))), **arrays)  # type: ignore[arg-type]
+    return content.getvalue()
+
+
+def _signature(model: Sequential) -> tuple[str, str]:
+    """Say what the network takes, and what its outputs are."""
+    columns = model.preparation.columns if model.preparation else ()
+    inputs = f"{model.network.inputs} {'prepared inputs' if columns else 'inputs'}"
+    if model.counts_correct:
+        return inputs, "logits" if model.network.output == e.LOGITS else "probabilities"
+    return inputs, "values" if model.preparation is None else "standardised values"

@@ -1,0 +1,189 @@
+"""Rows from files: tables, arrays, images, numbers as text. What a file is, its first bytes say."""
+
+from __future__ import annotations
+
+import gzip
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn.datasets import load_idx, load_idx_dir
+from fastnn.preparation import Classes, Preparation
+from fastnn.tables import Categories, Column, Table, column_names, read_table
+
+Array = npt.NDArray[Any]
+
+_KINDS = {"folder": "a folder", "idx": "IDX", "npz": ".npz", "npy": ".npy"}
+
+
+class Rows(NamedTuple):
+    """Rows with what is known of them: the inputs as a table or an array, the targets as columns of their own."""
+
+    x: Table | Array
+    y: Table
+
+
+def kind_of(path: str) -> str:
+    """Return "folder", "idx", "npz", "npy" or "table" (CSV, Parquet, and text of any kind)."""
+    if Path(path).is_dir():
+        return "folder"
+    with open(path, "rb") as file:
+        start = file.read(6)
+    if start.startswith(b"\x1f\x8b"):
+        try:
+            with gzip.open(path) as unpacked:
+                start = unpacked.read(2)
+        except (OSError, EOFError):
+            return "idx"  # whose reader says what is wrong with the file
+    if start.startswith(b"\0\0"):
+        return "idx"
+    return "npz" if start.startswith(b"PK") else "npy" if start == b"\x93NUMPY" else "table"
+
+
+def target_table(name: str, values: Array) -> Table:
+    """Return an array of targets as a table: one column, or one for each column of the array."""
+    if values.ndim not in (1, 2):
+        raise ValueError(f"got {name!r} of shape {values.shape}, expected a target for each row")
+    if values.ndim == 2 and values.shape[1] > 1:
+        return Table({f"{name}[{i}]": _column(name, values[:, i]) for i in range(values.shape[1])}, len(values))
+    return Table({name: _column(name, values.reshape(-1))}, len(values))
+
+
+def _column(name: str, values: Array) -> Column:
+    if values.dtype.kind in "biuf":
+        return values.astype(np.float64)
+    if values.dtype.kind in "US":
+        names, codes = np.unique(values.astype(str), return_inverse=True)
+        return Categories(codes.astype(np.int64), tuple(map(str, names)))
+    raise ValueError(f"got {name!r} of dtype {values.dtype}, expected numbers or words")
+
+
+def read_pair(path: str, target: str | None, part: int = 0) -> Rows:
+    """Read arrays of inputs and targets.
+
+    Parameters
+    ----------
+    path : str
+        A folder of IDX files, an IDX file or an .npz file.
+    target : str or None
+        The array of the targets in an .npz file (None: y), or the IDX file of the labels.
+    part : int
+        0 for the training files of a folder, 1 for the others.
+    """
+    kind = kind_of(path)
+    if kind == "folder":
+        arrays = load_idx_dir(path)
+        return Rows(_finite(arrays[2 * part]), target_table("label", arrays[2 * part + 1]))
+    if kind == "idx":
+        if target is None:
+            raise ValueError("got images alone, expected the IDX file of their labels as --target")
+        x, y = load_idx(path), target_table("label", load_idx(target))
+    else:
+        x, y = _read_npz_pair(path, target or "y")
+    if x.ndim == 0 or len(x) != len(y):
+        raise ValueError(f"got inputs of shape {x.shape} and {len(y)} targets, expected a target for each row")
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"got inputs of dtype {x.dtype}, expected numbers")
+    return Rows(_finite(x.reshape(len(x), -1)), y)
+
+
+def _finite(x: Array) -> Array:
+    if not np.isfinite(x).all():
+        row, column = np.argwhere(~np.isfinite(x))[0]
+        raise ValueError(f"got {x[row, column]} in row {row}, column {column} of the inputs, expected finite numbers")
+    return x
+
+
+def _read_npz_pair(path: str, target: str) -> tuple[Array, Table]:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        names = list(arrays)
+        if target not in names:
+            raise ValueError(f"got arrays {', '.join(names) or 'none'}, expected the targets in one named {target}")
+        others = [name for name in names if name != target]
+        if "x" not in others and len(others) != 1:
+            raise ValueError(f"got arrays {', '.join(names)}, expected the inputs in one named x")
+        x: Array = arrays["x" if "x" in others else others[0]]
+        return x, target_table(target, arrays[target])
+
+
+def read_columns(path: str, columns: Sequence[str], words: Sequence[str]) -> Table:
+    """Read those columns of a table that are there, some as categories whatever their cells hold."""
+    if (kind := kind_of(path)) != "table":
+        raise ValueError(f"got {_KINDS[kind]}, expected a table, CSV or Parquet, as the model was trained on one")
+    there = set(column_names(path))
+    wanted = [name for name in columns if name in there]
+    return read_table(path, wanted, [name for name in words if name in wanted])
+
+
+def words_of(preparation: Preparation) -> list[str]:
+    """Return the columns that were categories in training, the target among them where its classes are words."""
+    words = [column.name for column in preparation.columns if column.kind == "categorical"]
+    target = preparation.target
+    if isinstance(target, Classes) and isinstance(target.classes[0], str):
+        words.append(target.name)
+    return words
+
+
+def read_samples(path: str, preparation: Preparation | None, inputs: int, dtype: npt.DTypeLike) -> Array:
+    """Read what a model predicts from: a table where it was trained on one, else an array of numbers."""
+    if preparation is not None and preparation.columns:
+        names = [column.name for column in preparation.columns]
+        samples: Array = preparation.transform(read_columns(path, names, words_of(preparation)), dtype)
+        return samples
+    rows = _read_array(path)
+    if rows.size == inputs and len(rows) == rows.size:  # one sample, without an axis for rows
+        rows = rows.reshape(1, -1)
+    return rows
+
+
+def _read_array(path: str) -> Array:
+    kind = kind_of(path)
+    if kind == "idx":
+        return load_idx(path)
+    if kind == "npz":
+        return _read_npz(path)
+    if kind == "npy":
+        rows: Array = np.load(path, allow_pickle=False)
+        return rows
+    return _read_text(path)
+
+
+def _read_npz(path: str) -> Array:
+    """Return the only array of an .npz file, or the one named x."""
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        names = list(arrays)
+        if "x" not in names and len(names) != 1:
+            raise ValueError(f"got arrays {', '.join(names) or 'none'}, expected one, or one named x")
+        rows: Array = arrays["x" if "x" in names else names[0]]
+    return rows
+
+
+def _read_text(path: str) -> Array:
+    """Read numbers split by commas, semicolons or blanks; a first line that holds no number is a header."""
+    with open(path, encoding="utf-8-sig") as file:
+        first = file.readline()
+        delimiter = "," if "," in first else ";" if ";" in first else None
+        header = not any(_is_number(cell) for cell in first.split(delimiter))
+        if not header:
+            file.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "input contained no data"
+            try:
+                rows = np.loadtxt(file, delimiter=delimiter, ndmin=2, comments=None)
+            except ValueError as error:
+                raise ValueError(f"{str(error).partition(';')[0].rstrip('.')}, expected rows of numbers") from None
+    if not rows.size:
+        raise ValueError("got no numbers, expected rows of them")
+    return rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,126 @@
+"""What every command does alike: errors as one sentence, exit codes, files that can be written, printing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fastnn.model import Sequential, load
+from fastnn.saving import ModelFileError
+from fastnn.tables import NEEDS_PYARROW
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+MODEL_FILE = "fastnn-model.safetensors"
+
+
+class CommandError(Exception):
+    """What stops a command: the sentence to print, and the exit code."""
+
+    def __init__(self, message: str, code: int = BAD_INPUT) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def complain(message: str, code: int) -> int:
+    """Print a sentence on stderr and return the code."""
+    print(f"fastnn: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def say(text: str) -> None:
+    """Print without tearing a progress bar."""
+    tqdm.write(text, file=sys.stdout)
+
+
+def print_json(facts: dict[str, Any]) -> None:
+    """Print facts as one JSON object; null for numbers that are not finite."""
+    print(json.dumps(_finite(facts), indent=2, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def columns_of(rows: list[list[str]]) -> list[str]:
+    """Return lines of cells under each other: the first column to the left, the others to the right."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+
+
+@contextmanager
+def blame(what: str) -> Iterator[None]:
+    """Turn an error about a value or file into a sentence that begins with the option or file it came from."""
+    try:
+        yield
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise CommandError(f"{error.filename or what}: {error.strerror}") from None
+        # The library names its own argument first: "x: got 3 inputs, expected 64".
+        message = str(error).partition(" (check_finite=")[0]
+        name, colon, rest = message.partition(": ")
+        raise CommandError(f"{what}: {rest if colon and name.isidentifier() else message}") from None
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn an error of reading a file into a sentence that begins with its name."""
+    with blame(path):
+        try:
+            yield
+        except UnicodeDecodeError:
+            raise ValueError("got bytes of no known kind, expected a table, IDX, .npy, .npz or numbers") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise ValueError(f"got a damaged file ({error}), expected a whole one") from None
+
+
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Turn an error of writing a file into a sentence with exit code 1."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"{path}: cannot be written: {error.strerror or error}", FAILED) from None
+
+
+def check_place(option: str, path: Path) -> None:
+    """Refuse a file that could not be written in the end."""
+    if path.is_dir():
+        raise CommandError(f"{option}: got {path}, a folder, expected the name of a file")
+    if not path.parent.is_dir():
+        raise CommandError(f"{option}: got {path}, but there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise CommandError(f"{option}: got {path}, but the folder {path.parent} cannot be written to")
+
+
+def check_pyarrow(option: str) -> None:
+    """Refuse what needs pyarrow where it is not installed."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise CommandError(f"{option}: {NEEDS_PYARROW}")
+
+
+def load_model(path: str) -> Sequential:
+    """Read a model, or say why not."""
+    with blame(path):
+        try:
+            return load(path)
+        except ModelFileError as error:
+            raise ValueError(str(error).removeprefix(f"{path}: ")) from None

@@ -1,0 +1,260 @@
+"""What `fastnn train` learns from: rows to train on, to choose the best epoch by and to test on, prepared."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn._errors import unknown_name
+from fastnn.cli.files import Rows, kind_of, read_columns, read_pair, target_table
+from fastnn.cli.shared import CommandError, reading
+from fastnn.datasets import load_digits
+from fastnn.layers import Rescale
+from fastnn.preparation import MAX_CATEGORIES, Categorical, Classes, Preparation, Values, mean_and_spread
+from fastnn.tables import Categories, Column, Table, column_names, is_missing, read_table
+
+Array = npt.NDArray[Any]
+Pair = tuple[Array, Array]
+
+FEW = 20
+"""A target of whole numbers is taken for classes where it has no more different ones than this."""
+
+TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows and what is wanted of them, as the network takes them; None where there are none."""
+
+    name: str
+    train: Pair
+    validation: Pair | None
+    test: Pair | None
+    rescale: Rescale | None
+    preparation: Preparation
+    notes: tuple[str, ...]
+
+
+def make_task(options: argparse.Namespace) -> Task:
+    """Read the data, set rows apart by the seed, and learn the preparation from the rows to train on."""
+    if options.data is None:
+        _refuse(options, "the digits", ("target", "task", "columns", "ignore", "categorical", "test"))
+        x, y, x_test, y_test = load_digits()
+        held = Rows(x_test, target_table("label", y_test))
+        return _assemble(options, "digits", Rows(x, target_table("label", y)), held, 1 / 16, [])
+    name = Path(options.data).resolve().name or "data"
+    with reading(options.data):
+        kind = kind_of(options.data)
+        if kind == "npy":
+            raise ValueError("got one array, expected inputs and targets, as in .npz")
+    if kind == "table":
+        return _table_task(options, name)
+    _refuse(options, "arrays", ("columns", "ignore", "categorical"))
+    if kind == "folder":
+        _refuse(options, "a folder of IDX files", ("target", "test"))
+    test: Rows | None = None
+    with reading(options.data):
+        rows = read_pair(options.data, options.target)
+        if kind == "folder":
+            test = read_pair(options.data, None, part=1)
+    if isinstance(options.test, str):
+        with reading(options.test):
+            test = read_pair(options.test, options.target)
+    return _assemble(options, name, rows, test, 1 / 255, [])
+
+
+def _refuse(options: argparse.Namespace, what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if getattr(options, name) not in (None, ()):
+            raise CommandError(f"--{name}: says nothing to {what}, expected it with a table or other files")
+
+
+def _table_task(options: argparse.Namespace, name: str) -> Task:
+    """Read the columns that are asked for, and no others."""
+    with reading(options.data):
+        names = column_names(options.data)
+    targets = _target_names(options.target, names)
+    for option in ("columns", "ignore", "categorical"):
+        _check_names(option, getattr(options, option), names)
+    inputs = [
+        name
+        for name in options.columns or names
+        if name not in targets and (name not in options.ignore or name in options.columns)
+    ]
+    if not inputs:
+        raise CommandError(f"{options.data}: got no column but the target, expected one to learn from")
+    notes: list[str] = []
+    with reading(options.data):
+        table = read_table(options.data, [*inputs, *targets], options.categorical)
+    inputs = _without_names(inputs, table, (*options.columns, *options.categorical), notes)
+    rows = _with_target(table, inputs, targets, notes)
+    test = None
+    if isinstance(options.test, str):
+        words = [name for name, column in table.columns.items() if isinstance(column, Categories)]
+        with reading(options.test):
+            held = read_columns(options.test, [*inputs, *targets], words)
+            for target in targets:
+                held.column(target)
+            test = _with_target(held, [name for name in inputs if name in held.columns], targets, notes)
+    return _assemble(options, name, rows, test, 1.0, notes)
+
+
+def _target_names(asked: str | None, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of the target: one, or several with commas between them."""
+    if asked is None:
+        raise CommandError(f"--target: got none, expected the column to learn, one of {_list(names)}")
+    if asked in names:
+        return (asked,)
+    targets = tuple(part.strip() for part in asked.split(","))
+    _check_names("target", targets, names)
+    return targets
+
+
+def _check_names(option: str, asked: Sequence[str], names: Sequence[str]) -> None:
+    for name in asked:
+        if name not in names:
+            message = str(unknown_name(f"--{option}", name, names))
+            if any(part.replace(".", "", 1).lstrip("-").isdigit() for part in names):
+                message += "; are these the first row? The first line of a file names its columns"
+            raise CommandError(message)
+
+
+def _list(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(map(repr, names[:most])) + ", ..." * (len(names) > most)
+
+
+def _without_names(inputs: list[str], table: Table, kept: Sequence[str], notes: list[str]) -> list[str]:
+    """Leave out columns that name the rows: words, most of them different."""
+    result = []
+    for name in inputs:
+        different = _different(table.columns[name])
+        if name not in kept and different > max(MAX_CATEGORIES, len(table) // 2):
+            notes.append(f"{name!r} is left out: {different:,} different words (--categorical {name} takes it in)")
+        else:
+            result.append(name)
+    return result
+
+
+def _different(column: Column) -> int:
+    """Return how many categories of a column occur; 0 for numbers."""
+    return int(np.count_nonzero(np.bincount(column.codes + 1)[1:])) if isinstance(column, Categories) else 0
+
+
+def _with_target(table: Table, inputs: Sequence[str], targets: Sequence[str], notes: list[str]) -> Rows:
+    """Return the rows that have a target, and note how many have none."""
+    without = np.zeros(len(table), bool)
+    for target in targets:
+        without |= is_missing(table.columns[target])
+    if without.any():
+        notes.append(f"{int(without.sum()):,} rows without {' or '.join(targets)} are left out")
+        table = table[~without]
+    x = Table({name: table.columns[name] for name in inputs}, len(table))
+    return Rows(x, Table({name: table.columns[name] for name in targets}, len(table)))
+
+
+def _assemble(
+    options: argparse.Namespace, name: str, rows: Rows, test: Rows | None, byte_scale: float, notes: list[str]
+) -> Task:
+    """Infer the task, set rows apart, fit the preparation, and apply it to all parts."""
+    where = options.data or "digits"
+    if len(rows.y) < 2 or (test is not None and not len(test.y)):
+        least = min(len(rows.y), len(rows.y if test is None else test.y))
+        raise CommandError(f"{where}: got {least} rows with a target, expected two or more, and one to test on")
+    kind, reason = infer(rows.y, options.task)
+    train, apart, held = _split(options, len(rows.y), test is None)
+    if test is None and len(held):
+        test = Rows(rows.x[held], rows.y[held])
+    learn = Rows(rows.x[train], rows.y[train])
+    with reading(where):
+        target = _fit_target(kind, rows.y, learn.y)
+        if isinstance(learn.x, Table):
+            rescale, preparation = None, Preparation.fit(learn.x, tuple(learn.x.columns), target)
+            notes.append(_describe(preparation, learn.x))
+        else:
+            rescale, preparation = _rescale(learn.x, byte_scale), Preparation((), target)
+        parts = [_apply(part, preparation, options.dtype) for part in (learn, Rows(rows.x[apart], rows.y[apart]))]
+    tested = None
+    if test is not None:
+        with reading(options.test if isinstance(options.test, str) else where):
+            tested = _apply(test, preparation, options.dtype)
+    if options.data is not None and not Path(options.data).is_dir():
+        notes.insert(0, f"task: {kind}, {reason}")
+    return Task(name, parts[0], parts[1] if len(apart) else None, tested, rescale, preparation, tuple(notes))
+
+
+def infer(target: Table, asked: str | None) -> tuple[str, str]:
+    """Return "classes" or "values" for a target, and why."""
+    if asked is not None:
+        return asked, "as asked for"
+    names = list(target.columns)
+    if len(names) > 1:
+        return "values", f"since there are {len(names)} columns to learn"
+    column, name = target.columns[names[0]], names[0]
+    if isinstance(column, Categories):
+        return "classes", f"since {name!r} holds words"
+    different = np.unique(column)
+    if (different != np.rint(different)).any():
+        return "values", f"since {name!r} holds numbers that are not all whole (--task classes overrules)"
+    count = f"since {name!r} holds {len(different):,} different whole numbers"
+    if len(different) <= min(FEW, len(column) // 2):
+        return "classes", f"{count} (--task values overrules)"
+    return "values", f"{count} (--task classes overrules)"
+
+
+def _split(options: argparse.Namespace, rows: int, tests: bool) -> tuple[Array, Array, Array]:
+    """Return the rows to train on, to choose the best epoch by and to test on, at random by the seed."""
+    order = np.random.default_rng(options.seed).permutation(rows)
+    share = (TEST_SHARE if options.test is None else options.test) if tests else 0.0
+    held = _count(rows, share)
+    apart = _count(rows - held, options.validation)
+    return order[held + apart :], order[held : held + apart], order[:held]
+
+
+def _count(rows: int, share: float) -> int:
+    return min(max(1, round(rows * share)), rows - 1) if share else 0
+
+
+def _fit_target(kind: str, every: Table, train: Table) -> Classes | Values:
+    """Return the target's preparation: the classes of all rows, or the mean and spread of those to train on."""
+    names = tuple(every.columns)
+    if kind == "values":
+        return Values.fit(names, train)
+    if len(names) > 1:
+        raise ValueError(f"got {len(names)} columns as classes, expected one, or --task values")
+    target = Classes.fit(names[0], every.columns[names[0]])
+    if len(target.classes) < 2:
+        raise ValueError(f"column {names[0]!r}: got one class alone, {target.classes[0]}, expected two or more")
+    return target
+
+
+def _describe(preparation: Preparation, table: Table) -> str:
+    """Say what the columns become, and which are left out or cut."""
+    columns = preparation.columns
+    categorical = [column for column in columns if isinstance(column, Categorical)]
+    text = f"columns: {len(columns) - len(categorical)} numeric, {len(categorical)} categorical"
+    text += f", {len(preparation.inputs):,} inputs"
+    if empty := [name for name in table.columns if name not in [column.name for column in columns]]:
+        text += f"; empty and left out: {_list(empty)}"
+    if cut := [part.name for part in categorical if _different(table.columns[part.name]) > len(part.categories)]:
+        text += f"; of {_list(cut)} the {MAX_CATEGORIES} most frequent categories (--ignore leaves a column out)"
+    return text
+
+
+def _rescale(x: Array, byte_scale: float) -> Rescale:
+    """Return what brings bytes to 0 .. 1, and columns of other numbers to mean 0 and spread 1."""
+    if x.dtype == np.uint8:
+        return Rescale(byte_scale)
+    measured = [mean_and_spread(column) for column in x.T]
+    mean, spread = np.array(measured).T
+    return Rescale(1.0 / spread, -mean / spread)
+
+
+def _apply(rows: Rows, preparation: Preparation, dtype: str) -> Pair:
+    x = preparation.transform(rows.x, dtype) if isinstance(rows.x, Table) else rows.x
+    return x, preparation.target.encode(rows.y)

@@ -1,0 +1,326 @@
+"""Tables with named columns, from CSV and Parquet files, data frames and dictionaries of columns.
+
+A column is numbers (float64, NaN where a value is missing) or categories. pyarrow reads files and data frames;
+without it, a CSV file of numbers is read all the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib.util
+import os
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn._errors import unknown_name
+
+if TYPE_CHECKING:
+    import pyarrow
+
+NEEDS_PYARROW = 'pyarrow is not installed: pip install "fastnn[table]" brings it'
+
+MISSING = (
+    "", "?", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
+    "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+"""Cells of a CSV file that stand for a missing value: those of pandas, and the ? of the UCI repository."""
+
+
+class Categories(NamedTuple):
+    """A column of categories: row i holds `names[codes[i]]`; the code -1 is a missing value."""
+
+    codes: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+
+
+Column = npt.NDArray[np.float64] | Categories
+
+
+@dataclass(frozen=True)
+class Table:
+    """Named columns of one length.
+
+    Parameters
+    ----------
+    columns : mapping from name to Column
+    rows : int
+    """
+
+    columns: Mapping[str, Column]
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def column(self, name: str) -> Column:
+        """Return a column.
+
+        Raises
+        ------
+        ValueError
+            If there is none of this name.
+        """
+        if name not in self.columns:
+            raise ValueError(f"got no column {name!r}, expected it among {', '.join(map(repr, self.columns))}")
+        return self.columns[name]
+
+    def __getitem__(self, rows: npt.NDArray[Any]) -> Table:
+        """Return the rows of these indices, or where this mask is true."""
+        taken = {
+            name: Categories(column.codes[rows], column.names) if isinstance(column, Categories) else column[rows]
+            for name, column in self.columns.items()
+        }
+        return Table(taken, int(np.count_nonzero(rows)) if rows.dtype == bool else len(rows))
+
+
+def is_missing(column: Column) -> npt.NDArray[np.bool_]:
+    """Return where a column has no value."""
+    return column.codes < 0 if isinstance(column, Categories) else np.isnan(column)
+
+
+def as_categories(column: Column) -> Categories:
+    """Return a column of numbers as categories, whole numbers without a point; one of categories as it is."""
+    if isinstance(column, Categories):
+        return column
+    there = ~np.isnan(column)
+    values, places = np.unique(column[there], return_inverse=True)
+    codes = np.full(len(column), -1, np.int64)
+    codes[there] = places
+    return Categories(codes, tuple(number_name(value) for value in values))
+
+
+def number_name(value: float) -> str:
+    """Return a number as text, a whole one without a point."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def as_table(data: Any) -> Table:
+    """Return a table for a `Table`, or whatever pyarrow takes: data frames, tables, dictionaries of columns.
+
+    Parameters
+    ----------
+    data : Table, pandas, polars or pyarrow table, or mapping from name to values
+
+    Raises
+    ------
+    ImportError
+        If pyarrow is needed and not installed.
+    TypeError, ValueError
+        If it is no table, or has a column of neither numbers nor categories, such as dates.
+    """
+    if isinstance(data, Table):
+        return data
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ImportError(NEEDS_PYARROW)
+    import pyarrow
+
+    try:
+        return _from_arrow(pyarrow.table(data))
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"data: cannot be read as a table: {error}") from None
+
+
+def column_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the names of a file's columns, in its order; see `read_table`."""
+    place = Path(path)
+    if not _is_parquet(place):
+        return _Layout.of(place).names
+    import pyarrow.parquet
+
+    with _arrow_errors(), pyarrow.parquet.ParquetFile(place) as file:
+        return _named_once(file.schema_arrow.names)
+
+
+def read_table(
+    path: str | os.PathLike[str], columns: Sequence[str] | None = None, words: Collection[str] = ()
+) -> Table:
+    """Read a CSV file (plain or .gz) or a Parquet file.
+
+    The first line of a CSV file names the columns; commas, semicolons, tabs and bars are known as separators. A
+    column whose cells are all numbers is one of numbers, any other one of categories; see `MISSING` for cells
+    without a value.
+
+    Parameters
+    ----------
+    path : str or path-like
+    columns : sequence of str, optional
+        Those to read; None reads all.
+    words : collection of str
+        Columns that are categories, even where all their cells are numbers.
+
+    Raises
+    ------
+    ImportError
+        If pyarrow is needed and not installed.
+    ValueError
+        If the file is damaged, lacks a column, or has one of neither numbers nor categories.
+    OSError
+        If it cannot be opened.
+    """
+    place = Path(path)
+    names = column_names(place)
+    wanted = list(names if columns is None else columns)
+    for name in wanted:
+        if name not in names:
+            raise unknown_name("column", name, names)
+    if _is_parquet(place):
+        import pyarrow.parquet
+
+        with _arrow_errors(), pyarrow.parquet.ParquetFile(place) as file:
+            table = _from_arrow(file.read(columns=wanted))
+    elif importlib.util.find_spec("pyarrow") is None:
+        table = _read_numbers(place, wanted)
+    else:
+        with _arrow_errors():
+            table = _from_arrow(_read_csv(place, wanted, words))
+    typed = {name: as_categories(table.columns[name]) if name in words else table.columns[name] for name in wanted}
+    return Table(typed, table.rows)
+
+
+def _is_parquet(path: Path) -> bool:
+    with open(path, "rb") as file:
+        found = file.read(4) == b"PAR1"
+    if found and importlib.util.find_spec("pyarrow") is None:
+        raise ImportError(NEEDS_PYARROW)
+    return found
+
+
+@contextmanager
+def _arrow_errors() -> Iterator[None]:
+    """Turn pyarrow's errors about what a file holds into one sentence."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(" ".join(str(error).split()).rstrip(".")) from None
+
+
+def _named_once(names: Sequence[str]) -> tuple[str, ...]:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"got more than one column named {twice[0]!r}, expected a name for each")
+    return tuple(names)
+
+
+class _Layout(NamedTuple):
+    """The columns' names of a CSV file, what stands between its cells, and the lines that the names take."""
+
+    names: tuple[str, ...]
+    delimiter: str
+    lines: int
+
+    @classmethod
+    def of(cls, path: Path) -> _Layout:
+        try:
+            with _open_text(path) as file:
+                delimiter = max(",;\t|", key=file.readline().count)
+                file.seek(0)
+                reader = csv.reader(file, delimiter=delimiter)
+                header = next((row for row in reader if row), [])
+                lines = reader.line_num
+        except UnicodeDecodeError:
+            raise ValueError("got bytes that are no text, expected CSV in UTF-8, or Parquet") from None
+        if not header:
+            raise ValueError("got no line, expected one with the columns' names")
+        return cls(_named_once([name.strip() for name in header]), delimiter, lines)
+
+
+def _open_text(path: Path) -> TextIO:
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if packed:
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def _read_csv(path: Path, columns: list[str], words: Collection[str]) -> pyarrow.Table:
+    import pyarrow
+    import pyarrow.csv
+
+    layout = _Layout.of(path)
+    read = pyarrow.csv.ReadOptions(column_names=layout.names, skip_rows=layout.lines)
+    parse = pyarrow.csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
+    convert = pyarrow.csv.ConvertOptions(
+        include_columns=columns,
+        null_values=MISSING,
+        strings_can_be_null=True,
+        true_values=[],  # "true" and "false" are categories like any other, under the names that the file has
+        false_values=[],
+        column_types={name: pyarrow.string() for name in words},
+    )
+    return pyarrow.csv.read_csv(path, read, parse, convert)
+
+
+def _from_arrow(table: pyarrow.Table) -> Table:
+    columns = {name: _column(name, table.column(name)) for name in table.column_names}
+    return Table(columns, table.num_rows)
+
+
+def _column(name: str, column: pyarrow.ChunkedArray) -> Column:
+    """Return numbers, or categories for words, truth values and dictionaries."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_null(kind):
+        return np.full(len(column), np.nan)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return _numbers(name, column.cast(pa.float64(), safe=False).to_numpy())
+    if not pa.types.is_dictionary(kind):
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)):
+            raise ValueError(f"column {name!r}: got {kind}, expected numbers, words or truth values; leave it out")
+        column = column.dictionary_encode()
+    whole = column.unify_dictionaries().combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # of no rows
+        return Categories(np.empty(0, np.int64), ())
+    codes = whole.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+    return _tidy(codes, whole.dictionary.to_pylist())
+
+
+def _numbers(name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    if np.isinf(values).any():
+        row = int(np.isinf(values).argmax())
+        raise ValueError(f"column {name!r}: got {values[row]} in row {row}, expected finite numbers")
+    return values
+
+
+def _tidy(codes: npt.NDArray[np.int64], values: list[Any]) -> Categories:
+    """Return categories under names without blanks around them, each name once, missing ones left out."""
+    names: dict[str, int] = {}
+    places = np.full(len(values) + 1, -1, np.int64)
+    for place, value in enumerate(values):
+        if value is None or value != value or (name := str(value).strip()) in MISSING:
+            continue
+        places[place] = names.setdefault(name, len(names))
+    return Categories(places[codes], tuple(names))
+
+
+def _read_numbers(path: Path, columns: list[str]) -> Table:
+    """Read a CSV file of numbers without pyarrow."""
+    layout = _Layout.of(path)
+    places = [layout.names.index(name) for name in columns]
+    with _open_text(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "input contained no data"
+        try:
+            values = np.loadtxt(
+                file, delimiter=layout.delimiter, skiprows=layout.lines, usecols=places, ndmin=2, comments=None,
+                converters=_number,
+            )  # fmt: skip
+        except ValueError as error:
+            what = str(error).partition(";")[0].rstrip(".")
+            raise ValueError(f"{what}; {NEEDS_PYARROW}, which reads columns of words") from None
+    rows = len(values)
+    cells = values.T if rows else np.empty((len(columns), 0))
+    return Table({name: _numbers(name, column) for name, column in zip(columns, cells, strict=True)}, rows)
+
+
+def _number(cell: str) -> float:
+    cell = cell.strip()
+    return np.nan if cell in MISSING else float(cell)

@@ -1,0 +1,548 @@
+"""The command line on tables and arrays of the user's: train, evaluate, predict, export, info, bench."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn.cli import BAD_INPUT, FAILED, bench, main
+from fastnn.cli.sources import infer
+from fastnn.preparation import Classes, Values
+from fastnn.tables import Categories, Table
+
+HAS_PYARROW = importlib.util.find_spec("pyarrow") is not None
+needs_pyarrow = pytest.mark.skipif(not HAS_PYARROW, reason="pyarrow is not installed")
+QUICK = ("--layers", "16", "--threads", "1", "--no-plot")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Every test works in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys, *arguments):
+    """Return exit code, stdout and stderr, without the line that the first use of a kernel may print."""
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines(keepends=True)
+    return code, printed.out, "".join(line for line in lines if "compiling kernels" not in line)
+
+
+def people(rows=400, seed=0):
+    """Rows of a table as lists of text: a plan and a sum of money that age, city and membership decide."""
+    rng = np.random.default_rng(seed)
+    age = rng.normal(40, 12, rows).round(1)
+    city = rng.choice(["Lima", "Oslo", "Rome"], rows)
+    member = rng.choice(["no", "yes"], rows)
+    z = (age - 40) / 12 + 1.5 * (city == "Rome") - (member == "no")
+    plan = np.where(z > 1, "gold", np.where(z > 0, "silver", "basic"))
+    shown_age = np.where(rng.random(rows) < 0.05, "", age.astype(str))
+    return {
+        "id": [f"p{seed}-{i}" for i in range(rows)],
+        "age": shown_age.tolist(),
+        "city": city.tolist(),
+        "member": member.tolist(),
+        "plan": plan.tolist(),
+        "spend": (5000 + 2000 * z).round(2).astype(str).tolist(),
+    }
+
+
+def write_csv(name, columns):
+    lines = [",".join(columns), *(",".join(cells) for cells in zip(*columns.values(), strict=True))]
+    with open(name, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with people.csv, later.csv and models of the classes and of the values."""
+    if not HAS_PYARROW:
+        pytest.skip("pyarrow is not installed")
+    where = tmp_path_factory.mktemp("trained")
+    write_csv(where / "people.csv", people())
+    write_csv(where / "later.csv", people(100, 1))
+    for target, other in (("plan", "spend"), ("spend", "plan")):
+        options = ["--target", target, "--ignore", other, "--output", str(where / target), "--epochs", "40", "--quiet"]
+        assert main(["train", str(where / "people.csv"), *options, *QUICK]) == 0
+    return where
+
+
+# --------------------------------------------------------------------------------------------------- train
+
+
+@needs_pyarrow
+def test_train_on_a_csv_of_classes(capsys):
+    write_csv("people.csv", people())
+    options = ("--target", "plan", "--ignore", "spend", "--epochs", "40")
+    code, out, err = run(capsys, "train", "people.csv", *options, *QUICK)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "people.csv: 288 rows to train on, 32 to choose the best epoch by, 80 to test on"
+    assert lines[1] == "task: classes, since 'plan' holds words"
+    assert lines[2] == "'id' is left out: 400 different words (--categorical id takes it in)"
+    assert lines[3] == "columns: 1 numeric, 2 categorical, 7 inputs"
+    assert lines[4] == "7-16-3 relu, 179 parameters, adam"
+    assert float(re.search(r"test accuracy ([\d.]+)%", out)[1]) > 85
+    model = fastnn.load("fastnn-model.safetensors")
+    assert model.preparation.target == Classes("plan", ("basic", "gold", "silver"))
+    assert [column.name for column in model.preparation.columns] == ["age", "city", "member"]
+
+
+@needs_pyarrow
+def test_the_preparation_knows_the_training_rows_alone(capsys):
+    """Neither the rows set apart nor those of the test."""
+    write_csv("t.csv", {"x": [str(i) for i in range(20)], "y": ["1.5", "2.5"] * 10})
+    options = ("--target", "y", "--test", "0.3", "--validation", "0.5", "--seed", "3", "--epochs", "1", "--quiet")
+    assert run(capsys, "train", "t.csv", *options, *QUICK)[0] == 0
+    order = np.random.default_rng(3).permutation(20)
+    train = order[6 + 7 :]
+    preparation = fastnn.load("fastnn-model.safetensors").preparation
+    assert preparation.columns[0].mean == pytest.approx(train.mean())
+    assert preparation.columns[0].spread == pytest.approx(train.std())
+    assert preparation.target.means[0] == pytest.approx(np.where(train % 2, 2.5, 1.5).mean())
+
+
+@needs_pyarrow
+def test_train_on_values(capsys):
+    write_csv("people.csv", people())
+    options = ("--target", "spend", "--ignore", "plan,id", "--loss", "huber", "--epochs", "40", "--test", "0.25")
+    code, out, _ = run(capsys, "train", "people.csv", *options, *QUICK)
+    assert code == 0
+    assert "task: values, since 'spend' holds numbers that are not all whole (--task classes overrules)" in out
+    assert re.search(r"^epoch  1/40  loss [\d.]+  val_loss [\d.]+  val_r2 +-?[\d.]+ +[\d,]+ samples/s$", out, re.M)
+    r2, error = re.search(r"test R2 ([\d.]+), mean absolute error ([\d.]+), loss ", out).groups()
+    assert float(r2) > 0.8
+    assert 50 < float(error) < 1000, "in the target's own units: its spread is some 2,700"
+    model = fastnn.load("fastnn-model.safetensors")
+    assert model.loss.name == "huber"
+    assert not any(isinstance(layer, fastnn.Dropout) for layer in model.layers)
+
+
+@needs_pyarrow
+def test_test_rows_from_a_file(capsys, trained):
+    files = (trained / "people.csv", "--test", trained / "later.csv")
+    options = ("--target", "plan", "--ignore", "spend", "--epochs", "40", "--json")
+    code, out, _ = run(capsys, "train", *files, *options, *QUICK)
+    assert code == 0
+    result = json.loads(out)
+    evaluated = json.loads(run(capsys, "evaluate", "fastnn-model.safetensors", trained / "later.csv", "--json")[1])
+    assert result["test_rows"] == evaluated["rows"] == 100
+    assert result["test_accuracy"] == evaluated["accuracy"]
+    assert result["task"] == "classes"
+
+
+@needs_pyarrow
+def test_columns_by_choice(capsys):
+    write_csv("people.csv", people())
+    cases = (
+        (("--columns", "age,id"), ["age", "id"]),
+        (("--columns", "city,age", "--ignore", "age"), ["city", "age"]),
+        (("--ignore", "age,id"), ["city", "member", "spend"]),
+        (("--categorical", "id", "--ignore", "age,spend"), ["id", "city", "member"]),
+    )
+    for options, expected in cases:
+        arguments = ("--target", "plan", *options, "--epochs", "1", "--quiet")
+        assert run(capsys, "train", "people.csv", *arguments, *QUICK)[0] == 0
+        columns = fastnn.load("fastnn-model.safetensors").preparation.columns
+        assert [column.name for column in columns] == expected
+
+
+@needs_pyarrow
+def test_numbers_that_are_categories(capsys):
+    zips = ["01234", "00001", "77777"] * 60
+    write_csv("t.csv", {"zip": zips, "y": ["a" if z == "00001" else "b" for z in zips]})
+    options = ("--target", "y", "--categorical", "zip", "--epochs", "30", "--dropout", "0", "--lr", "0.05", "--json")
+    code, out, _ = run(capsys, "train", "t.csv", *options, *QUICK)
+    assert (code, json.loads(out)["test_accuracy"]) == (0, 1.0)
+    preparation = fastnn.load("fastnn-model.safetensors").preparation
+    assert preparation.columns[0].categories == ("00001", "01234", "77777")
+    write_csv("new.csv", {"zip": ["00001", "77777"]})
+    assert run(capsys, "predict", "fastnn-model.safetensors", "new.csv")[1] == "y\na\nb\n"
+
+
+@needs_pyarrow
+def test_numbers_that_are_names_of_classes(capsys):
+    write_csv("t.csv", {"x": ["1.5", "-2", "0"] * 20, "zip": ["01234", "00001", "77777"] * 20})
+    options = ("--target", "zip", "--categorical", "zip", "--epochs", "1", "--quiet")
+    assert run(capsys, "train", "t.csv", *options, *QUICK)[0] == 0
+    code, out, _ = run(capsys, "evaluate", "fastnn-model.safetensors", "t.csv", "--json")
+    assert code == 0
+    assert [each["class"] for each in json.loads(out)["classes"]] == ["00001", "01234", "77777"]
+
+
+@needs_pyarrow
+def test_rows_without_a_target_are_left_out(capsys):
+    columns = people(60)
+    columns["plan"][:7] = [""] * 7
+    write_csv("t.csv", columns)
+    code, out, _ = run(capsys, "train", "t.csv", "--target", "plan", "--epochs", "1", *QUICK)
+    assert code == 0
+    assert "7 rows without plan are left out" in out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"y": Categories(np.array([0, 1]), ("a", "b"))}, ("classes", "since 'y' holds words")),
+        ({"y": np.array([0.0, 1.0] * 5)}, ("classes", "since 'y' holds 2 different whole numbers (--task values over")),
+        ({"y": np.arange(20.0)}, ("values", "since 'y' holds 20 different whole numbers (--task classes overrules)")),
+        ({"y": np.arange(100) % 21.0}, ("values", "since 'y' holds 21 different whole numbers")),
+        ({"y": np.array([0.5, 1.0] * 9)}, ("values", "since 'y' holds numbers that are not all whole")),
+        ({"a": np.zeros(9), "b": np.zeros(9)}, ("values", "since there are 2 columns to learn")),
+    ],
+)
+def test_what_kind_of_task_it_is(columns, expected):
+    target = Table(columns, 0)
+    kind, reason = infer(target, None)
+    assert kind == expected[0]
+    assert reason.startswith(expected[1])
+    assert infer(target, "values") == ("values", "as asked for")
+
+
+@needs_pyarrow
+def test_the_task_by_choice(capsys):
+    write_csv("t.csv", {"x": [str(i % 3) for i in range(60)], "y": [str(i % 3) for i in range(60)]})
+    for options, kind in (((), Classes), (("--task", "values"), Values)):
+        assert run(capsys, "train", "t.csv", "--target", "y", "--epochs", "1", "--quiet", *options, *QUICK)[0] == 0
+        assert isinstance(fastnn.load("fastnn-model.safetensors").preparation.target, kind)
+    code, _, err = run(capsys, "train", "t.csv", "--target", "y", "--loss", "huber", *QUICK)
+    assert code == BAD_INPUT
+    assert err == "fastnn: --loss: got huber for classes, expected cross_entropy (--task overrules)\n"
+
+
+@needs_pyarrow
+def test_several_columns_of_values(capsys):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2))
+    columns = {"a": x[:, 0], "b": x[:, 1], "sum": 100 + x.sum(axis=1), "half": x[:, 0] / 2000}
+    write_csv("t.csv", {name: column.astype(str).tolist() for name, column in columns.items()})
+    code, out, _ = run(capsys, "train", "t.csv", "--target", "sum,half", "--epochs", "60", "--test", "0", *QUICK)
+    assert code == 0
+    assert "not tested, from epoch" in out
+    write_csv("new.csv", {"b": ["0.5", "-0.5"], "a": ["1", "0"]})
+    _, out, _ = run(capsys, "predict", "fastnn-model.safetensors", "new.csv")
+    assert out.startswith("sum,half\n")
+    values = np.array([line.split(",") for line in out.splitlines()[1:]], float)
+    assert (abs(values - [[101.5, 0.0005], [99.5, 0]]) < [0.5, 2e-4]).all(), values
+    result = json.loads(run(capsys, "evaluate", "fastnn-model.safetensors", "t.csv", "--json")[1])
+    assert [each["target"] for each in result["targets"]] == ["sum", "half"]
+    assert result["r2"] == pytest.approx(np.mean([each["r2"] for each in result["targets"]]), abs=1e-5)
+
+
+def test_npz(capsys):
+    rng = np.random.default_rng(0)
+    x = rng.normal(5, 3, size=(300, 2, 2))
+    y = np.where(x[:, 0, 0] > 5, "up", "down")
+    np.savez("t.npz", x=x, y=y)
+    np.savez("named.npz", rows=x, side=y)
+    code, out, err = run(capsys, "train", "t.npz", "--epochs", "60", "--dropout", "0", *QUICK)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "t.npz: 216 rows to train on, 24 to choose the best epoch by, 60 to test on"
+    assert out.splitlines()[1] == "task: classes, since 'y' holds words"
+    assert float(re.search(r"test accuracy ([\d.]+)%", out)[1]) > 90
+    assert re.findall(r"^epoch +(\d+)/60", out, re.M) == [*map(str, range(1, 51)), "60"]
+    arguments = ("named.npz", "--target", "side", "--epochs", "1", "--output", "named", "--quiet")
+    assert run(capsys, "train", *arguments, *QUICK)[0] == 0
+    for model, data, target in (("fastnn-model.safetensors", "t.npz", ()), ("named", "named.npz", ())):
+        code, out, _ = run(capsys, "evaluate", model, data, *target, "--json")
+        assert code == 0
+        assert [each["class"] for each in json.loads(out)["classes"]] == ["down", "up"]
+    np.save("x.npy", x)
+    _, out, _ = run(capsys, "predict", "fastnn-model.safetensors", "x.npy")
+    assert (np.array(out.split()) == y).mean() > 0.9
+    run(capsys, "predict", "fastnn-model.safetensors", "x.npy", "--output", "c.npy")
+    assert np.load("c.npy").tolist() == out.split()
+
+
+def test_npz_of_values(capsys):
+    x = np.random.default_rng(0).normal(size=(300, 3))
+    np.savez("t.npz", x=x, y=np.column_stack([1000 * x[:, 0], x[:, 1] - 7]))
+    options = ("--epochs", "60", "--test", "0", "--lr", "0.01", "--dtype", "float64", "--json")
+    assert run(capsys, "train", "t.npz", *options, *QUICK)[0] == 0
+    result = json.loads(run(capsys, "evaluate", "fastnn-model.safetensors", "t.npz", "--json")[1])
+    assert [each["target"] for each in result["targets"]] == ["y[0]", "y[1]"]
+    assert result["r2"] > 0.95
+    assert 1 < result["targets"][0]["mean_absolute_error"] < 300
+
+
+def test_a_pair_of_idx_files(capsys, folder):
+    x, y, _, _ = fastnn.load_digits()
+    for name, array, shape in (("images", x * 15, (1442, 8, 8)), ("labels", y.astype(np.uint8), (1442,))):
+        header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
+        (folder / name).write_bytes(header + array.tobytes())
+    code, out, _ = run(capsys, "train", "images", "--target", "labels", "--epochs", "20", *QUICK)
+    assert code == 0
+    assert "task: classes, since 'label' holds 10 different whole numbers (--task values overrules)" in out
+    code, out, _ = run(capsys, "evaluate", "fastnn-model.safetensors", "images", "--target", "labels")
+    assert float(re.match(r"1,442 rows: accuracy ([\d.]+)%", out)[1]) > 85
+    code, _, err = run(capsys, "train", "images", *QUICK)
+    assert code == BAD_INPUT
+    assert err == "fastnn: images: got images alone, expected the IDX file of their labels as --target\n"
+
+
+@pytest.mark.usefixtures("folder")
+def test_without_pyarrow(capsys, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else found(name))
+    write_csv("n.csv", {"x": [str(i) for i in range(40)], "y": [str(i / 2) for i in range(40)]})
+    assert run(capsys, "train", "n.csv", "--target", "y", "--epochs", "1", "--quiet", *QUICK) == (0, "", "")
+    write_csv("w.csv", people(20))
+    code, _, err = run(capsys, "train", "w.csv", "--target", "plan", *QUICK)
+    assert (code, err.count("\n")) == (BAD_INPUT, 1)
+    assert 'pyarrow is not installed: pip install "fastnn[table]" brings it' in err
+    code, _, err = run(capsys, "predict", "fastnn-model.safetensors", "n.csv", "--output", "p.parquet")
+    assert (code, err) == (
+        BAD_INPUT,
+        'fastnn: --output: pyarrow is not installed: pip install "fastnn[table]" brings it\n',
+    )
+
+
+# ------------------------------------------------------------------------------------ evaluate and predict
+
+
+def test_evaluate_classes(capsys, trained):
+    metrics = pytest.importorskip("sklearn.metrics")
+    code, out, _ = run(capsys, "evaluate", trained / "plan", trained / "later.csv", "--json")
+    assert code == 0
+    result = json.loads(out)
+    true = people(100, 1)["plan"]
+    run(capsys, "predict", trained / "plan", trained / "later.csv", "--output", "p.csv")
+    with open("p.csv", encoding="utf-8") as file:
+        header, *predicted = file.read().split()
+    assert header == "plan"
+    assert result["accuracy"] == pytest.approx(metrics.accuracy_score(true, predicted))
+    assert result["confusion"] == metrics.confusion_matrix(true, predicted).tolist()
+    report = metrics.classification_report(true, predicted, output_dict=True, zero_division=0)
+    for each in result["classes"]:
+        for name, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+            assert each[name] == pytest.approx(report[each["class"]][theirs]), name
+        assert each["rows"] == report[each["class"]]["support"]
+    lines = run(capsys, "evaluate", trained / "plan", trained / "later.csv")[1].splitlines()
+    assert lines[0] == f"100 rows: accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f}"
+    assert lines[2].split() == ["class", "rows", "precision", "recall", "f1", "taken", "for", "basic", "gold", "silver"]
+    assert lines[3].split()[-3:] == [str(count) for count in result["confusion"][0]]
+
+
+def test_evaluate_values(capsys, trained):
+    metrics = pytest.importorskip("sklearn.metrics")
+    result = json.loads(run(capsys, "evaluate", trained / "spend", trained / "later.csv", "--json")[1])
+    true = np.array(people(100, 1)["spend"], float)
+    predicted = np.array(run(capsys, "predict", trained / "spend", trained / "later.csv")[1].split()[1:], float)
+    (each,) = result["targets"]
+    assert each["mean_absolute_error"] == pytest.approx(metrics.mean_absolute_error(true, predicted), rel=1e-4)
+    assert each["root_mean_squared_error"] ** 2 == pytest.approx(metrics.mean_squared_error(true, predicted), rel=1e-4)
+    assert each["r2"] == pytest.approx(metrics.r2_score(true, predicted), abs=1e-4)
+    assert result["r2"] == pytest.approx(each["r2"], abs=1e-4)
+    out = run(capsys, "evaluate", trained / "spend", trained / "later.csv")[1]
+    assert out.splitlines()[2].split("  ")[-1] == "root mean squared error"
+    assert out.splitlines()[3].startswith("spend ")
+
+
+def test_evaluate_models_made_in_python(capsys):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 3))
+    cases = (
+        ("cross_entropy", 4, rng.integers(0, 4, 50), "accuracy"),
+        ("binary_cross_entropy", 1, rng.integers(0, 2, 50), "accuracy"),
+        ("binary_cross_entropy", 2, rng.integers(0, 2, (50, 2)), "accuracy"),
+        ("squared_error", 1, rng.normal(size=50), "r2"),
+        ("huber", 2, rng.normal(size=(50, 2)), "r2"),
+    )
+    for loss, units, y, score in cases:
+        model = fastnn.Sequential([fastnn.Dense(units)], loss, input_size=3)
+        model.save("m")
+        np.savez("t.npz", x=x, y=y)
+        code, out, err = run(capsys, "evaluate", "m", "t.npz", "--json")
+        assert (code, err) == (0, ""), loss
+        expected = model.evaluate(x, y)
+        result = json.loads(out)
+        assert result["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+        assert result[score] == pytest.approx(expected[score])
+        assert len(result.get("classes", [])) == {("cross_entropy", 4): 4, ("binary_cross_entropy", 1): 2}.get(
+            (loss, units), 0
+        )
+
+
+def test_evaluate_a_folder_of_idx_files_takes_its_test_files(capsys, folder):
+    rng = np.random.default_rng(0)
+    sizes = {"train": 30, "t10k": 20}
+    for part, rows in sizes.items():
+        images, labels = rng.integers(0, 256, (rows, 2, 2), np.uint8), rng.integers(0, 3, rows).astype(np.uint8)
+        for name, array in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+            (folder / name).write_bytes(header + array.tobytes())
+    assert run(capsys, "train", ".", "--epochs", "1", "--quiet", *QUICK)[0] == 0
+    assert run(capsys, "evaluate", "fastnn-model.safetensors", ".")[1].startswith("20 rows: accuracy ")
+
+
+def test_predict_takes_raw_files(capsys, trained):
+    """Another order, further columns, a date, categories never seen, cells without a value, no target."""
+    columns = people(5, 2)
+    del columns["plan"], columns["spend"]
+    columns = {"when": ["2026-01-01"] * 5, **dict(reversed(columns.items()))}
+    columns["city"] = ["Paris", "", "Oslo", "Rome", "Lima"]
+    columns["age"][:2] = ["", "90"]
+    write_csv("new.csv", columns)
+    code, out, err = run(capsys, "predict", trained / "plan", "new.csv")
+    assert (code, err) == (0, "")
+    lines = out.split()
+    assert lines[0] == "plan"
+    model = fastnn.load(trained / "plan")
+    rows = {name: columns[name] for name in ("age", "city", "member")}
+    rows["age"] = [float(age) if age else None for age in rows["age"]]
+    rows["city"][1] = None
+    x = model.preparation.transform(rows)
+    assert x[0].tolist()[2:5] == [0, 0, 0], "Paris is no city of the training rows"
+    assert lines[1:] == model.preparation.target.decode(model.predict_class(x)).tolist()
+    header, *shares = run(capsys, "predict", trained / "plan", "new.csv", "--proba")[1].splitlines()
+    assert header == "basic,gold,silver"
+    printed = np.array([line.split(",") for line in shares], np.float32)
+    np.testing.assert_array_equal(printed, model.predict_proba(x))
+
+
+def test_predict_writes_parquet(capsys, trained):
+    import pyarrow.parquet
+
+    for options, names in (((), ["plan"]), (("--proba",), ["basic", "gold", "silver"])):
+        arguments = (trained / "plan", trained / "later.csv", *options, "--output", "p.parquet")
+        assert run(capsys, "predict", *arguments) == (0, "", "")
+        table = pyarrow.parquet.read_table("p.parquet")
+        assert table.column_names == names
+        printed = run(capsys, "predict", trained / "plan", trained / "later.csv", *options)[1].splitlines()[1:]
+        written = zip(*table.to_pydict().values(), strict=True)
+        if options:
+            shares = [[float(cell) for cell in line.split(",")] for line in printed]
+            np.testing.assert_allclose(shares, list(written), rtol=1e-7)
+        else:
+            assert printed == [row[0] for row in written]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "predict plan narrow.csv",
+            "narrow.csv: got no column 'age', 'member', expected all columns that the model was",
+        ),
+        ("predict plan words.csv", "words.csv: column 'age': got 'old', expected numbers, as in training"),
+        ("predict plan x.npy", "x.npy: got .npy, expected a table, CSV or Parquet, as the model was trained on one"),
+        ("predict plan nothing.csv", "nothing.csv: No such file or directory"),
+        ("evaluate plan words.csv", "words.csv: column 'age': got 'old'"),
+        ("evaluate plan new.csv", "new.csv: got no column 'plan', expected it among 'age', 'city', 'member'"),
+        ("evaluate plan later.csv --target spend", "--target: the model was trained on plan, expected none"),
+        ("evaluate plan empty.csv", "empty.csv: got no rows, expected some"),
+        ("train later.csv --target plan,spend --task classes", "got 2 columns as classes, expected one"),
+        ("train later.csv --target spend --task classes", "later.csv: column 'spend': got "),
+        ("train later.csv --target plan --task values", "later.csv: column 'plan': got words, expected numbers"),
+        ("train later.csv --target plan --test new.csv", "new.csv: got no column 'plan', expected it among 'age'"),
+        ("train later.csv --target plan --ignore agee", "--ignore: got 'agee', expected one of 'id', 'age', "),
+        ("train later.csv --target paln", "Did you mean 'plan'?"),
+        ("train later.csv --target plan --columns plan", "later.csv: got no column but the target"),
+        ("train later.csv", "--target: got none, expected the column to learn, one of 'id', 'age', 'city', 'member', "),
+        ("train one.csv --target y", "one.csv: column 'y': got one class alone, a, expected two or more"),
+        ("train head.csv --target y", "are these the first row? The first line of a file names its columns"),
+        ("train dates.csv --target y", "dates.csv: column 'when': got date32[day], expected numbers, words or truth"),
+        ("train x.npy", "x.npy: got one array, expected inputs and targets, as in .npz"),
+        ("train x.npz", "x.npz: got arrays x, expected the targets in one named y"),
+        ("train x.npz --columns a", "--columns: says nothing to arrays"),
+        ("train cut.npz", "cut.npz: got a damaged file"),
+        ("export plan --to torch", "--to: got 'torch', expected one of 'npz', 'onnx'"),
+        ("export plan --output net.pb", "--to: got pb, expected npz or onnx"),
+    ],
+)
+def test_bad_files_are_one_sentence(capsys, folder, trained, arguments, message):
+    new = people(5)
+    write_csv("new.csv", {name: new[name] for name in ("age", "city", "member")})
+    write_csv("narrow.csv", {"city": ["Oslo"]})
+    write_csv("words.csv", {**new, "age": ["old"] * 5})
+    write_csv("empty.csv", {name: [] for name in new})
+    write_csv("one.csv", {"x": list("123456"), "y": list("aaaaaa")})
+    write_csv("head.csv", {"1.5": ["2", "3"], "a": ["b", "c"]})
+    write_csv("dates.csv", {"when": ["2020-01-01"] * 9, "y": list("ababababa")})
+    np.save("x.npy", np.zeros((3, 3)))
+    np.savez("x.npz", x=np.zeros((3, 3)))
+    (folder / "cut.npz").write_bytes(b"PK\x03\x04" + b"\0" * 40)
+    for name in ("plan", "later.csv"):
+        (folder / name).write_bytes((trained / name).read_bytes())
+    before = sorted(path.name for path in folder.iterdir())
+    code, out, err = run(capsys, *arguments.split())
+    assert (code, out) == (BAD_INPUT, "")
+    assert message in err
+    assert err.startswith("fastnn")
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+# ---------------------------------------------------------------------------------------- export, info, bench
+
+
+def test_export_npz(capsys, trained):
+    code, out, _ = run(capsys, "export", trained / "plan", "--to", "npz")
+    assert (code, out) == (0, "wrote plan.npz: 7 prepared inputs in, 3 logits out\n")
+    model = fastnn.load(trained / "plan")
+    with np.load("plan.npz", allow_pickle=False) as arrays:
+        names = ["dense_0.weight", "dense_0.bias", "dense_1.weight", "dense_1.bias"]
+        for name, weight in zip(names, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(arrays[name], weight)
+        config = json.loads(str(arrays["config"]))
+    assert config["preparation"] == json.loads(json.dumps(model.preparation.config()))
+    code, out, _ = run(capsys, "export", trained / "spend", "--output", "s.npz", "--json")
+    assert json.loads(out)["output_kind"] == "standardised values"
+
+
+def test_export_onnx_is_left_to_the_exchange(capsys, monkeypatch, trained):
+    written = []
+
+    def to_onnx(model, path):
+        written.append(model.network.n_params)
+        path.write_bytes(b"onnx")
+
+    monkeypatch.setitem(sys.modules, "fastnn.exchange", types.SimpleNamespace(to_onnx=to_onnx))
+    assert run(capsys, "export", trained / "plan", "--output", "net.onnx")[1].startswith("wrote net.onnx: 7 prepared")
+    assert written == [fastnn.load(trained / "plan").network.n_params]
+
+    def full(model, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.modules["fastnn.exchange"], "to_onnx", full)
+    code, _, err = run(capsys, "export", trained / "plan", "--to", "onnx")
+    assert (code, err) == (FAILED, "fastnn: plan.onnx: cannot be written: No space left on device\n")
+
+
+def test_info_shows_the_preparation(capsys, trained):
+    lines = run(capsys, "info", trained / "plan")[1].splitlines()
+    assert "target      plan: basic, gold, silver" in lines
+    assert "column      city: Lima, Oslo, Rome" in lines
+    age = fastnn.load(trained / "plan").preparation.columns[0]
+    assert f"column      age: mean {age.mean:.4g}, spread {age.spread:.4g}, or missing" in lines
+    result = json.loads(run(capsys, "info", trained / "spend", "--json")[1])
+    assert result["inputs"][:3] == ["age", "age is missing", "city = Lima"]
+    assert result["preparation"]["target"]["names"] == ["spend"]
+    assert result["parameters"] == 7 * 16 + 16 + 16 + 1
+    assert result["epoch"] == 40
+    assert "target      spend: mean " in run(capsys, "info", trained / "spend")[1]
+
+
+def test_bench(capsys, monkeypatch):
+    small = bench.Workload("small", 64, (5, 7, 3), 32, "relu")
+    assert small.flops == 64 * (6 * (5 * 7 + 7 * 3) - 2 * 5 * 7)
+    monkeypatch.setattr(bench, "WORKLOADS", (small,))
+    code, out, err = run(capsys, "bench", "--seconds", "0.01", "--threads", "1")
+    assert (code, err) == (0, "")
+    header, line = out.splitlines()
+    assert header.split() == ["network", "layers", "batch", "us/step", "samples/s", "GFLOP/s"]
+    assert line.split()[:3] == ["small", "5-7-3", "32"]
+    (result,) = json.loads(run(capsys, "bench", "--seconds", "0.01", "--threads", "1", "--json")[1])["workloads"]
+    seconds = 64 / result["samples_per_second"]
+    assert result["us_per_step"] == pytest.approx(1e6 * seconds / 2)
+    assert result["gflops"] == pytest.approx(small.flops / seconds / 1e9)

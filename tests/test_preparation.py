@@ -1,0 +1,208 @@
+"""What a table's columns become, beside scikit-learn; what is learned of them, kept, and given back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn.preparation import MAX_CATEGORIES, Classes, Preparation, Values
+from fastnn.tables import Categories, Table
+
+NAN = np.nan
+
+
+def categories(*cells):
+    names = tuple(dict.fromkeys(cell for cell in cells if cell is not None))
+    return Categories(np.array([-1 if cell is None else names.index(cell) for cell in cells], np.int64), names)
+
+
+def table(**columns):
+    return Table(columns, len(categories_or_numbers(next(iter(columns.values())))))
+
+
+def categories_or_numbers(column):
+    return column.codes if isinstance(column, Categories) else column
+
+
+TARGET = Classes("y", ("no", "yes"))
+
+
+def fit(*names, target=TARGET, **columns):
+    return Preparation.fit(table(**columns), names or tuple(columns), target)
+
+
+def test_numbers_are_standardised_as_scikit_learn_does():
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    rng = np.random.default_rng(0)
+    columns = {"a": rng.normal(1e6, 3, 50), "b": rng.integers(0, 5, 50) * 1e-4, "c": np.full(50, 7.3)}
+    new = {"a": rng.normal(1e6, 9, 20), "b": rng.normal(size=20), "c": rng.normal(size=20)}
+    prepared = fit(**columns)
+    scaler = preprocessing.StandardScaler().fit(np.column_stack(list(columns.values())))
+    for part in (columns, new):
+        got = prepared.transform(table(**part), np.float64)
+        np.testing.assert_allclose(got, scaler.transform(np.column_stack(list(part.values()))), rtol=1e-9, atol=1e-9)
+    assert prepared.transform(table(**new)).dtype == np.float32
+
+
+def test_categories_are_one_hot_as_scikit_learn_does():
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    cells = ["b", "a", None, "c", "a"]
+    new = ["c", "z", None, "a"]
+    prepared = fit(w=categories(*cells))
+    encoder = preprocessing.OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    encoder.fit(np.array(cells, object)[:, None])
+    got = prepared.transform(table(w=categories(*new)))
+    np.testing.assert_array_equal(got, encoder.transform(np.array(new, object)[:, None]))
+    assert prepared.inputs == ("w = a", "w = b", "w = c", "w is missing")
+
+
+def test_missing_numbers_count_as_the_mean_and_are_marked():
+    prepared = fit(a=np.array([1.0, NAN, 3.0]), b=np.array([4.0, 5.0, 6.0]))
+    assert prepared.inputs == ("a", "a is missing", "b")
+    got = prepared.transform(table(a=np.array([NAN, 2.0, 3.0]), b=np.array([NAN, 5.0, 5.0])), np.float64)
+    np.testing.assert_allclose(got, [[0, 1, 0], [0, 0, 0], [1, 0, 0]], err_msg="training never lacked a b: no mark")
+
+
+def test_missing_categories_that_training_never_lacked_are_zeros():
+    prepared = fit(w=categories("a", "b"))
+    assert prepared.inputs == ("w = a", "w = b")
+    assert prepared.transform(table(w=categories(None, "b"))).tolist() == [[0, 0], [0, 1]]
+
+
+def test_the_most_frequent_categories_are_kept():
+    often = [f"w{i:03}" for i in range(MAX_CATEGORIES)]
+    prepared = fit(w=categories("rare", *often, *often))
+    assert prepared.columns[0].categories == tuple(often)
+    assert not prepared.transform(table(w=categories("rare"))).any()
+
+
+def test_only_categories_that_occur_count():
+    """A dictionary, or the rows set apart, may hold more."""
+    column = Categories(np.array([2, 0, 2]), ("c", "b", "a"))
+    assert fit(w=column).columns[0].categories == ("a", "c")
+    assert Classes.fit("w", column).classes == ("a", "c")
+
+
+def test_columns_are_found_by_name():
+    prepared = fit("w", "a", a=np.array([0.0, 2.0]), w=categories("u", "v"), extra=np.zeros(2))
+    new = table(other=categories("x", "y"), w=categories("v", "u"), a=np.array([2.0, 0.0]))
+    assert prepared.transform(new).tolist() == [[0, 1, 1], [1, 0, -1]]
+    with pytest.raises(
+        ValueError, match=r"^got no column 'w', 'a', expected all columns that the model was trained on$"
+    ):
+        prepared.transform(table(b=np.zeros(1)))
+
+
+def test_columns_without_any_value_are_left_out():
+    prepared = fit(a=np.array([1.0, 2.0]), empty=np.array([NAN, NAN]), none=categories(None, None))
+    assert prepared.inputs == ("a",)
+
+
+def test_a_column_of_another_kind():
+    prepared = fit(a=np.array([1.0, 2.0]), w=categories("1", "2"))
+    with pytest.raises(ValueError, match=r"^column 'a': got 'x', expected numbers, as in training$"):
+        prepared.transform(table(a=categories(None, "x"), w=categories("1", "1")))
+    got = prepared.transform(table(a=categories(None, None), w=np.array([2.0, 3.0])), np.float64)
+    np.testing.assert_allclose(got, [[0, 0, 1], [0, 0, 0]], err_msg="numbers are looked up as words")
+
+
+def test_infinity_is_refused():
+    with pytest.raises(ValueError, match=r"^column 'a': got inf, expected finite numbers$"):
+        fit(a=np.array([1.0, np.inf]))
+
+
+def test_classes():
+    target = Classes.fit("y", categories("yes", "no", None, "yes"))
+    assert target.classes == ("no", "yes")
+    labels = target.encode(table(y=categories("yes", "no")))
+    assert labels.tolist() == [1, 0]
+    assert target.decode(labels).tolist() == ["yes", "no"]
+    with pytest.raises(ValueError, match=r"^column 'y': got 'maybe' in row 1, expected one of the classes no, yes$"):
+        target.encode(table(y=categories("no", "maybe")))
+    with pytest.raises(ValueError, match=r"^column 'y': got no value in row 0, expected one of"):
+        target.encode(table(y=categories(None)))
+    with pytest.raises(ValueError, match=r"^got no column 'y', expected it among 'x'$"):
+        target.encode(table(x=categories("no")))
+
+
+def test_classes_that_are_numbers_stay_numbers():
+    target = Classes.fit("y", np.array([10.0, -1.0, 2.0, NAN, 2.0]))
+    assert target.classes == (-1, 2, 10)
+    assert target.encode(table(y=np.array([10.0, 2.0]))).tolist() == [2, 1]
+    assert target.encode(table(y=categories("10", "2"))).tolist() == [2, 1], "however another file spells them"
+    decoded = target.decode(np.array([0, 2]))
+    assert (decoded.tolist(), decoded.dtype.kind) == ([-1, 10], "i")
+    with pytest.raises(ValueError, match=r"^column 'y': got 0.5, expected words or whole numbers as classes$"):
+        Classes.fit("y", np.array([0.5, 1.0]))
+
+
+def test_values_come_back_in_their_own_units():
+    rng = np.random.default_rng(1)
+    columns = {"a": rng.normal(1e5, 7.0, 30), "b": rng.normal(-3, 1e-3, 30), "c": np.full(30, 5.0)}
+    target = Values.fit(tuple(columns), table(**columns))
+    encoded = target.encode(table(**columns))
+    np.testing.assert_allclose(encoded.mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(encoded.std(axis=0), [1, 1, 0], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(target.decode(encoded), np.column_stack(list(columns.values())), rtol=1e-12)
+    assert target.decode(encoded.astype(np.float32)).dtype == np.float32
+    with pytest.raises(ValueError, match=r"^column 'a': got no value in row 1, expected finite numbers$"):
+        target.encode(table(**{**columns, "a": np.where(np.arange(30) == 1, NAN, 1.0)}))
+    with pytest.raises(ValueError, match=r"^column 'a': got words, expected numbers$"):
+        Values.fit(("a",), table(a=categories("x")))
+
+
+PREPARATIONS = {
+    "classes": fit(a=np.array([1.0, NAN, 3.5]), w=categories("é", None, "b")),
+    "numbers as classes": Preparation((), Classes("y", (0, 1, 7))),
+    "values": Preparation((), Values(("u", "v"), (0.1, 1e300), (1 / 3, 2.0))),
+}
+
+
+@pytest.mark.parametrize("name", PREPARATIONS)
+def test_as_plain_data(name):
+    prepared = PREPARATIONS[name]
+    assert Preparation.from_config(json.loads(json.dumps(prepared.config()))) == prepared
+
+
+@pytest.mark.parametrize("name", PREPARATIONS)
+def test_in_a_model_s_file(name, tmp_path):
+    model = fastnn.Sequential([fastnn.Dense(2)], "squared_error", input_size=3)
+    model.preparation = PREPARATIONS[name]
+    model.save(tmp_path / "m")
+    assert fastnn.load(tmp_path / "m").preparation == PREPARATIONS[name]
+    assert model.clone().preparation == PREPARATIONS[name]
+    assert model.clone(weights=False).preparation == PREPARATIONS[name]
+    whole = (tmp_path / "m").read_bytes()
+    (tmp_path / "m").write_bytes(whole.replace(b"preparation", b"prepar4tion"))
+    with pytest.raises(fastnn.ModelFileError, match=r"SHA-256"):
+        fastnn.load(tmp_path / "m")
+
+
+def test_a_model_without_one(tmp_path):
+    model = fastnn.Sequential([fastnn.Dense(2)], "squared_error", input_size=3)
+    model.save(tmp_path / "m")
+    assert b"preparation" not in (tmp_path / "m").read_bytes(), "as files were before there were preparations"
+    assert fastnn.load(tmp_path / "m").preparation is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config.pop("target"),
+        lambda config: config["target"].update(kind="poem"),
+        lambda config: config["columns"][0].update(colour="red"),
+        lambda config: config.update(columns=3),
+    ],
+)
+def test_a_file_whose_preparation_makes_no_sense_is_damaged(change, tmp_path, monkeypatch):
+    model = fastnn.Sequential([fastnn.Dense(2)], "squared_error", input_size=3)
+    model.preparation = PREPARATIONS["classes"]
+    config = model.preparation.config()
+    change(config)
+    monkeypatch.setattr(Preparation, "config", lambda self: config)
+    model.save(tmp_path / "m")
+    with pytest.raises(fastnn.ModelFileError, match=r"is damaged"):
+        fastnn.load(tmp_path / "m")

@@ -1,0 +1,207 @@
+"""Tables from files and data frames: what is a number, what a category, what is missing, what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+
+import numpy as np
+import pytest
+
+from fastnn import tables
+from fastnn.tables import Categories, Table, as_categories, as_table, column_names, is_missing, read_table
+
+HAS_PYARROW = importlib.util.find_spec("pyarrow") is not None
+needs_pyarrow = pytest.mark.skipif(not HAS_PYARROW, reason="pyarrow is not installed")
+
+
+@pytest.fixture
+def without_pyarrow(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else found(name))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="t.csv"):
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+        return path
+
+    return write
+
+
+def words(column):
+    """The cells of a column of categories, None where there is none."""
+    assert isinstance(column, Categories)
+    return [None if code < 0 else column.names[code] for code in column.codes]
+
+
+MIXED = "a,b,c,d\n1,x,true,10\n2.5, y,false,\n,NA,true,0x\n-1e3,x ,?,7\n"
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "no-ending"])
+def test_kinds_of_columns(write, name):
+    table = read_table(write(MIXED, name))
+    assert list(table.columns) == ["a", "b", "c", "d"]
+    assert len(table) == 4
+    np.testing.assert_array_equal(table.columns["a"], [1, 2.5, np.nan, -1000])
+    assert words(table.columns["b"]) == ["x", "y", None, "x"], "blanks around a word are none of it"
+    assert words(table.columns["c"]) == ["true", "false", "true", None]
+    assert words(table.columns["d"]) == ["10", None, "0x", "7"], "one word makes it a column of words"
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("cell", [cell for cell in tables.MISSING if cell])
+def test_cells_without_a_value(write, cell):
+    table = read_table(write(f"n,w\n1,a\n{cell},{cell}\n"))
+    assert is_missing(table.columns["n"]).tolist() == [False, True]
+    assert is_missing(table.columns["w"]).tolist() == [False, True]
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("delimiter", list(",;\t|"))
+def test_delimiters_quotes_and_a_byte_order_mark(write, delimiter):
+    path = write(f'\ufeff"first name"{delimiter}b\n"x{delimiter} ""y""\nz"{delimiter}1\n')
+    table = read_table(path)
+    assert column_names(path) == ("first name", "b")
+    assert words(table.columns["first name"]) == [f'x{delimiter} "y"\nz']
+    assert table.columns["b"].tolist() == [1.0]
+
+
+@needs_pyarrow
+def test_columns_by_choice(write):
+    path = write("zip,when,n\n01234,2020-01-01,1\n00001,2020-01-02,2\n")
+    table = read_table(path, ["n", "zip"], words=["zip"])
+    assert list(table.columns) == ["n", "zip"]
+    assert words(table.columns["zip"]) == ["01234", "00001"], "as they stand in the file"
+    assert read_table(path, ["zip"]).columns["zip"].tolist() == [1234, 1]
+    with pytest.raises(ValueError, match=r"^column 'when': got date32\[day\], expected numbers, words or truth values"):
+        read_table(path)
+    with pytest.raises(ValueError, match=r"^column: got 'zap', expected one of 'zip', 'when', 'n'. Did you mean 'zip'"):
+        read_table(path, ["zap"])
+
+
+@needs_pyarrow
+def test_parquet_keeps_its_types(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    columns = {
+        "i": pa.array([1, None, 3], pa.int16()),
+        "f": pa.array([1.5, float("nan"), None], pa.float32()),
+        "s": ["u", None, "v"],
+        "l": pa.array(["u", "v", "u"], pa.large_string()),
+        "t": [True, False, None],
+        "d": pa.array(["b", "a", None]).dictionary_encode(),
+        "n": pa.nulls(3),
+        "m": pa.array([1, 2, 3], pa.decimal128(5, 2)),
+    }
+    path = tmp_path / "t.parquet"
+    pa.parquet.write_table(pa.table(columns), path, row_group_size=2)
+    table = read_table(path)
+    np.testing.assert_array_equal(table.columns["i"], [1, np.nan, 3])
+    np.testing.assert_array_equal(table.columns["f"], [1.5, np.nan, np.nan])
+    assert words(table.columns["s"]) == ["u", None, "v"]
+    assert words(table.columns["l"]) == ["u", "v", "u"]
+    assert words(table.columns["t"]) == ["True", "False", None]
+    assert words(table.columns["d"]) == ["b", "a", None]
+    assert is_missing(table.columns["n"]).all()
+    assert table.columns["m"].tolist() == [1.0, 2.0, 3.0]
+    assert list(read_table(path, ["m", "i"]).columns) == ["m", "i"]
+    assert words(read_table(path, ["i"], words=["i"]).columns["i"]) == ["1", None, "3"]
+
+
+@needs_pyarrow
+def test_data_frames_and_dictionaries():
+    table = as_table({"n": [1.0, None], "w": ["a", "b"], "t": np.array([True, False])})
+    np.testing.assert_array_equal(table.columns["n"], [1.0, np.nan])
+    assert words(table.columns["t"]) == ["True", "False"]
+    assert as_table(table) is table
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"n": [1, 2, None], "w": ["a", None, "b"], "c": pandas.Categorical(["u", "v", None])})
+    table = as_table(frame)
+    np.testing.assert_array_equal(table.columns["n"], [1, 2, np.nan])
+    assert words(table.columns["w"]) == ["a", None, "b"]
+    assert words(table.columns["c"]) == ["u", "v", None]
+    with pytest.raises(ValueError, match=r"^data: cannot be read as a table: "):
+        as_table({"a": [1, 2], "b": [1]})
+
+
+def test_rows_of_a_table():
+    table = Table({"n": np.array([1.0, 2.0, 3.0]), "w": Categories(np.array([0, -1, 1]), ("a", "b"))}, 3)
+    for rows in (np.array([2, 0]), np.array([True, False, True])):
+        part = table[rows]
+        assert len(part) == 2
+        assert sorted(part.columns["n"]) == [1.0, 3.0]
+        assert sorted(words(part.columns["w"])) == ["a", "b"]
+    with pytest.raises(ValueError, match=r"^got no column 'x', expected it among 'n', 'w'$"):
+        table.column("x")
+
+
+def test_numbers_as_categories():
+    column = as_categories(np.array([10.0, 2.0, np.nan, 2.5, 10.0]))
+    assert words(column) == ["10", "2", None, "2.5", "10"]
+    assert as_categories(column) is column
+
+
+BAD = {
+    "empty": ("", "got no line, expected one with the columns' names"),
+    "twice": ("a,b,a\n1,2,3\n", "got more than one column named 'a', expected a name for each"),
+    "infinite": ("a\n1\ninf\n", r"column 'a': got inf in row 1, expected finite numbers"),
+    "ragged": ("a,b\n1,2\n3\n", "CSV parse error: Expected 2 columns, got 1: 3"),
+}
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_one_sentence(write, name):
+    text, message = BAD[name]
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        read_table(write(text))
+
+
+@needs_pyarrow
+def test_bytes_that_are_no_table(tmp_path):
+    (tmp_path / "noise").write_bytes(b"\xff\xfe\xfd" * 9)
+    with pytest.raises(ValueError, match=r"^got bytes that are no text, expected CSV in UTF-8, or Parquet$"):
+        read_table(tmp_path / "noise")
+    (tmp_path / "cut").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match=r"(?i)parquet"):
+        read_table(tmp_path / "cut")
+    packed = gzip.compress(b"a,b\n" + np.random.default_rng(0).integers(48, 58, 10_000, np.uint8).tobytes())
+    (tmp_path / "cut.csv.gz").write_bytes(packed[:-3000])
+    with pytest.raises(ValueError, match=r"(?i)zlib|gzip|truncated|compressed"):
+        read_table(tmp_path / "cut.csv.gz")
+    with pytest.raises(FileNotFoundError):
+        read_table(tmp_path / "nothing")
+
+
+@needs_pyarrow
+def test_a_file_without_rows(write):
+    table = read_table(write("a,b\n"))
+    assert (len(table), list(table.columns)) == (0, ["a", "b"])
+
+
+@pytest.mark.usefixtures("without_pyarrow")
+def test_without_pyarrow_numbers_are_read(write):
+    table = read_table(write("a;b\n1;2.5\n;-3\n"), ["b", "a"])
+    np.testing.assert_array_equal(table.columns["a"], [1, np.nan])
+    np.testing.assert_array_equal(table.columns["b"], [2.5, -3])
+    assert words(read_table(write("a\n2\n1\n"), words=["a"]).columns["a"]) == ["2", "1"]
+    assert len(read_table(write("a,b\n"))) == 0
+    with pytest.raises(ValueError, match=r"^column 'a': got inf in row 0"):
+        read_table(write("a\ninf\n"))
+
+
+@pytest.mark.usefixtures("without_pyarrow")
+def test_without_pyarrow_one_sentence_says_how_to_get_it(write):
+    hint = r'pyarrow is not installed: pip install "fastnn\[table\]" brings it'
+    with pytest.raises(ValueError, match=f"'red'.*; {hint}, which reads columns of words$"):
+        read_table(write("a,b\n1,red\n"))
+    for read in (read_table, column_names):
+        with pytest.raises(ImportError, match=f"^{hint}$"):
+            read(write("PAR1", "t.parquet"))
+    with pytest.raises(ImportError, match=f"^{hint}$"):
+        as_table({"a": [1]})
