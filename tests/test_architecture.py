@@ -139,7 +139,7 @@ with event.install_recorder("numba:compile") as recorder:
         if module.name.rpartition(".")[2] not in ("__main__", "plotting", "estimators"):
             __import__(module.name)
 print(len(recorder.buffer))
-print([name for name in ("torch", "sklearn", "matplotlib", "pandas", "jax") if name in before])
+print([name for name in ("torch", "sklearn", "matplotlib", "pandas", "jax", "narwhals", "pyarrow") if name in before])
 import numba
 with event.install_recorder("numba:compile") as recorder:
     numba.njit(lambda: 1)()
