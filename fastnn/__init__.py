@@ -14,6 +14,7 @@ from fastnn.model import Sequential, load
 from fastnn.optimizers import SGD, AdaGrad, Adam, AdamW, RMSprop
 from fastnn.saving import ModelFileError
 from fastnn.schedules import Constant, Cosine, Exponential, InverseTime, ReduceOnPlateau, StepDecay, Warmup
+from fastnn.streams import Stream, stream
 from fastnn.training import TrainingDiverged
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Sequential",
     "SquaredError",
     "StepDecay",
+    "Stream",
     "TrainingDiverged",
     "Warmup",
     "__version__",
@@ -62,5 +64,6 @@ __all__ = [
     "optimizers",
     "plotting",
     "schedules",
+    "stream",
     "warmup",
 ]
