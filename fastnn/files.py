@@ -6,6 +6,7 @@ Nothing is mapped into memory, so that what a file takes there is the slice that
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import struct
 import zipfile
@@ -55,6 +56,31 @@ class FileRows:
         return values.reshape(-1, *self.shape[1:])
 
 
+class MappedRows:
+    """A read-only memory map whose pages are given back to the system as soon as they were read.
+
+    They stay in its cache of files, but are no longer a part of the process.
+    """
+
+    def __init__(self, array: Array) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        self._map: Any = array._mmap  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, rows: slice) -> Array:
+        part = np.array(self.array[rows])
+        self._map.madvise(mmap.MADV_DONTNEED)
+        return part
+
+    @staticmethod
+    def suits(value: object) -> bool:
+        """Whether a value is such a map, on a system that takes pages back."""
+        read_only = isinstance(value, np.memmap) and value.mode == "r"
+        return read_only and hasattr(mmap, "MADV_DONTNEED") and getattr(value, "_mmap", None) is not None
+
+
 class JoinedRows:
     """Arrays one behind the other, as one."""
 
@@ -72,12 +98,15 @@ class JoinedRows:
 
     def __getitem__(self, rows: slice) -> Array:
         first, last, _ = rows.indices(len(self))
-        taken, start = [], 0
+        taken: list[Array] = []
+        start = 0
         for part in self.parts:
             low, high = max(first - start, 0), min(last - start, len(part))
             if low < high:
                 taken.append(part[low:high])
             start += len(part)
+        if len(taken) == 1:
+            return taken[0]
         return np.concatenate(taken) if taken else self.parts[0][:0]
 
 

@@ -22,6 +22,9 @@ def is_frame(value: object) -> bool:
 
 def column_names(value: object) -> list[str]:
     """Return the names of a frame's columns; none for anything else."""
+    if _is_arrow_table(value):
+        names: list[str] = value.schema.names  # type: ignore[attr-defined]
+        return names
     frame = _wrapped(value) if is_frame(value) else value
     return [str(name) for name in getattr(frame, "columns", ())]
 
@@ -45,6 +48,11 @@ def frame_array(name: str, value: Any, expected: str, dtype: np.dtype[Any] | Non
     TypeError
         For a column of anything else, or a lazy frame.
     """
+    if _is_arrow_table(value):
+        names = value.schema.names
+        labelled = zip(names, value.columns, strict=True)
+        columns = [_arrow_column(name, label, column, expected) for label, column in labelled]
+        return _side_by_side(columns, (value.num_rows, len(names)), dtype)
     import narwhals as nw
 
     frame = _wrapped(value)
@@ -55,32 +63,47 @@ def frame_array(name: str, value: Any, expected: str, dtype: np.dtype[Any] | Non
     if not isinstance(frame, nw.DataFrame):
         return None
     columns = [_column(name, frame.get_column(column), expected) for column in frame.columns]
-    if not columns:
-        return np.empty(frame.shape)
-    together = np.result_type(*columns)
-    if together.kind not in "biuf":  # bool and numbers have a common type, but no other two kinds come this far
-        raise TypeError(f"{name}: got columns without a common type of numbers, expected {expected}")
-    if dtype is not None and together != np.uint8:
-        together = dtype
-    result = np.empty(frame.shape, together)
+    return _side_by_side(columns, frame.shape, dtype)
+
+
+def _side_by_side(columns: list[Array], shape: tuple[int, int], dtype: np.dtype[Any] | None) -> Array:
+    """Return columns of numbers as one array; see `frame_array`."""
+    together = np.result_type(*columns) if columns else np.dtype(np.float64)
+    result = np.empty(shape, together if dtype is None or together == np.uint8 else dtype)
     with np.errstate(over="ignore"):
         for place, column in enumerate(columns):
             result[:, place] = column
     return result
 
 
+def _is_arrow_table(value: object) -> bool:
+    """Whether a value is a table or a record batch of PyArrow."""
+    return type(value).__module__ == "pyarrow.lib" and hasattr(value, "schema") and hasattr(value, "num_rows")
+
+
 def _wrapped(value: Any) -> Any:
     """Return narwhals' view of a frame or column; what it does not know comes back as it was."""
     import narwhals as nw
 
-    if type(value).__module__ == "pyarrow.lib":  # narwhals knows whole tables and their columns alone
+    if type(value).__module__ == "pyarrow.lib":
         import pyarrow
 
-        if isinstance(value, pyarrow.RecordBatch):
-            value = pyarrow.Table.from_batches([value])
-        elif isinstance(value, pyarrow.Array):
+        if isinstance(value, pyarrow.Array):  # narwhals knows the chunked ones alone
             value = pyarrow.chunked_array([value])
     return nw.from_native(value, pass_through=True, allow_series=True)
+
+
+def _arrow_column(name: str, label: str, column: Any, expected: str) -> Array:
+    """Return one column of a PyArrow table as `_column` does, without a detour where it holds plain numbers.
+
+    Files are read in tables of a thousand rows, where narwhals' own work per column would be most of the time.
+    """
+    from pyarrow import types
+
+    if types.is_integer(column.type) or types.is_floating(column.type):
+        array: Array = np.asarray(column)
+        return array
+    return _column(name, _wrapped(column).alias(label), expected)
 
 
 def _column(name: str, column: Any, expected: str) -> Array:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from fastnn._errors import unknown_name
 
-_READ_AHEAD = 1 << 20
-"""Bytes of a column that are read at once, instead of the column's whole share of a row group."""
+_READ_AHEAD = 16 << 20
+"""Bytes of all columns together that are read at once, instead of a whole row group."""
 
 
 class Columns(NamedTuple):
@@ -74,8 +74,9 @@ class ParquetGroups:
         wanted = [target] if isinstance(target, str) else list(target or [])
         wanted = (features if with_x else []) + ([*wanted, *([weight] if weight else [])] if with_y else [])
         parquet = _pyarrow_parquet()
+        each = max(1 << 14, _READ_AHEAD // max(1, len(wanted)))
         with parquet.ParquetFile(
-            self.paths[file], metadata=self.metadata[file], buffer_size=_READ_AHEAD, pre_buffer=False
+            self.paths[file], metadata=self.metadata[file], buffer_size=each, pre_buffer=False
         ) as source:
             for batch in source.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False):
                 x = batch.select(features) if with_x else None

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastnn._errors import check_number
 from fastnn.arrays import as_numbers, is_sparse
-from fastnn.files import JoinedRows, member_names, open_rows
+from fastnn.files import JoinedRows, MappedRows, member_names, open_rows
 from fastnn.parquet import ParquetGroups, is_parquet, parquet_files
 
 BUFFER_BYTES = 32 << 20
@@ -143,8 +143,9 @@ def stream(
         Parquet: the columns to take for samples; by default all others. .npz: the name of the array of samples; by
         default the only other one.
     block_rows : int, optional
-        Rows that are read together; by default 1/32 of a buffer. A Parquet file is cut into its row groups, and a row
-        group is read by so many rows at a time.
+        Rows that are read together; by default 1/32 of a buffer. A Parquet file is cut into its row groups instead,
+        which are read from their beginning by so many rows at a time: row groups smaller than a buffer shuffle
+        better. PyArrow holds a page of each column besides, packed and unpacked: as a rule, 2 MB a column at most.
     buffer_rows : int, optional
         Rows that are held, and shuffled among each other; by default 32 MB of float32 or bytes. More shuffle better.
 
@@ -206,6 +207,7 @@ def array_stream(
         raise ValueError(f"{names[0]}: got {x.dtype} of shape {tuple(x.shape)}, expected numbers of (rows, inputs)")
     x, sparse = (_DenseRows(x), True) if is_sparse(x) else (x, False)
     rows, inputs = int(x.shape[0]), int(np.prod(x.shape[1:]))
+    x = MappedRows(x) if MappedRows.suits(x) else x
     y, weight = (_beside(name, value, rows) for name, value in zip(names[1:], (y, weight), strict=True))
     block, buffer = _sizes(inputs * (1 if np.dtype(x.dtype) == np.uint8 else 4), block_rows, buffer_rows)
 
@@ -284,11 +286,11 @@ def _beside(name: str, value: Any, rows: int) -> Any:
     """Return targets or weights that can be sliced beside so many samples."""
     if value is None:
         return None
-    if not hasattr(value, "shape") or not isinstance(value, (np.ndarray, JoinedRows)):
+    if not isinstance(value, (np.ndarray, JoinedRows)):
         value = as_numbers(name, value, f"numbers of {rows} rows")
     if not value.shape or value.shape[0] != rows:
         raise ValueError(f"{name}: got shape {value.shape} for {rows} samples, expected {rows} rows")
-    return value
+    return MappedRows(value) if MappedRows.suits(value) else value
 
 
 def _paths(data: Any) -> list[str]:
