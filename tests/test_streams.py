@@ -6,6 +6,7 @@ import gzip
 import sys
 import threading
 from itertools import chain, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from support import history_of, training_state
 from test_datasets import write_idx
 
 import fastnn
-from fastnn import Dense, Dropout, Rescale, Sequential, feeds, streams, training
+from fastnn import Dense, Dropout, Rescale, Sequential, feeds, runtime, scores, streams, training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -205,6 +206,9 @@ def test_sparse_rows_are_shuffled_as_arrays_are_even_where_a_buffer_holds_some(k
     monkeypatch.setattr(streams, "BUFFER_BYTES", 20 * 4 * 6)
     x = getattr(scipy_sparse, kind)(dense)
     same(fitted(x, LABELS, validation_split=0.3), fitted(dense, LABELS, validation_split=0.3))
+    part = fastnn.stream(x, LABELS).split(70)[1].take(np.array([3, 1]))
+    np.testing.assert_array_equal(part.x, dense[[73, 71]])
+    np.testing.assert_array_equal(part.y, LABELS[[73, 71]])
     x.data[-1] = np.nan
     model = model_of()
     with pytest.raises(ValueError, match=r"x: got nan in row 10\d, column \d, expected finite"):
@@ -221,6 +225,66 @@ def test_validation_by_a_stream():
     for name in ("loss", "val_loss"):
         assert got.history.history[name] == want.history.history[name]
     np.testing.assert_allclose(got.history.history["val_r2"], want.history.history["val_r2"], atol=1e-12)
+
+
+@pytest.mark.parametrize("write", [write_npy, write_parquet])
+def test_evaluation_and_prediction_in_many_buffers(write, tmp_path, monkeypatch):
+    path, beside = write(tmp_path, X, VALUES, WEIGHTS)
+    source = fastnn.stream(path, **beside, **SMALL)
+    model = fitted(X, VALUES, loss="squared_error")
+    monkeypatch.setattr(runtime, "_PREDICT_ELEMENTS", 1)  # blocks of 16 rows
+    assert [data.rows for data, _ in feed_of(source).buffers(model.runtime.blocks_of_rows(ROWS))] == [16] * 6 + [7]
+    np.testing.assert_array_equal(model.predict(source), model.predict(X))
+    got, want = model.evaluate(source), model.evaluate(X, VALUES, sample_weight=WEIGHTS)
+    assert got["loss"] == want["loss"]
+    assert got["r2"] == pytest.approx(want["r2"], abs=1e-12)
+
+
+def test_r2_does_not_cancel():
+    far = VALUES.astype(np.float64) + 1e6
+    whole, parts = scores.R2(), scores.R2()
+    assert np.isnan(parts.value())
+    whole.add(far + 0.1, far, WEIGHTS)
+    for rows in (slice(0, 1), slice(1, 60), slice(60, ROWS)):
+        parts.add(far[rows] + 0.1, far[rows], WEIGHTS[rows])
+    parts.add(far, far, np.zeros(ROWS))
+    assert parts.value() == pytest.approx(whole.value(), abs=1e-9)
+    assert 0.98 < parts.value() < 0.995
+
+
+def test_predictions_do_not_read_the_target():
+    source = fastnn.stream(X, LABELS, sample_weight=WEIGHTS, **SMALL).without_target()
+    for block in source.blocks:
+        assert [(piece.y, piece.weight) for piece in block.read(True, True)] == [(None, None)]
+
+
+def test_buffers_have_32_mb_of_what_they_hold(tmp_path):
+    pixels = np.zeros((ROWS, 6), np.uint8)
+    assert fastnn.stream(X).buffer_rows == (32 << 20) // 24
+    assert fastnn.stream(X.astype(np.float64)).buffer_rows == (32 << 20) // 24
+    assert fastnn.stream(pixels).buffer_rows == (32 << 20) // 6
+    assert fastnn.stream(X, block_rows=10**8).buffer_rows == 10**8
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"a": pixels[:, 0], "b": X[:, 1], "y": X[:, 0]}), tmp_path / "f.parquet")
+    assert fastnn.stream(tmp_path / "f.parquet", "y").buffer_rows == (32 << 20) // 8
+    assert fastnn.stream(tmp_path / "f.parquet", "y", features=["a"]).buffer_rows == 32 << 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much of a file is in the process")
+def test_pages_of_a_memory_map_are_given_back(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((20_000, 256), np.float32))
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+
+    def in_process():
+        return int(Path("/proc/self/status").read_text().split("RssFile:")[1].split()[0]) << 10
+
+    before = in_process()
+    source = fastnn.stream(x, x[:, 0], block_rows=1000)
+    assert all(piece.x.all() for block in source.blocks for piece in block.read(True, True))
+    assert in_process() - before < 10 << 20
+    assert (x[-1] == 1).all()
+    assert x.sum() == x.size
+    assert in_process() - before > 15 << 20, "or the number says nothing"
 
 
 # -------------------------------------------------------------------------------------------- the order
@@ -300,6 +364,17 @@ def test_callbacks_see_rows_from_all_over_the_stream():
     assert flow.epoch
 
 
+def test_the_report_of_steps_to_come_is_zero():
+    report = training.EpochReport()
+    while True:
+        part = report.next(3000)
+        assert not part.any()
+        part[:] = 1.0
+        if len(part) < 3000:
+            break
+    assert not report.next(1).any()
+
+
 def test_an_epoch_of_many_steps_is_added_up_in_parts(monkeypatch):
     whole = fitted(X, LABELS, batch_size=2)
     monkeypatch.setattr(training, "REPORT_STEPS", 5)
@@ -362,13 +437,13 @@ def test_an_interrupt_leaves_a_usable_model_and_no_thread():
 
     source = fastnn.stream(X, LABELS, **SMALL)
     model = model_of()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:  # kept, with its frames, as a debugger or a notebook does
         model.fit(source, batch_size=7, epochs=3, callbacks=[Stop()])
     del model.runtime.train
     assert model.epoch == 0
     assert 4 < model.step < 15
     steps = model.step
-    assert [thread.name for thread in threading.enumerate() if "fastnn-read" in thread.name] == []
+    assert [thread.name for thread in threading.enumerate() if "fastnn-read" in thread.name] == [], caught
     model.fit(source, batch_size=7, epochs=1)
     assert model.step == steps + 15
 
@@ -467,12 +542,12 @@ CALLS = {
         "y: got a stream without target fastnn.stream(..., target=...)",
     ),
     "another width": (
-        lambda f: fitted(X, LABELS).predict(fastnn.stream(X[:, :5])),
+        lambda f: fitted(X, LABELS).predict(fastnn.stream(X[:, :5], **SMALL)),
         ValueError,
         "x: got 5 inputs (103, 5) expected 6",
     ),
     "validation of another width": (
-        lambda f: model_of().fit(X, LABELS, validation_data=fastnn.stream(X[:, :5], LABELS)),
+        lambda f: model_of().fit(X, LABELS, validation_data=fastnn.stream(X[:, :5], LABELS, **SMALL)),
         ValueError,
         "validation_x: got 5 inputs (103, 5) expected 6",
     ),
