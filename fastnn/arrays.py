@@ -125,7 +125,7 @@ def _check_foreign(name: str, value: Any, expected: str) -> None:
             f"{name}: got a masked value in {where}, expected {expected}; {name}.filled(...) puts one there"
         )
     if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack_device__"):
-        return
+        return  # NumPy's own arrays have it too
     if getattr(value, "requires_grad", False) is True:
         raise TypeError(f"{name}: got a tensor that requires grad, expected {expected}; {name}.detach() is without it")
     try:

@@ -17,6 +17,8 @@ _LIBRARIES = ("pandas", "polars", "pyarrow", "modin", "cudf")
 
 def is_frame(value: object) -> bool:
     """Whether a value comes from a library of data frames, or is derived from what does."""
+    if type(value) is np.ndarray:
+        return False
     return any(base.__module__.partition(".")[0] in _LIBRARIES for base in type(value).__mro__)
 
 

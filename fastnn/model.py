@@ -218,7 +218,8 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            For bad input, before any weight changes.
+            For bad input, before any weight changes. A stream is checked as it is read: what is wrong behind its
+            first rows ends training in its first epoch, with the weights from before that epoch.
         TrainingDiverged
             If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
         KeyboardInterrupt
@@ -577,6 +578,8 @@ class Sequential:
             return InMemory(self._gate(network, x, y, sample_weight, class_weight, prefix))
         stream = _as_stream(network, x, y, sample_weight, prefix)
         if not stream.has_target:
+            if not isinstance(x, Stream):
+                raise TypeError(f"{prefix}y: got None, expected the targets of {stream.rows} samples")
             raise TypeError(f"{prefix}y: got a stream without target, expected fastnn.stream(..., target=...)")
         if isinstance(class_weight, str) and class_weight == "balanced":
             class_weight = self._balanced(network, stream, prefix)

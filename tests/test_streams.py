@@ -279,7 +279,7 @@ def test_pages_of_a_memory_map_are_given_back(tmp_path):
         return int(Path("/proc/self/status").read_text().split("RssFile:")[1].split()[0]) << 10
 
     before = in_process()
-    source = fastnn.stream(x, x[:, 0], block_rows=1000)
+    source = fastnn.stream(x, np.ones(20_000), block_rows=1000)
     assert all(piece.x.all() for block in source.blocks for piece in block.read(True, True))
     assert in_process() - before < 10 << 20
     assert (x[-1] == 1).all()
@@ -540,6 +540,11 @@ CALLS = {
         lambda f: model_of().fit(fastnn.stream(X)),
         TypeError,
         "y: got a stream without target fastnn.stream(..., target=...)",
+    ),
+    "no target beside a memory map": (
+        lambda f: model_of().fit(np.load(f / "x.npy", mmap_mode="r")),
+        TypeError,
+        "y: got None expected targets of 103 samples",
     ),
     "another width": (
         lambda f: fitted(X, LABELS).predict(fastnn.stream(X[:, :5], **SMALL)),
