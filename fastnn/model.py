@@ -29,7 +29,7 @@ from fastnn.runtime import Runtime
 from fastnn.schedules import as_schedule
 from fastnn.scores import R2
 from fastnn.streams import Piece, Stream, array_stream, reads_rows
-from fastnn.training import EpochReport, Trainer
+from fastnn.training import Trainer, step_logs
 
 Array = npt.NDArray[Any]
 
@@ -350,7 +350,7 @@ class Sequential:
         if not report[0, e.REPORT_ROWS]:
             raise FloatingPointError(f"loss: is NaN or infinite, {self.first_bad_layer(data.rows)}; no step was taken")
         self.step += 1
-        return EpochReport(report).logs(self.counts_correct)
+        return step_logs(report, self.counts_correct)
 
     def gradients(
         self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False

@@ -125,7 +125,7 @@ class Trainer:
     def _steps(self, bar: tqdm[Any]) -> dict[str, float]:
         """Take all steps of one epoch, buffer by buffer."""
         model, started = self.model, self._snapshot()
-        report = EpochReport()
+        report = EpochReport(-(-self.feed.rows // self.batch))
         done = 0
         with contextlib.closing(self._buffers(started)) as buffers:
             for data, order in buffers:
@@ -198,15 +198,15 @@ class Trainer:
 class EpochReport:
     """What the steps of an epoch reported, added up after every REPORT_STEPS of them: the same sums for any calls."""
 
-    def __init__(self, steps: npt.NDArray[np.float64] | None = None) -> None:
-        self._steps = np.zeros((REPORT_STEPS, e.N_REPORT)) if steps is None else steps
-        self._used = 0 if steps is None else len(steps)
+    def __init__(self, steps: int) -> None:
+        self._steps = np.zeros((min(steps, REPORT_STEPS), e.N_REPORT))
+        self._used = 0
         self._sums = np.zeros(4)
 
     def next(self, steps: int) -> npt.NDArray[np.float64]:
         """Return zeros for the report of at least one and at most so many steps to come."""
         if self._used == len(self._steps):
-            self._sums = self._sums + self._added_up()
+            self._sums = self._sums + _sums(self._steps)
             self._steps[:] = 0.0
             self._used = 0
         part = self._steps[self._used : self._used + steps]
@@ -214,19 +214,28 @@ class EpochReport:
         return part
 
     def logs(self, counts_correct: bool) -> dict[str, float]:
-        """Return loss (mean over rows, penalty included) and accuracy of the steps."""
-        losses, rows, correct, weight = self._sums + self._added_up()
-        logs = {"loss": float(losses / rows)}
-        if counts_correct:
-            logs["accuracy"] = float(correct / weight) if weight > 0 else math.nan
-        return logs
+        """Return loss (mean over rows, penalty included) and accuracy of all steps."""
+        return _logs(self._sums + _sums(self._steps[: self._used]), counts_correct)
 
-    def _added_up(self) -> npt.NDArray[np.float64]:
-        """Return loss times rows, rows, correct and weight of the steps that are kept."""
-        steps = self._steps[: self._used]
-        rows, weight = steps[:, e.REPORT_ROWS], steps[:, e.REPORT_WEIGHT]
-        losses = steps[:, e.REPORT_LOSS] / np.where(weight > 0, weight, 1.0) + steps[:, e.REPORT_PENALTY]
-        return np.array([(losses * rows).sum(), rows.sum(), steps[:, e.REPORT_CORRECT].sum(), weight.sum()])
+
+def step_logs(report: npt.NDArray[np.float64], counts_correct: bool) -> dict[str, float]:
+    """Return loss and accuracy of a few steps from their report."""
+    return _logs(_sums(report), counts_correct)
+
+
+def _sums(report: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return loss times rows, rows, correct and weight of the steps in a report."""
+    rows, weight = report[:, e.REPORT_ROWS], report[:, e.REPORT_WEIGHT]
+    losses = report[:, e.REPORT_LOSS] / np.where(weight > 0, weight, 1.0) + report[:, e.REPORT_PENALTY]
+    return np.array([(losses * rows).sum(), rows.sum(), report[:, e.REPORT_CORRECT].sum(), weight.sum()])
+
+
+def _logs(sums: npt.NDArray[np.float64], counts_correct: bool) -> dict[str, float]:
+    losses, rows, correct, weight = sums.tolist()
+    logs = {"loss": losses / rows}
+    if counts_correct:
+        logs["accuracy"] = correct / weight if weight > 0 else math.nan
+    return logs
 
 
 def _brief(logs: dict[str, float]) -> str:

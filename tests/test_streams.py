@@ -365,7 +365,7 @@ def test_callbacks_see_rows_from_all_over_the_stream():
 
 
 def test_the_report_of_steps_to_come_is_zero():
-    report = training.EpochReport()
+    report = training.EpochReport(10**6)
     while True:
         part = report.next(3000)
         assert not part.any()
