@@ -165,7 +165,10 @@ def _write(room: Data, at: int, piece: Data, rows: int) -> None:
     for name in Data._fields:
         whole, part = getattr(room, name), getattr(piece, name)
         if len(whole) and not len(part):
-            raise ValueError(f"{name}: got rows of another kind than the first of the stream, expected the same in all")
+            raise ValueError(
+                f"{name.removesuffix('_bytes')}: got rows of another kind than the first of the stream, expected all "
+                "alike: bytes where a value is missing are bytes no more"
+            )
         whole[at : at + rows] = part[:rows]
 
 

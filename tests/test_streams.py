@@ -287,6 +287,18 @@ def test_pages_of_a_memory_map_are_given_back(tmp_path):
     assert in_process() - before > 15 << 20, "or the number says nothing"
 
 
+@pytest.mark.parametrize("mode", ["c", "r+", "r"])
+def test_what_was_written_into_a_memory_map_is_trained_on(mode, tmp_path):
+    """A private copy of a page exists in the process alone: it must not be given back."""
+    np.save(tmp_path / "x.npy", np.zeros_like(X) if mode == "c" else X)
+    x = np.load(tmp_path / "x.npy", mmap_mode=mode)
+    if mode == "c":
+        x[:] = X
+    source = fastnn.stream(x, LABELS, **SMALL)
+    same(fitted(source, shuffle=False), fitted(X, LABELS, shuffle=False))
+    np.testing.assert_array_equal(x, X)
+
+
 # -------------------------------------------------------------------------------------------- the order
 
 
@@ -412,6 +424,19 @@ def test_a_bad_value_behind_the_first_block_puts_the_model_back(write, tmp_path)
         model.predict(bad)
     model.fit(good, epochs=1, batch_size=7)
     same(model, fitted(good, epochs=3))
+
+
+def test_bytes_of_which_one_is_missing(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    column = pyarrow.array([1] * 60 + [None] + [2] * 42, pyarrow.uint8())
+    parquet.write_table(pyarrow.table({"a": column, "y": LABELS}), tmp_path / "f.parquet", row_group_size=30)
+    source = fastnn.stream(tmp_path / "f.parquet", "y", **SMALL)
+    with pytest.raises(ValueError, match=r"x: got nan in row 60, column 0 \('a'\)"):
+        model_of().fit(source)
+    with pytest.raises(
+        ValueError, match="x: got rows of another kind than the first of the stream, expected all alike"
+    ):
+        model_of(check_finite=False).fit(source)
 
 
 def test_a_bad_label_says_which_row():
