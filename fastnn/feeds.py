@@ -164,7 +164,7 @@ def _write(room: Data, at: int, piece: Data, rows: int) -> None:
     """Copy the first rows of a piece to where they belong in a room."""
     for name in Data._fields:
         whole, part = getattr(room, name), getattr(piece, name)
-        if len(whole) and not len(part):
+        if bool(len(whole)) != bool(len(part)):
             raise ValueError(
                 f"{name.removesuffix('_bytes')}: got rows of another kind than the first of the stream, expected all "
                 "alike: bytes where a value is missing are bytes no more"
