@@ -370,7 +370,11 @@ def _value_loss(kernel: str, rows: int, n: int) -> Case:
     def make(rng: np.random.Generator, dtype: np.dtype, steady: bool) -> dict[str, Any]:
         t = rng.standard_normal((rows, n), dtype)
         y = 2.0 * rng.standard_normal((rows, n), dtype)
-        return {"y": y, "t": (t > 0).astype(dtype) if binary else t, "dy": np.empty((rows, n), dtype)}
+        if binary:
+            t = (t > 0).astype(dtype)
+        if kernel == "poisson":
+            t = np.exp(t)
+        return {"y": y, "t": t, "dy": np.empty((rows, n), dtype)}
 
     def numpy(v: SimpleNamespace) -> Callable[[], Any]:
         def call() -> float:
@@ -385,6 +389,10 @@ def _value_loss(kernel: str, rows: int, n: int) -> Case:
                 np.multiply(np.clip(e, -1.0, 1.0), 1.0 / e.size, out=v.dy)
                 size = np.abs(e)
                 return float(np.mean(np.where(size <= 1.0, 0.5 * e * e, size - 0.5)))
+            if kernel == "poisson":
+                rate = np.exp(v.y)
+                np.multiply(rate - v.t, 1.0 / e.size, out=v.dy)
+                return float(np.mean(rate - v.t + v.t * (np.log(v.t) - v.y)))
             np.multiply(1.0 / (1.0 + np.exp(-v.y)) - v.t, 1.0 / e.size, out=v.dy)
             return float(np.mean(np.logaddexp(v.y, 0.0) - v.y * v.t))
 
@@ -405,14 +413,13 @@ def _value_loss(kernel: str, rows: int, n: int) -> Case:
 
         return call
 
-    return Case(
-        "loss", kernel, f"{kernel} {rows}x{n}", make,
-        {
-            "fastnn": lambda v: functools.partial(getattr(v.lib, kernel), v.dy, v.y, v.t),
-            "numpy": numpy, "torch": torch,
-        },
-        ("dy", "result"), moved=3 * rows * n,
-    )  # fmt: skip
+    binders: dict[str, Binder] = {
+        "fastnn": lambda v: functools.partial(getattr(v.lib, kernel), v.dy, v.y, v.t),
+        "numpy": numpy,
+    }
+    if kernel != "poisson":  # PyTorch's lacks the terms that the targets alone give
+        binders["torch"] = torch
+    return Case("loss", kernel, f"{kernel} {rows}x{n}", make, binders, ("dy", "result"), moved=3 * rows * n)
 
 
 def _cross_entropy(rows: int, n: int, soft: bool) -> Case:
@@ -740,7 +747,7 @@ def _cases() -> Iterable[Case]:
     yield _statistics(512, 256)
     for kernel in ("dropout_forward", "dropout_backward", "dropout_mask"):
         yield _dropout(kernel, _LARGE)
-    for kernel in ("squared_error", "absolute_error", "huber", "binary_cross_entropy"):
+    for kernel in ("squared_error", "absolute_error", "huber", "binary_cross_entropy", "poisson"):
         yield _value_loss(kernel, 512, 64)
     yield _cross_entropy(512, 10, soft=False)
     yield _cross_entropy(512, 10, soft=True)

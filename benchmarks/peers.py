@@ -274,18 +274,23 @@ def _softmax(x: Array) -> Array:
 def _compiled_loop(module: Any, call: Callable[[], Any], count: int) -> Callable[[], Any]:
     """Return a call that does what `call`, a public kernel of `module`, does, `count` times in compiled code.
 
-    The public kernel checks its arguments and launches a compiled one; what it launches is taken down, and run in a
-    loop with the same arguments and as many threads.
+    The public kernel checks its arguments and launches a compiled one, or for a small product calls it; what it runs is
+    taken down, and run in a loop with the same arguments and as many threads.
     """
     import numba
 
     launched: list[Any] = []
-    launch = module.launch
-    module.launch = lambda kernel, tasks, *arguments: launched.append((kernel, tasks, arguments))
+    name = "launch" if hasattr(module, "launch") else "_matmul"
+    before = getattr(module, name)
+
+    def take_down(*arguments: Any) -> None:
+        launched.append((arguments[0], arguments[1], arguments[2:]) if name == "launch" else (before, 1, arguments))
+
+    setattr(module, name, take_down)
     try:
         call()
     finally:
-        module.launch = launch
+        setattr(module, name, before)
     ((kernel, tasks, arguments),) = launched
 
     @numba.njit(nogil=True)

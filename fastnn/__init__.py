@@ -1,10 +1,13 @@
 """fastnn: dense neural networks, trained by kernels compiled for the very CPU they run on."""
 
+from typing import Any as _Any
+
 from fastnn import callbacks, datasets, diagnostics, initializers, kernels, losses, optimizers, plotting, schedules
 from fastnn._version import __version__
-from fastnn.callbacks import Callback, Checkpoint, EarlyStopping, LambdaCallback
+from fastnn.callbacks import Callback, Checkpoint, EarlyStopping, LambdaCallback, TensorBoard
 from fastnn.datasets import load_digits, load_idx, load_idx_dir
 from fastnn.diagnostics import GradientFlow
+from fastnn.exchange import from_sklearn, from_torch
 from fastnn.history import History
 from fastnn.initializers import Initializer
 from fastnn.kernels._warmup import warmup
@@ -48,12 +51,16 @@ __all__ = [
     "SquaredError",
     "StepDecay",
     "Stream",
+    "TensorBoard",
     "TrainingDiverged",
     "Warmup",
     "__version__",
     "callbacks",
     "datasets",
     "diagnostics",
+    "exchange",
+    "from_sklearn",
+    "from_torch",
     "initializers",
     "kernels",
     "load",
@@ -67,3 +74,24 @@ __all__ = [
     "stream",
     "warmup",
 ]
+
+_ESTIMATORS = ("MLPClassifier", "MLPRegressor")
+
+
+def __getattr__(name: str) -> _Any:
+    """Import the estimators when they are first asked for: they need scikit-learn, the rest of fastnn does not."""
+    if name not in _ESTIMATORS:
+        raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
+    try:
+        import sklearn  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            f"fastnn.{name} needs scikit-learn, which is not installed: pip install 'fastnn[sklearn]'"
+        ) from None
+    from fastnn import estimators
+
+    return getattr(estimators, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ESTIMATORS])

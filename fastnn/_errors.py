@@ -1,4 +1,4 @@
-"""The two messages that bad arguments get: an unknown name, and a number that is none or out of range.
+"""The messages of bad arguments, an unknown name and a number that is none or out of range; and of missing packages.
 
 Every message has one form: the argument, what came, what was expected.
 """
@@ -6,6 +6,7 @@ Every message has one form: the argument, what came, what was expected.
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 import numbers
 import reprlib
@@ -54,6 +55,21 @@ def unknown_name(kind: str, got: object, known: Iterable[str]) -> ValueError:
         if near:
             message += f". Did you mean {plain[near[0]]!r}?"
     return ValueError(message)
+
+
+def needed(name: str, purpose: str, command: str) -> Any:
+    """Import a module of a package that fastnn does not bring, or say how to get it.
+
+    Raises
+    ------
+    ImportError
+        ``onnx is not installed (...), expected it for ONNX files: pip install "fastnn[onnx]"``
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.split(".")[0]
+        raise ImportError(f"{package} is not installed ({error}), expected it for {purpose}: {command}") from None
 
 
 def _plain(name: str) -> str:

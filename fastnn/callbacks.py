@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import check_number
+from fastnn._errors import check_number, needed
 from fastnn.schedules import metric_to_watch, resolve_mode
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ class EarlyStopping(Callback):
             if self.waited >= self.patience:
                 self.stopped = True
                 self.model.stop_training = True
+                self.model.history.add_stop(epoch, self.best_epoch, self.monitor, self.restore_best_weights)
 
     def on_train_end(self) -> None:
         if self.restore_best_weights and self._best_params is not None:
@@ -211,3 +212,55 @@ class Checkpoint(Callback):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.best = float(state["best"])
+
+
+class TensorBoard(Callback):
+    """Write the numbers of every epoch to event files, which ``tensorboard --logdir runs`` shows.
+
+    Training and validation are two runs, "train" and "validation" below the folder, so that TensorBoard draws "loss" of
+    both in one picture; what a callback before it added is there too. A later `fit` goes on in the same folder, at
+    the model's epoch. It needs tensorboardX: ``pip install "fastnn[tensorboard]"``.
+
+    Parameters
+    ----------
+    log_dir : path
+        The folder; give each training its own.
+    histogram_freq : int
+        Epochs from one histogram of all weights to the next, >= 0; 0 writes none.
+
+    Raises
+    ------
+    ImportError
+        If tensorboardX is not installed.
+    """
+
+    runs_last = True
+
+    def __init__(self, log_dir: str | os.PathLike[str] = "runs", histogram_freq: int = 0) -> None:
+        self.log_dir = Path(log_dir)
+        self.histogram_freq = check_number("histogram_freq", histogram_freq, low=0, integer=True)
+        self._kind = needed("tensorboardX", "TensorBoard", 'pip install "fastnn[tensorboard]"').SummaryWriter
+        self._writers: dict[str, Any] = {}
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        for name, value in logs.items():
+            validates = name.startswith("val_")
+            writer = self._writer("validation" if validates else "train", epoch)
+            writer.add_scalar(name.removeprefix("val_"), value, epoch + 1)
+        if self.histogram_freq and (epoch + 1) % self.histogram_freq == 0:
+            for segment, weight in zip(self.model.network.segments, self.model.get_weights(), strict=True):
+                self._writer("train", epoch).add_histogram(segment.name, weight, epoch + 1)
+
+    def _writer(self, run: str, epoch: int) -> Any:
+        """Return the writer of a run, whose folder is made when there is something to write.
+
+        The epoch is in the file's name, or two calls of `fit` within a second would write to one file.
+        """
+        if run not in self._writers:
+            self._writers[run] = self._kind(str(self.log_dir / run), filename_suffix=f".{epoch:06}")
+        return self._writers[run]
+
+    def on_train_end(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()

@@ -143,7 +143,7 @@ class GradientFlow(Callback):
             self._stages = [
                 i for i, stage in enumerate(stages) if stage.dense is not None or stage.activation != "identity"
             ]
-            self.layers = [_name(stages[i]) for i in self._stages]
+            self.layers = [stages[i].name for i in self._stages]
             self._activations = [stages[i].activation for i in self._stages]
         self._probe = _probe(self.data, self.rows)
         if not self.epoch or self.epoch[-1] != self.model.epoch:
@@ -381,12 +381,6 @@ class GradientFlow(Callback):
 
     def __repr__(self) -> str:
         return f"<GradientFlow: {len(self.epoch)} measurements of {len(self.layers)} layers>"
-
-
-def _name(stage: Stage) -> str:
-    kind = "Dense" if stage.dense is not None else "Activation"
-    activation = "" if stage.activation == "identity" else f" {stage.activation}"
-    return f"layer {stage.layer} ({kind}, {stage.units}{activation})"
 
 
 def _number(name: str) -> str:

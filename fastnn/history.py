@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class History:
@@ -15,11 +19,15 @@ class History:
         Keras a list each.
     epoch : list of int
         The epochs' numbers, from 0.
+    stops : list of dict
+        Where `EarlyStopping` ended a `fit`: "epoch", the last one trained; "best_epoch"; "monitor", what it watched;
+        "restored", whether the weights went back to those of the best epoch.
     """
 
     def __init__(self) -> None:
         self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []
+        self.stops: list[dict[str, Any]] = []
 
     def append(self, epoch: int, logs: dict[str, float]) -> None:
         """Add an epoch; a number that other epochs lack is NaN there."""
@@ -28,15 +36,26 @@ class History:
             column.append(float(logs.get(name, float("nan"))))
         self.epoch.append(epoch)
 
+    def add_stop(self, epoch: int, best_epoch: int, monitor: str, restored: bool) -> None:
+        """Note that early stopping ended a `fit` after an epoch."""
+        self.stops.append({"epoch": epoch, "best_epoch": best_epoch, "monitor": monitor, "restored": restored})
+
+    def plot(self, path: str | os.PathLike[str] | None = None, **settings: Any) -> Figure:
+        """Draw the learning curves; see `fastnn.plotting.plot_history`, which takes the same arguments."""
+        from fastnn.plotting import plot_history
+
+        return plot_history(self, path, **settings)
+
     def truncate(self, epoch: int) -> None:
         """Drop the epochs from number `epoch` on."""
         keep = sum(number < epoch for number in self.epoch)
         self.epoch = self.epoch[:keep]
         self.history = {name: column[:keep] for name, column in self.history.items()}
+        self.stops = [stop for stop in self.stops if stop["epoch"] < epoch]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data (JSON)."""
-        return {"epoch": self.epoch, "history": self.history}
+        return {"epoch": self.epoch, "history": self.history, "stops": self.stops}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> History:
@@ -44,6 +63,8 @@ class History:
         result = cls()
         result.epoch = [int(number) for number in data["epoch"]]
         result.history = {str(name): [float(number) for number in column] for name, column in data["history"].items()}
+        for stop in data.get("stops", []):  # which files of early versions lack
+            result.add_stop(int(stop["epoch"]), int(stop["best_epoch"]), str(stop["monitor"]), bool(stop["restored"]))
         if any(len(column) != len(result.epoch) for column in result.history.values()):
             raise ValueError("history: got columns of other lengths than the epochs")
         return result

@@ -79,6 +79,13 @@ class Stage:
     dropout_layer: int = 0
 
     @property
+    def name(self) -> str:
+        """What messages and pictures call it: "layer 3 (Dense, 32 relu)"."""
+        kind = "Dense" if self.dense is not None else "Activation"
+        activation = "" if self.activation == "identity" else f" {self.activation}"
+        return f"layer {self.layer} ({kind}, {self.units}{activation})"
+
+    @property
     def keep(self) -> int:
         """What is kept besides the output for the backward pass (see `kernels/epoch.py`)."""
         code = formulas.CODES[self.activation]

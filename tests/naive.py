@@ -313,6 +313,18 @@ def binary_cross_entropy(dz, z, t, w=None):
     return _weighted_mean(dz, z, w, row)
 
 
+def poisson(dz, z, t, w=None):
+    """Row loss: mean over outputs of e^z - t + t log(t / e^z), half the deviance; 0 log 0 counts as 0."""
+
+    def row(b):
+        n = z.shape[1]
+        pairs = [(float(z[b, c]), float(t[b, c])) for c in range(n)]
+        terms = [math.exp(v) - k + (k * (math.log(k) - v) if k > 0 else 0.0) for v, k in pairs]
+        return math.fsum(terms) / n, [(math.exp(v) - k) / n for v, k in pairs]
+
+    return _weighted_mean(dz, z, w, row)
+
+
 # ----------------------------------------------------------------------------------------- updates
 
 
@@ -383,16 +395,20 @@ def rmsprop_update(
 
 def adam_update(
     param, m, v, grad, lr, b1, b2, eps, step,
-    l1=0.0, l2=0.0, grad_scale=1.0, clip_value=math.inf, truncate=0.0,
+    l1=0.0, l2=0.0, grad_scale=1.0, clip_value=math.inf, truncate=0.0, eps_hat=False,
 ):  # fmt: skip
-    """param -= lr m^ / (sqrt(v^) + eps), m^ and v^ unbiased means of g, g^2 (Kingma and Ba 2015)."""
+    """param -= lr m^ / (sqrt(v^) + eps), m^ and v^ unbiased means of g, g^2 (Kingma and Ba 2015).
+
+    With `eps_hat` the form at the end of their section 2: rate lr sqrt(1 - b2^t) / (1 - b1^t), root sqrt(v) + eps.
+    """
     for i in range(param.size):
         g = _gradient(param, grad, i, l1, l2, grad_scale, clip_value)
         m[i] = b1 * float(m[i]) + (1.0 - b1) * g
         v[i] = b2 * float(v[i]) + (1.0 - b2) * g * g
         m_hat = float(m[i]) / (1.0 - b1**step)
         v_hat = float(v[i]) / (1.0 - b2**step)
-        param[i] = shrink(float(param[i]) - lr * m_hat / (math.sqrt(v_hat) + eps), truncate)
+        root = (math.sqrt(float(v[i])) + eps) / math.sqrt(1.0 - b2**step) if eps_hat else math.sqrt(v_hat) + eps
+        param[i] = shrink(float(param[i]) - lr * m_hat / root, truncate)
 
 
 def adamw_update(
@@ -648,14 +664,15 @@ def _apply(optimizer, state, param, grad, lr, step, l1, l2, truncate, grad_scale
 
 def network_train(
     layers, x, t, loss, optimizer, epochs=1, batch_size=32, seed=0, shuffle=True, w=None,
-    l1_mode="gradient", first_step=0, first_epoch=0, states=None,
+    l1_mode="gradient", first_step=0, first_epoch=0, states=None, loss_scale=1.0, penalty_per_weight=False,
 ):  # fmt: skip
     """Train in place; return the loss of every epoch: the row-weighted mean over its batches, with penalty.
 
     `optimizer` is a dict: "name", "lr" (a number, or a function of step and epoch, both counted from 0), and
     the optimizer's own numbers, "clip_value" and "clip_norm" (norm of the whole gradient with its penalties,
     after clipping by value). Dense weights must be float64 arrays: they are changed in place. `states` (one
-    dict a parameter array) is for going on with a training: hand the same list in again.
+    dict a parameter array) is for going on with a training: hand the same list in again. `loss_scale` multiplies the
+    gradient of the loss; `penalty_per_weight` divides the penalties by the sum of the batch's weights.
     """
     n = x.shape[0]
     params = []
@@ -677,9 +694,11 @@ def network_train(
             weights = None if w is None else w[rows]
             value, _, gradients = network_gradients(layers, x[rows], t[rows], loss, weights, True, seed, step)
             share = float(len(rows) if weights is None else math.fsum(float(v) for v in weights))
-            total.append(share * (value + network_penalty(layers)))
+            per = 1.0 if not penalty_per_weight else 1.0 / share if share > 0 else 0.0
+            total.append(share * (value + per * network_penalty(layers)))
             mass.append(share)
             flat = [part for pair in gradients if pair is not None for part in pair if part is not None]
+            flat = [loss_scale * part for part in flat]
             lr = optimizer["lr"](step, epoch) if callable(optimizer["lr"]) else optimizer["lr"]
             truncating = l1_mode == "truncate"
             scale = 1.0
@@ -687,11 +706,13 @@ def network_train(
                 clip = optimizer.get("clip_value", math.inf)
                 squares = []
                 for (param, l1, l2), grad in zip(params, flat, strict=True):
+                    l1, l2 = per * l1, per * l2
                     seen = grad + l2 * param + (0.0 if truncating else l1) * np.sign(param)
                     squares.append(float((np.clip(seen, -clip, clip) ** 2).sum()))
                 norm = math.sqrt(math.fsum(squares))
                 scale = min(1.0, optimizer["clip_norm"] / norm) if norm > 0 else 1.0
             for (param, l1, l2), grad, state in zip(params, flat, states, strict=True):
+                l1, l2 = per * l1, per * l2
                 gradient_l1, truncate = (0.0, lr * l1) if truncating else (l1, 0.0)
                 _apply(optimizer, state, param, grad, lr, step + 1, gradient_l1, l2, truncate, scale)
             step += 1

@@ -18,7 +18,17 @@ from fastnn.kernels import epoch as e
 ROOT = pathlib.Path(fastnn.__file__).parent
 
 # Who may import whom: only those of a lower rank, or of the same where there is no circle.
-RANKS = {"kernels": 0, "cuda": 1, "training": 3, "model": 4, "estimators": 5, "cli": 5, "__main__": 6, "__init__": 7}
+RANKS = {
+    "kernels": 0,
+    "cuda": 1,
+    "training": 3,
+    "model": 4,
+    "estimators": 5,
+    "exchange": 5,
+    "cli": 5,
+    "__main__": 6,
+    "__init__": 7,
+}
 OTHERS = 2  # network, runtime, layers, losses, optimizers, schedules, arrays, callbacks, saving, ...
 
 
@@ -139,7 +149,8 @@ with event.install_recorder("numba:compile") as recorder:
         if module.name.rpartition(".")[2] not in ("__main__", "plotting", "estimators"):
             __import__(module.name)
 print(len(recorder.buffer))
-print([name for name in ("torch", "sklearn", "matplotlib", "pandas", "jax", "narwhals", "pyarrow") if name in before])
+BIG = ("torch", "sklearn", "matplotlib", "onnx", "tensorboardX", "pandas", "jax", "narwhals", "pyarrow")
+print([name for name in BIG if name in before])
 import numba
 with event.install_recorder("numba:compile") as recorder:
     numba.njit(lambda: 1)()

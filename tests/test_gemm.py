@@ -24,6 +24,9 @@ LARGE = [
     (1, 700, 300),
     (700, 1, 300),
     (513, 3, 769),
+    # Few rows times a transposed matrix, its rows 4 or 8 KB apart or not.
+    (2, 61, 1024),
+    (3, 70, 515),
 ]
 
 every_transpose = pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)

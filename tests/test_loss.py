@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import sampled_shapes
 
-from fastnn.kernels.loss import absolute_error, binary_cross_entropy, cross_entropy, huber, squared_error
+from fastnn.kernels.loss import absolute_error, binary_cross_entropy, cross_entropy, huber, poisson, squared_error
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -19,6 +19,7 @@ KERNELS = {
     "huber": huber,
     "cross_entropy": cross_entropy,
     "binary_cross_entropy": binary_cross_entropy,
+    "poisson": poisson,
 }
 # (loss, how its targets look)
 CASES = [
@@ -31,6 +32,7 @@ CASES = [
     ("cross_entropy", "not summing to 1"),
     ("binary_cross_entropy", "zeros and ones"),
     ("binary_cross_entropy", "soft"),
+    ("poisson", "counts"),
 ]
 SHAPES = [(1, 1), (1, 2), (2, 1), (5, 3), *sampled_shapes(2, 12, seed=6)]
 
@@ -49,6 +51,8 @@ def make_targets(targets, shape, rng, dtype):
         return rng.integers(0, 2, size=shape).astype(dtype)
     if targets == "values":
         return rng.normal(scale=2.0, size=shape).astype(dtype)
+    if targets == "counts":
+        return rng.poisson(1.5, size=shape).astype(dtype)
     t = rng.uniform(size=shape)
     if targets == "soft" and n > 1:
         t /= t.sum(axis=1, keepdims=True)
@@ -235,6 +239,7 @@ def test_bad_weights_are_refused(loss, bad):
 @pytest.mark.parametrize("scale", [1e-30, 100.0, 1e4])
 def test_extreme_outputs_stay_finite(loss, targets, scale, dtype, rng):
     y = (rng.choice([-1.0, 1.0], size=(7, 5)) * scale).astype(dtype)
+    y = -abs(y) if loss == "poisson" else y  # the rate e^y is beyond all numbers where y is large
     t = make_targets(targets, (7, 5), rng, dtype)
     dy, want_dy = np.full_like(y, np.nan), np.empty((7, 5))
     value, want = KERNELS[loss](dy, y, t), getattr(naive, loss)(want_dy, y, t)
@@ -310,6 +315,7 @@ def test_against_torch(loss, targets, weighting, torch, rng):
         "huber": functional.huber_loss,
         "cross_entropy": functional.cross_entropy,
         "binary_cross_entropy": functional.binary_cross_entropy_with_logits,
+        "poisson": lambda z, t, **how: functional.poisson_nll_loss(z, t, **how) + torch.special.xlogy(t, t) - t,
     }[loss]
     rows = function(leaf, target, reduction="none")
     if rows.ndim == 2:
@@ -328,7 +334,7 @@ def test_against_torch(loss, targets, weighting, torch, rng):
 @every_loss
 def test_broken_arguments_are_refused(loss, dtype, rng, refuses):
     kernel = KERNELS[loss]
-    d, y = ("dz", "z") if "entropy" in loss else ("dy", "y")
+    d, y = ("dz", "z") if "entropy" in loss or loss == "poisson" else ("dy", "y")
     arrays = {d: np.full((4, 6), np.nan, dtype), y: rng.normal(size=(4, 6)).astype(dtype)}
     t, w = np.full((4, 6), 0.5, dtype), np.array([1.0, 2.0, 3.0, 4.0], dtype)
     # Weights may be of either float dtype.
@@ -365,3 +371,17 @@ def test_huber_delta_must_be_positive(delta):
     with pytest.raises((TypeError, ValueError), match="delta: got"):
         huber(dy, np.ones((3, 2)), np.zeros((3, 2)), None, delta)
     assert np.isnan(dy).all()
+
+
+def test_poisson_by_hand(dtype):
+    """Rates 1 and 2 for counts 0 and 3: e^z - t + t log(t / e^z) is 1 and 3 log 1.5 - 1."""
+    z = np.array([[0.0, math.log(2.0)]], dtype)
+    dz = np.full_like(z, np.nan)
+    assert poisson(dz, z, np.array([[0.0, 3.0]], dtype)) == pytest.approx((1 + 3 * math.log(1.5) - 1) / 2, rel=1e-6)
+    np.testing.assert_allclose(dz, [[0.5, -0.5]], rtol=1e-6)
+
+
+def test_poisson_refuses_negative_counts():
+    z = np.zeros((1, 2))
+    with pytest.raises(ValueError, match=r"t: got -1\.0, expected numbers >= 0"):
+        poisson(np.empty_like(z), z, np.array([[1.0, -1.0]]))

@@ -333,6 +333,8 @@ DAMAGED = {
     "a history of words": put("history", "history", {"loss": ["low"]}),
     "a list for the history": put("history", []),
     "history columns of other lengths": put("history", "history", "loss", [1.0] * 9),
+    "a stop without its epoch": put("history", "stops", [{"best_epoch": 0, "monitor": "loss", "restored": True}]),
+    "a number for the stops": put("history", "stops", 3),
     "no state of the schedule": put("schedule", {}),
     "an unknown state of the schedule": put("schedule", {"now": 1}),
     "no callbacks": put("callbacks", ...),

@@ -95,7 +95,7 @@ def test_a_thread_on_the_leaders_cpu_sleeps():
 
     team[_team.WHICH_CPU] = here.address
     rest = numba.njit(lambda team, turn: _team.rest(team, turn))
-    lead_here = numba.njit(lambda team: _team.lead(team))
+    lead_here = numba.njit(lambda team: _team.locate_leader(team))
     lead_here(team)
     assert team[_team.LEADER_CPU] == 5
 

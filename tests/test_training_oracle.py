@@ -161,6 +161,26 @@ def test_every_schedule(case, rng):
     same_as_the_oracle(model, {"name": "sgd", "lr": rate, "momentum": 0.5}, *data("squared_error", rng))
 
 
+@pytest.mark.parametrize("l1_mode", ["gradient", "truncate"])
+def test_penalties_divided_by_the_weight_of_the_batch_and_a_scaled_loss(l1_mode, rng):
+    """As scikit-learn has them; one batch weighs nothing, and the short last one little."""
+    x, y = data("squared_error", rng)
+    w = rng.uniform(0.2, 3.0, size=ROWS)
+    w[5:10] = 0.0
+    model = build("squared_error", fastnn.SGD(0.02, momentum=0.5, clip_norm=5.0), l1=0.1, l2=0.3, l1_mode=l1_mode)
+    model.runtime.loss_scale, model.runtime.penalty_per_weight = 1.7, True
+    layers = naive_layers(model)
+    losses = model.fit(x, y, epochs=EPOCHS, batch_size=BATCH, sample_weight=w, shuffle=False).history["loss"]
+    settings = {"name": "sgd", "lr": 0.02, "momentum": 0.5, "clip_norm": 5.0}
+    naive.network_train(
+        layers, x, y, "squared_error", settings, EPOCHS, BATCH, model.seed, False, w,
+        l1_mode=l1_mode, loss_scale=1.7, penalty_per_weight=True,
+    )  # fmt: skip
+    for got, want in zip(model.get_weights(), naive_weights(layers), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-9)
+    assert losses[-1] < losses[0]
+
+
 @pytest.mark.parametrize("optimizer", ["sgd momentum", "adam", "clipped by norm"])
 def test_truncating_l1(optimizer, rng):
     ours, theirs = OPTIMIZERS[optimizer]

@@ -53,6 +53,11 @@ CASES = {
         {"lr": 0.01, "alpha": 0.9, "eps": 1e-2, "momentum": 0.8, "centered": True},
     ),
     "adam": ("adam_update", {"m": True, "v": True}, {"lr": 0.01, "b1": 0.9, "b2": 0.999, "eps": 1e-8}),
+    "adam eps hat": (
+        "adam_update",
+        {"m": True, "v": True},
+        {"lr": 0.01, "b1": 0.9, "b2": 0.999, "eps": 0.1, "eps_hat": True},
+    ),
     "adamw": (
         "adamw_update",
         {"m": True, "v": True},
@@ -188,6 +193,7 @@ def test_first_step_by_hand(case):
         "rmsprop centered momentum eps inside": 2 - 0.01 * 0.5 / math.sqrt(0.0225 + 0.05),
         "rmsprop centered momentum": 2 - 0.01 * 0.5 / (0.15 + 1e-2),
         "adam": 2 - 0.01 * 0.5 / (0.5 + 1e-8),
+        "adam eps hat": 2 - 0.01 * 0.5 * math.sqrt(0.001) / (0.5 * math.sqrt(0.001) + 0.1),
         "adamw": 2 * (1 - 0.003) - 0.01 * 0.5 / (0.5 + 1e-4),
         "amsgrad": 2 - 0.01 * 0.5 / (0.5 + 1e-8),
     }[case]

@@ -17,14 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.gate.trees import Installed
+from benchmarks.gate.worker import LONG_SECONDS
 
 WORKER = pathlib.Path(__file__).with_name("worker.py")
 
 BURST_SECONDS = 5e-4
 """Short enough that most bursts fall between two interruptions; the fastest of some counts."""
-
-LONG_SECONDS = 5e-3
-"""A call that takes longer is a burst by itself, and needs no warming."""
 
 ANSWER_SECONDS = 600.0
 """What takes longer hangs: the first call of a revision compiles."""
@@ -48,14 +46,14 @@ class Side:
         )  # fmt: skip
         self._answers: queue.Queue[str] = queue.Queue()
         self._complaints: list[str] = []
-        for target in (self._listen, self._hear):
+        for target in (self._listen, self._complain):
             threading.Thread(target=target, daemon=True).start()
         self.versions: dict[str, str] = {}
         self._environment = installed.environment
 
     def greet(self) -> None:
         """Wait until the process has imported its fastnn."""
-        hello = self._receive()
+        hello = self.hear()
         if not pathlib.Path(hello["fastnn"]).is_relative_to(self._environment):
             raise Failed(f"{self.label}: got fastnn from {hello['fastnn']}, expected it in {self._environment}")
         self.versions = hello["versions"]
@@ -66,12 +64,19 @@ class Side:
             self._answers.put(line)
         self._answers.put("")
 
-    def _hear(self) -> None:
+    def _complain(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._complaints = [*self._complaints[-4:], line.rstrip()]
 
-    def _receive(self) -> dict[str, Any]:
+    def hear(self) -> dict[str, Any]:
+        """Return the next answer.
+
+        Raises
+        ------
+        Failed
+            The process ended or hangs.
+        """
         try:
             line = self._answers.get(timeout=ANSWER_SECONDS)
         except queue.Empty:
@@ -81,12 +86,16 @@ class Side:
             raise Failed(f"{self.label}: the process ended with {code}: {' | '.join(self._complaints)}")
         return json.loads(line)
 
-    def ask(self, **order: Any) -> dict[str, Any]:
-        """Send an order and return the answer."""
+    def tell(self, **order: Any) -> None:
+        """Send an order."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # then the answer says so
             print(json.dumps(order), file=self._process.stdin, flush=True)
-        return self._receive()
+
+    def ask(self, **order: Any) -> dict[str, Any]:
+        """Send an order and return the answer."""
+        self.tell(**order)
+        return self.hear()
 
     def close(self) -> None:
         """End the process."""
@@ -122,7 +131,9 @@ def measure(base: Side, head: Side, name: str, found: Found) -> None:
     Failed
         A process is gone.
     """
-    opened = [side.ask(do="open", name=name) for side in (base, head)]
+    for side in (base, head):
+        side.tell(do="open", name=name)
+    opened = [side.hear() for side in (base, head)]
     lacking = False
     for side, answer in zip((base, head), opened, strict=True):
         if "missing" in answer:

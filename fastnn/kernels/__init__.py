@@ -8,7 +8,7 @@ from fastnn.kernels.activation import activation_backward, activation_forward, s
 from fastnn.kernels.dense import dense_backward, dense_forward
 from fastnn.kernels.dropout import dropout_backward, dropout_forward, dropout_mask
 from fastnn.kernels.gemm import matmul
-from fastnn.kernels.loss import absolute_error, binary_cross_entropy, cross_entropy, huber, squared_error
+from fastnn.kernels.loss import absolute_error, binary_cross_entropy, cross_entropy, huber, poisson, squared_error
 from fastnn.kernels.random import philox_fill, shuffle_indices
 from fastnn.kernels.statistics import activation_statistics
 from fastnn.kernels.update import (
@@ -48,6 +48,7 @@ __all__ = [
     "matmul",
     "penalty",
     "philox_fill",
+    "poisson",
     "rmsprop_update",
     "sgd_update",
     "shuffle_indices",

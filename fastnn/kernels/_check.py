@@ -40,6 +40,16 @@ def check_array(
         raise ValueError(f"{name}: got a read-only array, expected a writable one, since the kernel writes into it")
 
 
+def _is_sound(array: Any, dtype: Any, shape: Any, writable: bool) -> bool:
+    """Return whether `check_array` would pass; False also where it has not been looked at closely."""
+    if type(array) is not np.ndarray or array.dtype != dtype:
+        return False
+    if shape is not None and array.shape != shape:
+        return False
+    flags = array.flags
+    return bool(flags.carray if writable else flags.c_contiguous and flags.aligned)
+
+
 def check_arrays(outputs: dict[str, Any], inputs: dict[str, Any], shapes: dict[str, Any] | None = None) -> None:
     """Check float arrays that belong together:
 
@@ -47,12 +57,18 @@ def check_arrays(outputs: dict[str, Any], inputs: dict[str, Any], shapes: dict[s
     """
     shapes = shapes or {}
     arrays = {**outputs, **inputs}
-    for name, array in arrays.items():
-        check_array(name, array, shape=shapes.get(name), writable=name in outputs)
     first_name, first = next(iter(arrays.items()))
-    for name, array in arrays.items():
-        if array.dtype != first.dtype:
-            raise TypeError(f"{name}: got dtype {array.dtype}, expected {first.dtype} like {first_name}")
+    dtype = getattr(first, "dtype", None)
+    # One pass where all is well, 1 us an array less: a product of 128 x 256 x 64 takes 40 us.
+    sound = dtype in FLOATS and all(
+        _is_sound(array, dtype, shapes.get(name), name in outputs) for name, array in arrays.items()
+    )
+    if not sound:
+        for name, array in arrays.items():
+            check_array(name, array, shape=shapes.get(name), writable=name in outputs)
+        for name, array in arrays.items():
+            if array.dtype != dtype:
+                raise TypeError(f"{name}: got dtype {array.dtype}, expected {dtype} like {first_name}")
     seen = []
     for name, output in outputs.items():
         seen.append(name)

@@ -161,7 +161,7 @@ def launch(kernel: Any, n_tasks: int, *arguments: Any) -> None:
     Waking a thread that has nothing to do costs a microsecond, or milliseconds where the core is busy. Numba would
     compile once more for arrays that are read-only: inputs, which no kernel writes to, all look alike to it.
     """
-    arguments = tuple(_like_writable(a) if isinstance(a, np.ndarray) else a for a in arguments)
+    arguments = tuple(like_writable(a) if isinstance(a, np.ndarray) else a for a in arguments)
     available = numba.get_num_threads()
     if n_tasks >= available:
         kernel(*arguments)
@@ -214,7 +214,7 @@ def launch_chunks(kernel: Any, n_chunks: int, *arguments: Any) -> None:
     launch(kernel, n_chunks // FORK_CHUNKS, *arguments)
 
 
-def _like_writable(array: np.ndarray) -> np.ndarray:
+def like_writable(array: np.ndarray) -> np.ndarray:
     """Return a C-contiguous array itself, or where it is read-only an array that says it is not, on the same memory."""
     if array.flags.writeable:
         return array
@@ -234,16 +234,13 @@ class Task:
     """
 
     def __init__(self, function: Any, kinds: str) -> None:
-        self._kinds = kinds.split()
+        self._kinds = kinds
         self._dispatcher = _cached(numba.njit(fastmath=FAST, **_INNER)(function.py_func))
         self._addresses: dict[int, int] = {}
-        self.call = self._make_call()
-
-    def _argument_types(self, element: Any) -> tuple[Any, ...]:
-        return tuple(_array_or_scalar(kind, element) for kind in self._kinds)
+        self.call = call_by_address(kinds)
 
     def _signature(self, dtype: Any) -> Any:
-        return types.void(*self._argument_types(numba.from_dtype(dtype)))
+        return types.void(*_argument_types(self._kinds, numba.from_dtype(dtype)))
 
     def must_be_compiled(self, dtype: Any) -> bool:
         """Return whether `address` would have to compile, and the result could be kept on disk."""
@@ -262,35 +259,44 @@ class Task:
             self._addresses[bits] = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
         return self._addresses[bits]
 
-    def _make_call(self) -> Any:
-        position = next(i for i, kind in enumerate(self._kinds) if kind.startswith("e["))
 
-        def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
-            element = arguments[position].dtype
-            wanted = self._argument_types(element)
-            if any(
-                isinstance(want, types.Array) != isinstance(have, types.Array)
-                for have, want in zip(arguments, wanted, strict=True)
-            ):
-                return None
+def call_by_address(kinds: str) -> Any:
+    """Return what calls, in compiled code, a function compiled by `Task` with the same `kinds` at an address.
 
-            def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-                convention = context.call_conv
-                function_type = convention.get_function_type(types.none, wanted)
-                callee = builder.inttoptr(args[0], function_type.as_pointer())
-                values = [
-                    context.cast(builder, value, have, want)
-                    for value, have, want in zip(args[1:], signature.args[1:], wanted, strict=True)
-                ]
-                convention.call_function(builder, callee, types.none, wanted, values)
-                return context.get_dummy_value()
+    Pointers have no element type in LLVM, so arrays of one float type may stand for those of another, as long as the
+    function called gets what it works on from elsewhere.
+    """
+    names = ["typingctx", "address", *(f"argument{i}" for i in range(len(kinds.split())))]
+    position = next(i for i, kind in enumerate(kinds.split()) if kind.startswith("e["))
 
-            return types.void(types.int64, *arguments), generate
+    def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
+        wanted = _argument_types(kinds, arguments[position].dtype)
+        if any(
+            isinstance(want, types.Array) != isinstance(have, types.Array)
+            for have, want in zip(arguments, wanted, strict=True)
+        ):
+            return None
 
-        names = ["typingctx", "address", *(f"argument{i}" for i in range(len(self._kinds)))]
-        positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        call.__signature__ = inspect.Signature([inspect.Parameter(name, positional) for name in names])  # type: ignore[attr-defined]
-        return intrinsic(call)
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            convention = context.call_conv
+            function_type = convention.get_function_type(types.none, wanted)
+            callee = builder.inttoptr(args[0], function_type.as_pointer())
+            values = [
+                context.cast(builder, value, have, want)
+                for value, have, want in zip(args[1:], signature.args[1:], wanted, strict=True)
+            ]
+            convention.call_function(builder, callee, types.none, wanted, values)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, *arguments), generate
+
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    call.__signature__ = inspect.Signature([inspect.Parameter(name, positional) for name in names])  # type: ignore[attr-defined]
+    return intrinsic(call)
+
+
+def _argument_types(kinds: str, element: Any) -> tuple[Any, ...]:
+    return tuple(_array_or_scalar(kind, element) for kind in kinds.split())
 
 
 def _array_or_scalar(kind: str, element: Any) -> Any:

@@ -1,11 +1,11 @@
-"""A team of threads that is forked once for many small operations and handed tasks through memory.
+"""A team of threads that comes together once for many small operations and is handed tasks through memory.
 
 A fork and a join of all threads for every operation costs more than most operations of a small network, and
-milliseconds where a core is busy with something else. Here the first thread to arrive leads: it walks through the
-program and, for an operation of several tasks, gives each seat of the team a share of them in one word. Whoever is
-there claims task after task by adding one to such a word, those of its own seat first. A thread that comes late, never
-comes, or is sent away by the system between two tasks holds nobody up: the others do what is left, and the leader waits
-only for tasks that are at work.
+milliseconds where a core is busy with something else. Here one thread leads: it walks through the program and, for an
+operation of several tasks, gives each seat of the team a share of them in one word. Whoever is there claims task
+after task by adding one to such a word, those of its own seat first. A thread that comes late, never comes, or is
+sent away by the system between two tasks holds nobody up: the others do what is left, and the leader waits only for
+tasks that are at work.
 
 The word of a seat holds both the end of its share (upper half) and the next task (lower half), so that a claim can
 never mix two operations: while a claimed task is not done, its operation is not over.
@@ -145,7 +145,7 @@ def _system_functions() -> tuple[int, ...]:
 
 
 @inlined
-def lead(team):
+def locate_leader(team):
     """Say on which CPU the leader is."""
     if team[WHICH_CPU] != 0:
         store(team, LEADER_CPU, _call(team[WHICH_CPU], 0))
@@ -158,10 +158,22 @@ def rest(team, turn):
     A thread that shares the leader's CPU goes to sleep, since it is then woken on one that is free: the system may
     leave two threads on one CPU for a second while the other idles.
     """
-    if team[WHICH_CPU] != 0 and _call(team[WHICH_CPU], 0) == load(team, LEADER_CPU):
-        _call(team[SLEEP], NAP)
+    if beside_leader(team):
+        nap(team)
     else:
         wait(team, turn)
+
+
+@inlined
+def beside_leader(team):
+    """Return whether this thread is on the leader's CPU, as far as the system tells."""
+    return team[WHICH_CPU] != 0 and _call(team[WHICH_CPU], 0) == load(team, LEADER_CPU)
+
+
+@inlined
+def nap(team):
+    """Sleep for `NAP` microseconds."""
+    _call(team[SLEEP], NAP)
 
 
 @inlined
@@ -193,7 +205,7 @@ def claim(team, seat, members):
 @inlined
 def publish(team, operation, stage, n_tasks, members):
     """Open an operation of `n_tasks` tasks for claims; the one before must be over."""
-    lead(team)
+    locate_leader(team)
     team[OPERATION], team[STAGE] = operation, stage
     store(team, DONE, 0)
     for seat in range(members):

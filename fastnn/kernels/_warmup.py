@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fastnn.kernels import epoch
+from fastnn.kernels._pool import compile_attend
 from fastnn.kernels.activation import activation_backward, activation_forward, softmax_forward
 from fastnn.kernels.dense import dense_backward, dense_forward
 from fastnn.kernels.dropout import dropout_forward
@@ -37,6 +38,7 @@ def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
     for name in names:
         if name not in ("float32", "float64"):
             raise ValueError(f"dtypes: got {name!r}, expected 'float32' or 'float64'")
+    compile_attend()
     philox_fill(np.empty(4, np.uint32), 0, 0, 0)
     shuffle_indices(np.empty(2, np.int64), 0, 0)
     for name in names:

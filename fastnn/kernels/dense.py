@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy, fill
 from fastnn.kernels._check import check_arrays, check_code
-from fastnn.kernels._jit import block, entry_parallel, launch
+from fastnn.kernels._context import SLOTS, floats_at
+from fastnn.kernels._jit import Task, block, entry, like_writable
+from fastnn.kernels._pool import KINDS, lead, pool, put
 from fastnn.kernels._simd import tile_columns
 from fastnn.kernels.activation import ACTIVATE, call_activate
-from fastnn.kernels.gemm import GEMM, MR, call_gemm, product_plan, scratch_elements, split
+from fastnn.kernels.gemm import GEMM, MR, call_gemm, product_plan, split
 
 
 @block
@@ -25,48 +27,89 @@ def column_sums(out, d, d0, stride, rows, first, last):
             total[j] += row[j]
 
 
-@entry_parallel
-def _dense_forward(gemm, activation, a, z, x, w, b, rows, k, n, code, scratch, row_blocks, column_blocks):
-    nr = tile_columns(z)
-    each = scratch_elements(rows, n, k, nr)
-    for task in prange(row_blocks * column_blocks):
-        i0, i1 = split(rows, row_blocks, task % row_blocks, MR)
-        j0, j1 = split(n, column_blocks, task // row_blocks, nr)
+# The contexts of the two jobs: numbers, then arrays. `_X_*` of the backward pass is of the product toward dx.
+_GEMM, _ACTIVATE, _CODE, _ROWS, _K, _N, _EACH, _ROW_BLOCKS, _COLUMN_BLOCKS, _X_ROW_BLOCKS, _X_COLUMN_BLOCKS = range(11)
+_X, _W, _SCRATCH, _A, _Z, _B, _DX, _DW, _DB, _DZ = range(11, 11 + 10 * SLOTS, SLOTS)
+_N_CONTEXT = 11 + 10 * SLOTS
+
+
+@block
+def dense_forward_task(p, like, task, seat):
+    """Do one block of a layer's outputs."""
+    a, z, b = floats_at(p, _A, like), floats_at(p, _Z, like), floats_at(p, _B, like)
+    k, n = p[_K], p[_N]
+    i0, i1 = split(p[_ROWS], p[_ROW_BLOCKS], task % p[_ROW_BLOCKS], MR)
+    j0, j1 = split(n, p[_COLUMN_BLOCKS], task // p[_ROW_BLOCKS], tile_columns(like))
+    if i1 > i0 and j1 > j0:
+        call_gemm(p[_GEMM], z, i0 * n + j0, n, floats_at(p, _X, like), i0 * k, k, 1, floats_at(p, _W, like), j0, n, 1,
+                  i1 - i0, j1 - j0, k, b, j0, b.size > 0, floats_at(p, _SCRATCH, like), seat * p[_EACH])  # fmt: skip
+        for i in range(i0, i1):
+            row = a[i * n + j0 : i * n + j1]
+            copy(row, z[i * n + j0 : i * n + j1])
+            call_activate(p[_ACTIVATE], p[_CODE], row)
+
+
+@block
+def dense_backward_task(p, like, task, seat):
+    """Do one block of dw (with db), or of dx."""
+    x, w, dz, scratch = (
+        floats_at(p, _X, like),
+        floats_at(p, _W, like),
+        floats_at(p, _DZ, like),
+        floats_at(p, _SCRATCH, like),
+    )
+    rows, k, n = p[_ROWS], p[_K], p[_N]
+    nr, w_rows, x_rows = tile_columns(like), p[_ROW_BLOCKS], p[_X_ROW_BLOCKS]
+    w_tasks = w_rows * p[_COLUMN_BLOCKS]
+    if task < w_tasks:
+        i0, i1 = split(k, w_rows, task % w_rows, MR)
+        j0, j1 = split(n, p[_COLUMN_BLOCKS], task // w_rows, nr)
         if i1 > i0 and j1 > j0:
-            call_gemm(gemm, z, i0 * n + j0, n, x, i0 * k, k, 1, w, j0, n, 1, i1 - i0, j1 - j0, k,
-                       b, j0, b.size > 0, scratch, task * each)  # fmt: skip
-            for i in range(i0, i1):
-                row = a[i * n + j0 : i * n + j1]
-                copy(row, z[i * n + j0 : i * n + j1])
-                call_activate(activation, code, row)
+            call_gemm(p[_GEMM], floats_at(p, _DW, like), i0 * n + j0, n, x, i0, 1, k, dz, j0, n, 1, i1 - i0, j1 - j0,
+                      rows, dz, 0, False, scratch, seat * p[_EACH])  # fmt: skip
+        db = floats_at(p, _DB, like)
+        if task % w_rows == 0 and db.size:
+            column_sums(db, dz, 0, n, rows, j0, j1)
+        return
+    task -= w_tasks
+    i0, i1 = split(rows, x_rows, task % x_rows, MR)
+    j0, j1 = split(k, p[_X_COLUMN_BLOCKS], task // x_rows, nr)
+    if i1 > i0 and j1 > j0:
+        call_gemm(p[_GEMM], floats_at(p, _DX, like), i0 * k + j0, k, dz, i0 * n, n, 1, w, j0 * n, 1, n, i1 - i0,
+                  j1 - j0, n, dz, 0, False, scratch, seat * p[_EACH])  # fmt: skip
 
 
-@entry_parallel
-def _dense_backward(gemm, dx, dw, db, dz, x, w, rows, k, n, w_scratch, x_scratch, w_rows, w_columns, x_rows, x_columns):
-    nr = tile_columns(dz)
-    w_tasks, x_tasks = w_rows * w_columns, x_rows * x_columns if dx.size else 0
-    w_each, x_each = scratch_elements(k, n, rows, nr), scratch_elements(rows, k, n, nr)
-    for task in prange(w_tasks + x_tasks):
-        if task < w_tasks:
-            i0, i1 = split(k, w_rows, task % w_rows, MR)
-            j0, j1 = split(n, w_columns, task // w_rows, nr)
-            if i1 > i0 and j1 > j0:
-                call_gemm(gemm, dw, i0 * n + j0, n, x, i0, 1, k, dz, j0, n, 1, i1 - i0, j1 - j0, rows,
-                           dw, 0, False, w_scratch, task * w_each)  # fmt: skip
-            if task % w_rows == 0 and db.size:
-                column_sums(db, dz, 0, n, rows, j0, j1)
-        else:
-            index = task - w_tasks
-            i0, i1 = split(rows, x_rows, index % x_rows, MR)
-            j0, j1 = split(k, x_columns, index // x_rows, nr)
-            if i1 > i0 and j1 > j0:
-                call_gemm(gemm, dx, i0 * k + j0, k, dz, i0 * n, n, 1, w, j0 * n, 1, n, i1 - i0, j1 - j0, n,
-                           dx, 0, False, x_scratch, index * x_each)  # fmt: skip
+FORWARD, BACKWARD = Task(dense_forward_task, KINDS), Task(dense_backward_task, KINDS)
 
 
-def _grid_and_scratch(m: int, n: int, k: int, dtype: np.dtype) -> tuple[int, int, np.ndarray]:
-    row_blocks, column_blocks, each = product_plan(m, n, k, dtype, get_num_threads())
-    return row_blocks, column_blocks, np.empty(row_blocks * column_blocks * each, dtype)
+@entry
+def _dense_forward(team, job, members, like, function, p, a, z, x, w, b, scratch):
+    put(p, _A, a)
+    put(p, _Z, z)
+    put(p, _X, x)
+    put(p, _W, w)
+    put(p, _B, b)
+    put(p, _SCRATCH, scratch)
+    lead(team, job, members, like, function, p, p[_ROW_BLOCKS] * p[_COLUMN_BLOCKS])
+
+
+@entry
+def _dense_backward(team, job, members, like, function, p, dx, dw, db, dz, x, w, scratch):
+    put(p, _DX, dx)
+    put(p, _DW, dw)
+    put(p, _DB, db)
+    put(p, _DZ, dz)
+    put(p, _X, x)
+    put(p, _W, w)
+    put(p, _SCRATCH, scratch)
+    x_tasks = p[_X_ROW_BLOCKS] * p[_X_COLUMN_BLOCKS] if dx.size else 0
+    lead(team, job, members, like, function, p, p[_ROW_BLOCKS] * p[_COLUMN_BLOCKS] + x_tasks)
+
+
+def _context(dtype: np.dtype, rows: int, k: int, n: int, code: int = 0) -> np.ndarray:
+    p = np.empty(_N_CONTEXT, np.int64)
+    p[:_EACH] = GEMM.address(dtype), ACTIVATE.address(dtype), code, rows, k, n
+    return p
 
 
 def dense_forward(
@@ -107,7 +150,8 @@ def dense_forward(
     steps.
     """
     code = check_code("activation", activation, f.CODES)
-    check_arrays({"z": z}, {"x": x, "w": w}, {"z": (None, None), "x": (None, None), "w": (None, None)})
+    if not getattr(z, "ndim", 0) == getattr(x, "ndim", 0) == 2:
+        check_arrays({"z": z}, {"x": x, "w": w}, {"z": (None, None), "x": (None, None), "w": (None, None)})
     (rows, n), k = z.shape, x.shape[1]
     inputs = {"x": x, "w": w} if b is None else {"x": x, "w": w, "b": b}
     check_arrays({"a": a, "z": z}, inputs, {"a": (rows, n), "x": (rows, k), "w": (k, n), "b": (n,)})
@@ -115,12 +159,13 @@ def dense_forward(
     if z.size == 0 or k == 0:
         z[:] = 0.0 if b is None else b
     if z.size:
-        row_blocks, column_blocks, scratch = _grid_and_scratch(rows, n, max(1, k), z.dtype)
-        launch(
-            _dense_forward, row_blocks * column_blocks, GEMM.address(z.dtype), ACTIVATE.address(z.dtype),
-            a.reshape(-1), z.reshape(-1), x.reshape(-1), w.reshape(-1), bias, rows, k, n, code, scratch,
-            row_blocks, column_blocks,
-        )  # fmt: skip
+        p = _context(z.dtype, rows, k, n, code)
+        p[_ROW_BLOCKS], p[_COLUMN_BLOCKS], p[_EACH] = product_plan(rows, n, max(1, k), z.dtype, get_num_threads())
+        with pool().helping(int(p[_ROW_BLOCKS] * p[_COLUMN_BLOCKS])) as (seats, *team):
+            _dense_forward(
+                *team, FORWARD.address(z.dtype), p, a, z, like_writable(x), like_writable(w), like_writable(bias),
+                np.empty(seats * int(p[_EACH]), z.dtype),
+            )  # fmt: skip
 
 
 def dense_backward(
@@ -153,7 +198,8 @@ def dense_backward(
     Rumelhart, Hinton and Williams, Nature 323, 1986. (Where the survey's back-propagated sum lacks the
     weights, w^T belongs.)
     """
-    check_arrays({}, {"dz": dz, "x": x, "w": w}, {"dz": (None, None), "x": (None, None), "w": (None, None)})
+    if not getattr(dz, "ndim", 0) == getattr(x, "ndim", 0) == 2:
+        check_arrays({}, {"dz": dz, "x": x, "w": w}, {"dz": (None, None), "x": (None, None), "w": (None, None)})
     (rows, n), k = dz.shape, x.shape[1]
     outputs = {"dw": dw} | ({} if dx is None else {"dx": dx}) | ({} if db is None else {"db": db})
     shapes = {"x": (rows, k), "w": (k, n), "dx": (rows, k), "dw": (k, n), "db": (n,)}
@@ -164,12 +210,14 @@ def dense_backward(
         if db is not None and rows:
             db[:] = dz.sum(axis=0)
         return
-    empty = np.empty(0, dz.dtype)
-    w_rows, w_columns, w_scratch = _grid_and_scratch(k, n, rows, dz.dtype)
-    x_rows, x_columns, x_scratch = _grid_and_scratch(rows, k, n, dz.dtype)
-    launch(
-        _dense_backward, w_rows * w_columns + (0 if dx is None else x_rows * x_columns), GEMM.address(dz.dtype),
-        empty if dx is None else dx.reshape(-1), dw.reshape(-1), empty if db is None else db,
-        dz.reshape(-1), x.reshape(-1), w.reshape(-1), rows, k, n, w_scratch, x_scratch,
-        w_rows, w_columns, x_rows, x_columns,
-    )  # fmt: skip
+    p, threads = _context(dz.dtype, rows, k, n), get_num_threads()
+    p[_ROW_BLOCKS], p[_COLUMN_BLOCKS], w_each = product_plan(k, n, rows, dz.dtype, threads)
+    p[_X_ROW_BLOCKS], p[_X_COLUMN_BLOCKS], x_each = product_plan(rows, k, n, dz.dtype, threads)
+    p[_EACH] = max(w_each, x_each)
+    n_tasks = int(p[_ROW_BLOCKS] * p[_COLUMN_BLOCKS] + (0 if dx is None else p[_X_ROW_BLOCKS] * p[_X_COLUMN_BLOCKS]))
+    with pool().helping(n_tasks) as (seats, *team):
+        _dense_backward(
+            *team, BACKWARD.address(dz.dtype), p, np.empty((0, 0), dz.dtype) if dx is None else dx, dw,
+            np.empty(0, dz.dtype) if db is None else db, like_writable(dz), like_writable(x), like_writable(w),
+            np.empty(seats * int(p[_EACH]), dz.dtype),
+        )  # fmt: skip

@@ -18,7 +18,7 @@ import os
 
 import numba
 import numpy as np
-from numba import prange, types
+from numba import types
 
 from fastnn.kernels import activation, dropout, formulas, gemm, loss, update
 from fastnn.kernels._blocks import copy
@@ -32,7 +32,8 @@ from fastnn.kernels._context import (
     integer_rows_at,
     integers_at,
 )
-from fastnn.kernels._jit import Task, block, compiling_beside, entry, entry_parallel, inlined, launch
+from fastnn.kernels._jit import Task, block, compiling_beside, entry, inlined
+from fastnn.kernels._pool import KINDS, LIKE, begin, compile_attend, finish, pool
 from fastnn.kernels._simd import tile_columns
 from fastnn.kernels._team import (
     DONE,
@@ -120,8 +121,16 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
 ) = range(STEP + 5, STEP + 5 + 25 * SLOTS, SLOTS)
 N_CONTEXT = TEAM + SLOTS
 
-HUBER_DELTA, CLIP_NORM, TOTAL_WEIGHT, GRADIENT_SCALE = range(4)
-N_FLOATS = 4
+(
+    HUBER_DELTA,
+    CLIP_NORM,
+    TOTAL_WEIGHT,  # of the batch at hand; set by `execute`
+    GRADIENT_SCALE,  # by the global norm; set by `execute`
+    LOSS_SCALE,  # what the loss's gradient is multiplied by; the reported loss is not
+    PER_WEIGHT,  # 1 where penalties are divided by the batch's weight, as in scikit-learn; else 0
+    PENALTY_SCALE,  # what penalties are multiplied by at this step; set by `execute`
+) = range(7)
+N_FLOATS = 7
 
 # What is done to the outputs of the last stage.
 LOGITS, SOFTMAX_FOLDED, SIGMOID_FOLDED, SOFTMAX = range(4)
@@ -314,7 +323,7 @@ def _loss_task(c, params, t, seat):
         total = floats[TOTAL_WEIGHT]
         label = integers_at(c, BATCH_LABELS)[i0 : (i1 if labels.size else i0)]
         weight = doubles_at(c, BATCH_WEIGHTS)[i0 : (i1 if weights.size else i0)]
-        factor = 1.0 / total if total > 0.0 else 0.0
+        factor = floats[LOSS_SCALE] / total if total > 0.0 else 0.0
         call_loss_rows(
             c[LOSS_ROWS], result, c[LOSS], floats[HUBER_DELTA], d, y, label, target, weight, i1 - i0, n, factor
         )
@@ -387,10 +396,11 @@ def _parameter_task(c, params, t, op):
     blocks, numbers, partial = integer_rows_at(c, BLOCKS), double_rows_at(c, BLOCK_FLOATS), double_rows_at(c, PARTIAL)
     tasks, grads, hyper = integers_at(c, BLOCK_TASKS), floats_at(c, GRADS, params), doubles_at(c, HYPER)
     state, s0, s1, s2 = floats_at(c, STATE, params), c[STATE_0], c[STATE_1], c[STATE_2]
+    share = doubles_at(c, FLOATS)[PENALTY_SCALE]
     total = 0.0
     for u in range(tasks[t], tasks[t + 1]):
         low, high = blocks[u, 0], blocks[u, 1]
-        l1, l2, decay, truncate = numbers[u, 0], numbers[u, 1], numbers[u, 2], numbers[u, 3]
+        l1, l2, decay, truncate = share * numbers[u, 0], share * numbers[u, 1], numbers[u, 2], share * numbers[u, 3]
         w, d = params[low:high], grads[low:high]
         if op == OP_PENALTY:
             if l1 > 0.0 or l2 > 0.0 or truncate > 0.0:
@@ -516,6 +526,9 @@ def _update(c, params, rate, report):
     """Penalty, global norm and optimizer step."""
     numbers, floats, hyper = double_rows_at(c, BLOCK_FLOATS), doubles_at(c, FLOATS), doubles_at(c, HYPER)
     n_tasks = integers_at(c, BLOCK_TASKS).size - 1
+    floats[PENALTY_SCALE] = 1.0
+    if floats[PER_WEIGHT] != 0.0:
+        floats[PENALTY_SCALE] = 1.0 / floats[TOTAL_WEIGHT] if floats[TOTAL_WEIGHT] > 0.0 else 0.0
     penalised = False
     for u in range(numbers.shape[0]):
         penalised = penalised or numbers[u, 0] > 0.0 or numbers[u, 1] > 0.0 or numbers[u, 3] > 0.0
@@ -577,34 +590,44 @@ def _run_steps(c, params):
         report[i, REPORT_ROWS] = c[ROWS]
 
 
+LEADS = -1
+
+
 @block
-def member(c, params):
-    """Be one of the team: the first to arrive runs the steps, the others do tasks of its operations till it is done."""
-    team = integers_at(c, TEAM)
-    seat = fetch_add(team, SEATS, 1)
-    if seat == 0:
+def member(c, of_type, task, _):
+    """Be one of the team: the leader (task `LEADS`) runs the steps, the others do tasks of its operations till then.
+
+    For a helper (see `_pool.py`) that is one task of a job; its seat is the next one free in this team.
+    """
+    params, team = floats_at(c, PARAMS, of_type), integers_at(c, TEAM)
+    if task == LEADS:
         _run_steps(c, params)
         store(team, FINISHED, 1)
         return
+    seat = fetch_add(team, SEATS, 1)
     turn = 0
     while load(team, FINISHED) == 0:
         turn = 0 if _work(c, params, team, seat) > 0 else turn + 1
         rest(team, turn)
 
 
-MEMBER = Task(member, "i[:] e[:]")
+MEMBER = Task(member, KINDS)
 _call_member = MEMBER.call
 
 
 @entry
 def _execute_alone(c, params):
-    _call_member(c[RUN_MEMBER], c, params)
+    _call_member(c[RUN_MEMBER], c, params, LEADS, 0)
 
 
-@entry_parallel
-def _execute_together(c, params):
-    for _ in prange(c[MEMBERS]):
-        _call_member(c[RUN_MEMBER], c, params)
+@entry
+def _execute_together(team, job, members, of_any_type, c):
+    words = integers_at(c, TEAM)
+    words[SEATS] = 1
+    store(words, FINISHED, 0)
+    begin(team, job, members, c[RUN_MEMBER], c, members - 1)
+    _call_member(c[RUN_MEMBER], c, of_any_type, LEADS, 0)
+    finish(team, job, of_any_type, members - 1)
 
 
 @entry
@@ -627,8 +650,7 @@ def forward_rows(c, x):
         c[N_ROWS] = rows
         c[X], c[X + 1] = x.ctypes.data, rows
         c[RESULT], c[RESULT + 1] = out.ctypes.data, rows
-        integers_at(c, TEAM)[SEATS] = 0
-        _call_member(c[RUN_MEMBER], c, floats_at(c, PARAMS, x))
+        _call_member(c[RUN_MEMBER], c, floats_at(c, PARAMS, x), LEADS, 0)
     return out
 
 
@@ -639,13 +661,14 @@ ENTRIES = (_execute_alone, _execute_together)
 def compile_entries(dtype: np.dtype) -> None:
     """Compile or load all entries for floats of `dtype`, so that a network of another size compiles nothing."""
     words, element = types.Array(types.int64, 1, "C"), numba.from_dtype(dtype)
-    for one in ENTRIES:
-        one.compile((words, types.Array(element, 1, "C")))
+    _execute_alone.compile((words, types.Array(element, 1, "C")))
+    _execute_together.compile((words, words, types.int64, numba.typeof(LIKE), words))
+    compile_attend()
     forward_rows.compile((words, types.Array(element, 2, "C")))
 
 
 def execute(c: np.ndarray, params: np.ndarray) -> None:
-    """Run what a context asks for, on c[MEMBERS] threads.
+    """Run what a context asks for, on c[MEMBERS] threads at most: those that come in time.
 
     Parameters
     ----------
@@ -655,10 +678,11 @@ def execute(c: np.ndarray, params: np.ndarray) -> None:
         All parameters of the network.
     """
     compile_entries(params.dtype)
-    if c[MEMBERS] == 1:
-        _execute_alone(c, params)
-    else:
-        launch(_execute_together, int(c[MEMBERS]), c, params)
+    with pool().helping(int(c[MEMBERS])) as (_, team, job, members, of_any_type):
+        if members == 1:
+            _execute_alone(c, params)
+        else:
+            _execute_together(team, job, members, of_any_type, c)
 
 
 STEP_TASKS = (MEMBER, TASK)

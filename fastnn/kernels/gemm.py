@@ -12,10 +12,12 @@ count changes a bit.
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
 from fastnn.kernels._check import check_arrays
-from fastnn.kernels._jit import Task, block, entry_parallel, inlined, launch
+from fastnn.kernels._context import SLOTS, floats_at
+from fastnn.kernels._jit import Task, block, entry, inlined, like_writable
+from fastnn.kernels._pool import KINDS, lead, pool, put
 from fastnn.kernels._simd import (
     TILE_ROWS,
     VECTORS,
@@ -23,6 +25,7 @@ from fastnn.kernels._simd import (
     copy_vector,
     lanes,
     make_micro_kernel,
+    make_row_kernel,
     masked_loads,
     pointer,
     tile_columns,
@@ -41,10 +44,10 @@ MAX_TASKS = 32
 """Blocks one product is cut into at most: each has its own packing scratch."""
 
 FORK_FLOPS = 10_000_000
-"""Work of one block that is worth forking threads for: about 100 us a core.
+"""Work of one block of a single product that is worth a helper (`_pool.py`): about 100 us a core.
 
-A fork costs a microsecond where the threads wait for it on cores of their own, and some 100 us where they sleep or
-share a core: 127 x 129 x 131 takes 50 us on one thread and took 150 to 260 us on two.
+A helper that looks for work takes a block within a microsecond; to wake one costs the caller some 5 us, and where all
+cores are busy and none comes, the cut alone costs 5 to 10%: with blocks of 1 MFLOP up to 25% (128 x 256 x 64).
 """
 
 TASK_FLOPS = 200_000
@@ -52,6 +55,7 @@ TASK_FLOPS = 200_000
 
 _row_full, _row_8, _row_4, _row_2, _row_1 = (make_micro_kernel(rows, VECTORS, True) for rows in (MR, 8, 4, 2, 1))
 _wide_2, _wide_1 = make_micro_kernel(2, 2 * VECTORS, True), make_micro_kernel(1, 4 * VECTORS, True)
+_transposed_2, _transposed_1 = make_row_kernel(2), make_row_kernel(1)
 _part_full, _part_1, _half_full, _half_1 = (
     make_micro_kernel(rows, vectors, True, narrow=True) for vectors in (VECTORS, 1) for rows in (MR, 1)
 )
@@ -268,6 +272,29 @@ def _few_rows(c, c0, ldc, a, a0, a_rs, b, b0, b_rs, m, columns, k, bias, bias0, 
 
 
 @block
+def _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, columns, k):
+    """Write m < 4 rows, without a bias, of `columns` columns, whole vectors of them; B lies transposed.
+
+    To pack B for so few rows takes three times as long as to transpose it in registers. Rows of B are read two vectors'
+    lanes at a time, or one where they are 4 KB apart, since the first cache keeps 8 such lines: 1 x 1024 x 1024 takes
+    250 us with 16 rows at a time and 170 with 8.
+    """
+    lanes = vector_lanes(c)
+    wide = 2 * lanes
+    alike = b_cs * c.itemsize % 4096 == 0
+    for i in range(m):
+        at, j = pointer(a, a0 + i * a_rs), 0
+        while j < columns:
+            out, rows = pointer(c, c0 + i * ldc + j), pointer(b, b0 + j * b_cs)
+            if alike or j + wide > columns:
+                _transposed_1(out, at, rows, b_cs, k)
+                j += lanes
+            else:
+                _transposed_2(out, at, rows, b_cs, k)
+                j += wide
+
+
+@block
 def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, bias0, has_bias, scratch, s0):
     """Write the m x n block C = A B (+ bias row) of a product with inner size k; serial.
 
@@ -289,6 +316,9 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
     if m < 4 and a_cs == 1 and b_cs == 1:
         begin = n // nr * nr
         _few_rows(c, c0, ldc, a, a0, a_rs, b, b0, b_rs, m, begin, k, bias, bias0, has_bias)
+    elif m < 4 and a_cs == 1 and b_rs == 1 and not has_bias:
+        begin = n * VECTORS // nr * nr // VECTORS
+        _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, begin, k)
     for j0 in range(begin, n, NC):
         nc = min(NC, n - j0)
         for k0 in range(0, k, depth_max):
@@ -368,16 +398,41 @@ def split(total, parts, index, multiple):
     return min(start, total), min(stop, total)
 
 
-@entry_parallel
-def _matmul(gemm, c, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, scratch, row_blocks, column_blocks):
-    nr = tile_columns(c)
-    each = scratch_elements(m, n, k, nr)
-    for task in prange(row_blocks * column_blocks):
-        i0, i1 = split(m, row_blocks, task % row_blocks, MR)
-        j0, j1 = split(n, column_blocks, task // row_blocks, nr)
-        if i1 > i0 and j1 > j0:
-            call_gemm(gemm, c, i0 * n + j0, n, a, i0 * a_rs, a_rs, a_cs, b, j0 * b_cs, b_rs, b_cs,
-                       i1 - i0, j1 - j0, k, c, 0, False, scratch, task * each)  # fmt: skip
+(
+    _GEMM, _M, _N, _K, _A_RS, _A_CS, _B_RS, _B_CS, _ROW_BLOCKS, _COLUMN_BLOCKS, _EACH,
+    _C, _A, _B, _SCRATCH,
+) = (*range(12), *range(11 + SLOTS, 11 + 4 * SLOTS, SLOTS))  # fmt: skip
+_N_CONTEXT = 11 + 4 * SLOTS
+
+
+@block
+def matmul_task(p, like, task, seat):
+    """Do one block of the product that the context `p` describes."""
+    c, a, b = floats_at(p, _C, like), floats_at(p, _A, like), floats_at(p, _B, like)
+    scratch = floats_at(p, _SCRATCH, like)
+    n = p[_N]
+    i0, i1 = split(p[_M], p[_ROW_BLOCKS], task % p[_ROW_BLOCKS], MR)
+    j0, j1 = split(n, p[_COLUMN_BLOCKS], task // p[_ROW_BLOCKS], tile_columns(like))
+    if i1 > i0 and j1 > j0:
+        call_gemm(p[_GEMM], c, i0 * n + j0, n, a, i0 * p[_A_RS], p[_A_RS], p[_A_CS], b, j0 * p[_B_CS], p[_B_RS],
+                  p[_B_CS], i1 - i0, j1 - j0, p[_K], c, 0, False, scratch, seat * p[_EACH])  # fmt: skip
+
+
+MATMUL = Task(matmul_task, KINDS)
+
+
+@entry
+def _matmul(team, job, members, like, function, p, gemm, c, a, b, m, n, k, transpose_a, transpose_b,
+            scratch, each, row_blocks, column_blocks):  # fmt: skip
+    p[_GEMM], p[_M], p[_N], p[_K], p[_EACH] = gemm, m, n, k, each
+    p[_A_RS], p[_A_CS] = (1, m) if transpose_a else (k, 1)
+    p[_B_RS], p[_B_CS] = (1, k) if transpose_b else (n, 1)
+    p[_ROW_BLOCKS], p[_COLUMN_BLOCKS] = row_blocks, column_blocks
+    put(p, _C, c)
+    put(p, _A, a)
+    put(p, _B, b)
+    put(p, _SCRATCH, scratch)
+    lead(team, job, members, like, function, p, row_blocks * column_blocks)
 
 
 def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = False, transpose_b: bool = False) -> None:
@@ -401,7 +456,8 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
     Each element is summed in the order of k with fused multiply-adds (where the CPU has them), in the dtype
     of the arrays: the error is at most K rounding steps.
     """
-    check_arrays({"c": c}, {"a": a, "b": b}, {"c": (None, None), "a": (None, None), "b": (None, None)})
+    if not getattr(c, "ndim", 0) == getattr(a, "ndim", 0) == 2:
+        check_arrays({"c": c}, {"a": a, "b": b}, {"c": (None, None), "a": (None, None), "b": (None, None)})
     m, n = c.shape
     k = a.shape[0] if transpose_a else a.shape[1]
     want_a, want_b = ((k, m) if transpose_a else (m, k)), ((n, k) if transpose_b else (k, n))
@@ -409,28 +465,13 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
     if c.size == 0 or k == 0:
         c[:] = 0.0
         return
-    a_rs, a_cs = (1, m) if transpose_a else (k, 1)
-    b_rs, b_cs = (1, k) if transpose_b else (n, 1)
     row_blocks, column_blocks, each = product_plan(m, n, k, c.dtype, get_num_threads())
-    scratch = np.empty(row_blocks * column_blocks * each, c.dtype)
-    launch(
-        _matmul,
-        row_blocks * column_blocks,
-        GEMM.address(c.dtype),
-        c.reshape(-1),
-        a.reshape(-1),
-        a_rs,
-        a_cs,
-        b.reshape(-1),
-        b_rs,
-        b_cs,
-        m,
-        n,
-        k,
-        scratch,
-        row_blocks,
-        column_blocks,
-    )
+    with pool().helping(row_blocks * column_blocks) as (seats, *team):
+        _matmul(
+            *team, MATMUL.address(c.dtype), np.empty(_N_CONTEXT, np.int64), GEMM.address(c.dtype),
+            c, like_writable(a), like_writable(b), m, n, k, bool(transpose_a), bool(transpose_b),
+            np.empty(seats * each, c.dtype), each, row_blocks, column_blocks,
+        )  # fmt: skip
 
 
 def product_plan(m: int, n: int, k: int, dtype: np.dtype, threads: int) -> tuple[int, int, int]:

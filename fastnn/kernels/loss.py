@@ -15,11 +15,11 @@ from numba import prange
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
-from fastnn.kernels._jit import Task, block, entry_parallel, formula, launch_chunks
+from fastnn.kernels._jit import Task, block, entry_parallel, formula, inlined, launch_chunks
 from fastnn.kernels.activation import CHUNK, softmax_row
 from fastnn.kernels.elementary import absolute, choose, copysign, like, log1p_exp
 
-SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, EXTERNAL = range(6)
+SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON, EXTERNAL = range(7)
 
 CODES = {
     "squared_error": SQUARED_ERROR,
@@ -27,6 +27,7 @@ CODES = {
     "huber": HUBER,
     "cross_entropy": CROSS_ENTROPY,
     "binary_cross_entropy": BINARY_CROSS_ENTROPY,
+    "poisson": POISSON,
 }
 
 
@@ -58,9 +59,15 @@ def binary_loss(z, t):
     return choose(z > like(0.0, z), z, z * like(0.0, z)) - z * t + log1p_exp(-absolute(z))
 
 
+@inlined
+def poisson_loss(rate, z, t):
+    """Half the Poisson deviance, e^z - t + t log(t / e^z), given rate = e^z; t log t counts 0 at t = 0."""
+    return rate - t + (t * (math.log(t) - z) if t > 0.0 else 0.0)
+
+
 @block
 def value_rows(code, delta, d, y, t, weights, rows, n, factor):
-    """Squared, absolute, Huber and binary loss of `rows` rows of `n` outputs, all flat.
+    """Squared, absolute, Huber, binary and Poisson loss of `rows` rows of `n` outputs, all flat.
 
     Writes d = factor w_b l'; returns (sum_b w_b l_b, sum_b share of outputs on the right side, for the binary
     loss). `weights` is empty where all are 1; l_b is the mean over outputs.
@@ -83,6 +90,11 @@ def value_rows(code, delta, d, y, t, weights, rows, n, factor):
             for j in range(n):
                 d_row[j] = scale * (f.sigmoid(y_row[j]) - t_row[j])
             correct += weight * right / outputs
+        elif code == POISSON:
+            for j in range(n):
+                rate = math.exp(y_row[j])
+                row += poisson_loss(np.float64(rate), np.float64(y_row[j]), np.float64(t_row[j]))
+                d_row[j] = scale * (rate - t_row[j])
         else:
             for j in range(n):
                 row += np.float64(error_loss(code, y_row[j] - t_row[j], bound))
@@ -309,3 +321,15 @@ def binary_cross_entropy(dz: np.ndarray, z: np.ndarray, t: np.ndarray, w: np.nda
     Parameters, result and errors as in `squared_error`.
     """
     return _run(BINARY_CROSS_ENTROPY, dz, z, t, w, "z t")
+
+
+def poisson(dz: np.ndarray, z: np.ndarray, t: np.ndarray, w: np.ndarray | None = None) -> float:
+    """Return half the Poisson deviance of log rates and write its gradient, (e^z - t) / N per output.
+
+    l_b = mean_j [e^z - t + t log(t / e^z)], t >= 0; a term with t = 0 is e^z.
+    Parameters, result and errors as in `squared_error`. Source: McCullagh and Nelder, Generalized Linear Models, 1989,
+    section 2.3.
+    """
+    if isinstance(t, np.ndarray) and t.dtype.kind == "f" and (t < 0).any():
+        raise ValueError(f"t: got {t[t < 0].flat[0]}, expected numbers >= 0")
+    return _run(POISSON, dz, z, t, w, "z t")

@@ -23,8 +23,8 @@ from fastnn.kernels.elementary import absolute, choose, copysign, largest, like
 SGD, ADAGRAD, RMSPROP, ADAM, AMSGRAD = range(5)
 
 # Positions in the vector of hyper-parameters that one compiled update reads.
-LR, BETA1, BETA2, EPS, EPS_INSIDE, NESTEROV, CENTERED, CLIP_VALUE, CORRECTION1, CORRECTION2, FIRST = range(11)
-N_HYPER = 11
+LR, BETA1, BETA2, EPS, EPS_INSIDE, NESTEROV, CENTERED, CLIP_VALUE, CORRECTION1, CORRECTION2, FIRST, EPS_HAT = range(12)
+N_HYPER = 12
 
 
 @formula
@@ -77,8 +77,8 @@ def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
         State: velocity (SGD); sum of squares (AdaGrad); mean square, velocity, mean (RMSprop); m, v, max v
         (Adam).
     hyper : array (N_HYPER,) float64
-        LR .. FIRST as named above; CORRECTION1 = 1 - b1^t, CORRECTION2 = sqrt(1 - b2^t); FIRST is 1 at the
-        first step.
+        LR .. EPS_HAT as named above; CORRECTION1 = 1 - b1^t, CORRECTION2 = sqrt(1 - b2^t); FIRST is 1 at the
+        first step; EPS_HAT is 1 where Adam's epsilon is added before v is corrected.
     l1, l2, decay, scale : float
         Penalties, decoupled weight decay and gradient factor of this block.
     truncate : float
@@ -134,6 +134,8 @@ def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
     else:
         rate = like(hyper[LR] / hyper[CORRECTION1], w[0])
         root = like(1.0 / hyper[CORRECTION2], w[0])
+        if hyper[EPS_HAT] != 0.0:  # m_hat / (sqrt(v) / c + eps / c) = m_hat c / (sqrt(v) + eps)
+            eps = like(hyper[EPS] / hyper[CORRECTION2], w[0])
         shrink = like(1.0 - hyper[LR] * decay, w[0])
         if kind == ADAM:
             for i in range(w.size):
@@ -249,11 +251,12 @@ def hyper_vector(
     centered: bool = False,
     clip_value: float = math.inf,
     step: int = 1,
+    eps_hat: bool = False,
 ) -> np.ndarray:
     """Return the float64 vector of hyper-parameters that `update_block` reads, for the step counted from 1."""
     hyper = np.zeros(N_HYPER)
     hyper[[LR, BETA1, BETA2, EPS, EPS_INSIDE]] = lr, b1, b2, eps, eps_inside_sqrt
-    hyper[[NESTEROV, CENTERED, CLIP_VALUE]] = nesterov, centered, clip_value
+    hyper[[NESTEROV, CENTERED, CLIP_VALUE, EPS_HAT]] = nesterov, centered, clip_value, eps_hat
     hyper[[CORRECTION1, CORRECTION2, FIRST]] = 1.0 - b1**step, math.sqrt(1.0 - b2**step), step == 1
     return hyper
 
@@ -475,6 +478,7 @@ def _adam(
     grad: np.ndarray,
     numbers: tuple[float, float, float, float, int, float],
     options: dict[str, float],
+    eps_hat: bool = False,
 ) -> None:
     lr, b1, b2, eps, step, decay = numbers
     check_scalar("lr", lr, low=0.0)
@@ -483,7 +487,7 @@ def _adam(
     check_scalar("eps", eps, low=0.0)
     check_scalar("weight_decay", decay, low=0.0)
     _check_step(step)
-    hyper = hyper_vector(lr=lr, b1=b1, b2=b2, eps=eps, step=step)
+    hyper = hyper_vector(lr=lr, b1=b1, b2=b2, eps=eps, step=step, eps_hat=eps_hat)
     _run(kind, param, states, grad, hyper, options, decay)
 
 
@@ -503,6 +507,7 @@ def adam_update(
     grad_scale: float = 1.0,
     clip_value: float = math.inf,
     truncate: float = 0.0,
+    eps_hat: bool = False,
 ) -> None:
     """Do one Adam step.
 
@@ -521,13 +526,17 @@ def adam_update(
         Added to the root.
     step : int
         t, the number of this step, from 1.
+    eps_hat : bool
+        Add eps before v is corrected, as scikit-learn, Keras and the paper's section 2 do:
+        w -= lr m_hat sqrt(1 - b2^t) / (sqrt(v) + eps).
 
     Notes
     -----
     Kingma and Ba, ICLR 2015, algorithm 1.
     """
     numbers = (lr, b1, b2, eps, step, 0.0)
-    _adam(ADAM, param, {"m": m, "v": v}, grad, numbers, _options(l1, l2, grad_scale, clip_value, truncate))
+    options = _options(l1, l2, grad_scale, clip_value, truncate)
+    _adam(ADAM, param, {"m": m, "v": v}, grad, numbers, options, eps_hat)
 
 
 def adamw_update(

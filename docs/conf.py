@@ -1,0 +1,66 @@
+"""The documentation: ``python -m sphinx -W docs docs/_build``. fastnn itself makes those figures that are missing."""
+
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for figures.py
+
+import figures  # noqa: E402
+from docutils import nodes  # noqa: E402
+from latex2mathml import converter  # noqa: E402
+
+import fastnn  # noqa: E402
+
+project = "fastnn"
+author = "The fastnn authors"
+copyright = "The fastnn authors, BSD-3-Clause"
+release = fastnn.__version__
+
+extensions = [
+    "myst_parser",  # the pages are Markdown
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"fastnn {release}"
+html_static_path: list[str] = []
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_default_options = {"members": True, "undoc-members": False, "inherited-members": False}
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings give types, shapes and dtypes
+numpydoc_show_class_members = False
+html_math_renderer = "mathml"
+
+
+def _formulas_are_plain(app, what, name, obj, options, lines):
+    """Let * and | of the docstrings' formulas mean themselves."""
+    lines[:] = [line.replace("|", "\\|").replace("*", "\\*") for line in lines]
+
+
+def _inline(writer, node):
+    writer.body.append(converter.convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def _displayed(writer, node):
+    writer.body.append(f"<div>{converter.convert(node.astext(), display='block')}</div>")
+    raise nodes.SkipNode
+
+
+def setup(app):
+    """Called by Sphinx."""
+    # Formulas as MathML, which browsers draw by themselves: no script from elsewhere.
+    app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_displayed, None))
+    app.connect(
+        "autodoc-process-docstring", _formulas_are_plain, priority=100
+    )  # before numpydoc adds markup of its own
+
+
+figures.make(HERE / "guide" / "figures")

@@ -1,0 +1,538 @@
+"""What the classifier and the regressor share: from checked input to fitted attributes."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import _check_sample_weight
+
+from fastnn._errors import check_number, shown
+from fastnn.activations import NAMES, SOFTMAX
+from fastnn.estimators._compat import CallbackSupportMixin, OldTags, validate_data
+from fastnn.estimators._engine import Engine, Objective, Shape
+from fastnn.estimators._lbfgs import minimize_loss
+from fastnn.estimators._optimizer import STOCHASTIC, Steps
+from fastnn.estimators._samples import Samples
+from fastnn.schedules import Schedule
+
+Array = npt.NDArray[Any]
+
+ACTIVATIONS = ("logistic", *(name for name in NAMES if name != SOFTMAX))
+DTYPES = (np.float64, np.float32)
+
+
+class Held(NamedTuple):
+    """Rows kept out of training for early stopping: as they are scored by a scorer, and as the network takes them."""
+
+    x: Any
+    y: Array
+    weights: Array | None
+    samples: Samples
+
+
+class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
+    """Base of `MLPClassifier` and `MLPRegressor`."""
+
+    loss: Any
+    hidden_layer_sizes: Any
+    activation: Any
+    solver: str
+    alpha: float
+    batch_size: Any
+    learning_rate: Any
+    learning_rate_init: float
+    power_t: float
+    max_iter: int
+    shuffle: bool
+    random_state: Any
+    tol: float
+    verbose: Any
+    warm_start: bool
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: float
+    max_fun: int
+    dropout: Any
+    l1: float
+    l1_mode: str
+    clip_norm: float | None
+    clip_value: float | None
+    scoring: Any
+    n_threads: int | None
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS)), list, tuple],
+        "solver": [StrOptions({"lbfgs", *STOCHASTIC})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"}), Schedule],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
+        "l1": [Interval(Real, 0, None, closed="left")],
+        "l1_mode": [StrOptions({"gradient", "truncate"})],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "rho": [Interval(Real, 0, 1, closed="left")],
+        "clip_norm": [None, Interval(Real, 0, None, closed="neither")],
+        "clip_value": [None, Interval(Real, 0, None, closed="neither")],
+        "scoring": [None, StrOptions({"loss", *get_scorer_names()}), callable],
+        "n_threads": [None, Interval(Integral, 1, None, closed="left")],
+    }
+
+    # What the two kinds answer differently.
+
+    @abstractmethod
+    def _objective(self) -> Objective:
+        """Return the loss in scikit-learn's measure, from what is known of the targets."""
+
+    @abstractmethod
+    def _encode(self, y: Any, incremental: bool) -> Array:
+        """Return checked targets as the network's, shape (rows, outputs), and remember what decodes them."""
+
+    @abstractmethod
+    def _encode_known(self, name: str, y: Any) -> Array:
+        """Do as `_encode`, with what is remembered; `name` is the argument, for messages."""
+
+    @abstractmethod
+    def _decode(self, y: Array) -> Array:
+        """Return encoded targets, or outputs of the network, as the user's."""
+
+    @abstractmethod
+    def _held_score(self, held: Held) -> float:
+        """Return the default score of early stopping."""
+
+    _y_numeric = False
+    _score_name = ""
+
+    # The route of a fit.
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        incremental: bool = False,
+        validation: tuple[Any, Any, Any] = (None, None, None),
+    ) -> Any:
+        given = (X, y, sample_weight)
+        hidden, activations, dropout = self._hidden_layers()
+        self._check_solver_options(incremental, validation)
+        first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        X, y = self._check_rows(X, y, reset=first_pass)
+        weights = self._row_weights(X, y, sample_weight, incremental)
+        y = self._encode(y, incremental)
+        y = y.reshape(-1, 1) if y.ndim == 1 else y
+        self.n_outputs_ = y.shape[1]
+        sizes = (X.shape[1], *hidden, y.shape[1])
+        self._random_state = check_random_state(self.random_state)
+        if first_pass:
+            self._initialize(sizes, X.dtype)
+        engine = self._training_engine(sizes, activations, dropout, incremental)
+        context = None if incremental else self._begin_callbacks(given)
+        if self.solver == "lbfgs":
+            samples = self._samples(X, y, weights, engine)
+            self.loss_, self.n_iter_ = minimize_loss(
+                engine, samples, max_iter=self.max_iter, max_fun=self.max_fun, tol=self.tol,
+                after_iteration=lambda n, loss: self._after_iteration(n, loss, context, given),
+            )  # fmt: skip
+        else:
+            X, y, weights, held = self._hold_out(X, y, weights, validation, engine)
+            self._train(engine, self._samples(X, y, weights, engine), held, incremental, context, given)
+        if not np.isfinite(engine.params).all():
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large values and need to be"
+                " preprocessed."
+            )
+        if context is not None:
+            context.call_on_fit_task_end(estimator=self, **_hook_data(given))
+        return self
+
+    def _hidden_layers(self) -> tuple[tuple[int, ...], tuple[str, ...], tuple[float, ...]]:
+        """Return units, activation and dropout rate of each hidden layer."""
+        sizes = self.hidden_layer_sizes
+        hidden = tuple(sizes) if isinstance(sizes, Iterable) else (sizes,)
+        for units in hidden:
+            if not isinstance(units, Integral) or units < 1:
+                raise ValueError(f"hidden_layer_sizes: got {shown(sizes)}, expected integers >= 1")
+        names = self._per_layer("activation", self.activation, len(hidden))
+        for name in names:
+            if name not in ACTIVATIONS:
+                raise ValueError(f"activation: got {shown(name)}, expected one of {', '.join(map(repr, ACTIVATIONS))}")
+        rates = self._per_layer("dropout", self.dropout, len(hidden))
+        rates = [check_number("dropout", rate, low=0.0, high=1.0, high_open=True) for rate in rates]
+        return (
+            tuple(int(units) for units in hidden),
+            tuple("sigmoid" if name == "logistic" else name for name in names),
+            tuple(rates),
+        )
+
+    def _per_layer(self, name: str, value: Any, layers: int) -> list[Any]:
+        if not isinstance(value, (list, tuple)):
+            return [value] * layers
+        if len(value) != layers:
+            raise ValueError(f"{name}: got {len(value)} for {layers} hidden layers, expected one or one a layer")
+        return list(value)
+
+    def _check_solver_options(self, incremental: bool, validation: tuple[Any, Any, Any]) -> None:
+        """Refuse what the solver, or the call, cannot do, instead of leaving it undone."""
+        if self.solver == "lbfgs":
+            rates = self.dropout if isinstance(self.dropout, (list, tuple)) else [self.dropout]
+            for name, used in (
+                ("dropout", any(rates)), ("l1", self.l1 > 0), ("clip_norm", self.clip_norm is not None),
+                ("clip_value", self.clip_value is not None),
+            ):  # fmt: skip
+                if used:
+                    raise ValueError(
+                        f"{name}: got {shown(getattr(self, name))} with solver='lbfgs', expected one of {STOCHASTIC}"
+                    )
+        elif self.early_stopping and incremental:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        if any(part is not None for part in validation):
+            if validation[0] is None or validation[1] is None:
+                raise ValueError("X_val, y_val: got one without the other, expected both")
+            if not self.early_stopping or self.solver == "lbfgs":
+                raise ValueError(
+                    "X_val: got rows, but they are looked at only with early_stopping=True and not by lbfgs"
+                )
+
+    def _check_rows(self, X: Any, y: Any, reset: bool) -> tuple[Any, Array]:
+        options = {"y_numeric": True} if self._y_numeric else {}
+        X, y = validate_data(
+            self, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=DTYPES, reset=reset, **options
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return X, y
+
+    def _row_weights(self, X: Any, y: Array, sample_weight: Any, incremental: bool) -> Array | None:
+        """Return the weights of the rows as float64, or None where all are 1."""
+        if sample_weight is None:
+            return None
+        weights: Array = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        if (weights < 0).any():
+            raise ValueError(f"sample_weight: got {weights.min()}, expected weights >= 0")
+        return weights
+
+    def _initialize(self, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        """Draw the weights as scikit-learn does, from the same generator in the same order, and begin all records."""
+        self.n_iter_ = self.t_ = 0
+        self.n_layers_ = len(sizes)
+        self.out_activation_ = self._objective().name
+        self.coefs_: list[Array] = []
+        self.intercepts_: list[Array] = []
+        for inputs, units in pairwise(sizes):
+            bound = math.sqrt((2.0 if self.activation == "logistic" else 6.0) / (inputs + units))
+            for arrays, size in ((self.coefs_, (inputs, units)), (self.intercepts_, (units,))):
+                arrays.append(self._random_state.uniform(-bound, bound, size).astype(dtype, copy=False))
+        self.__dict__.pop("_optimizer", None)
+        if self.solver in STOCHASTIC:
+            self._begin_records()
+
+    def _records_fit(self) -> bool:
+        """Whether there are records of the kind that is needed: not after lbfgs, or where early stopping was turned."""
+        scores = getattr(self, "validation_scores_", self)
+        return scores is not self and (scores is not None) == bool(self.early_stopping)
+
+    def _begin_records(self) -> None:
+        """Begin what is taken down from epoch to epoch."""
+        self.loss_curve_: list[float] = []
+        self._no_improvement_count = 0
+        self.best_loss_: Any = None if self.early_stopping else math.inf
+        self.validation_scores_: Any = [] if self.early_stopping else None
+        self.best_validation_score_: Any = -math.inf if self.early_stopping else None
+        self._keep_best()
+
+    def _shape(self, sizes: tuple[int, ...], activations: tuple[str, ...], dropout: tuple[float, ...]) -> Shape:
+        truncate = self.l1_mode == "truncate"
+        dtype = np.dtype(self.coefs_[0].dtype)
+        dtype = dtype if dtype in DTYPES else np.dtype(np.float64)
+        return Shape(
+            sizes, activations, dropout, self._objective(), dtype, self.l1, self.alpha, truncate, self.n_threads
+        )
+
+    def _training_engine(
+        self, sizes: tuple[int, ...], activations: tuple[str, ...], dropout: tuple[float, ...], incremental: bool
+    ) -> Engine:
+        """Return the network with the estimator's weights in it; from now on `coefs_` are views of its parameters."""
+        shape = self._shape(sizes, activations, dropout)
+        steps = getattr(self, "_optimizer", None) if incremental else None
+        if self.solver in STOCHASTIC and not self._records_fit():
+            self._begin_records()
+        if self.solver in STOCHASTIC and steps is None:
+            seed = int(self._random_state.randint(2**31 - 1)) if any(dropout) else 0
+            steps = Steps(self, shape.network().params_size, shape.dtype, seed)
+        rule, seed = (None, 0) if steps is None else (steps.rule, steps.seed)
+        engine = self.__dict__.get("_engine")
+        if engine is None or (engine.shape, engine.rule, engine.seed) != (shape, rule, seed):
+            engine = Engine(shape, rule, seed)
+        engine.load(self.coefs_, self.intercepts_)
+        self._engine = engine
+        if steps is not None:
+            steps.own_state(shape.dtype)
+            self._optimizer = steps
+        self.coefs_, self.intercepts_ = list(engine.coefs), list(engine.intercepts)
+        return engine
+
+    def _samples(self, X: Any, y: Array, weights: Array | None, engine: Engine) -> Samples:
+        if engine.shape.objective.name == "softmax":
+            return Samples(X, engine.shape.dtype, labels=y.argmax(axis=1), weights=weights)
+        return Samples(X, engine.shape.dtype, targets=y, weights=weights)
+
+    # Early stopping.
+
+    def _hold_out(
+        self, X: Any, y: Array, weights: Array | None, validation: tuple[Any, Any, Any], engine: Engine
+    ) -> tuple[Any, Array, Array | None, Held | None]:
+        """Split off the rows for early stopping, or take the user's."""
+        if not self.early_stopping:
+            return X, y, weights, None
+        if validation[0] is not None:
+            x_held, y_held, w_held = self._given_validation(*validation)
+        else:
+            arrays = (X, y) if weights is None else (X, y, weights)
+            parts = train_test_split(
+                *arrays,
+                random_state=self._random_state,
+                test_size=self.validation_fraction,
+                stratify=y if is_classifier(self) and self.n_outputs_ == 1 else None,
+            )
+            (X, x_held, y, y_held), (weights, w_held) = parts[:4], parts[4:] or (None, None)
+            if x_held.shape[0] < 2:
+                raise ValueError(
+                    f"The validation set is too small: validation_fraction={self.validation_fraction} leaves "
+                    f"{x_held.shape[0]} rows, expected at least 2"
+                )
+        samples = self._samples(x_held, y_held, w_held, engine)
+        return X, y, weights, Held(x_held, y_held, w_held, samples)
+
+    def _given_validation(self, X_val: Any, y_val: Any, sample_weight_val: Any) -> tuple[Any, Array, Array | None]:
+        X, y = self._check_rows(X_val, y_val, reset=False)
+        weights = self._row_weights(X, y, sample_weight_val, False)
+        y = self._encode_known("y_val", y)
+        y = y.reshape(-1, 1) if y.ndim == 1 else y
+        if y.shape[1] != self.n_outputs_:
+            raise ValueError(f"y_val: got {y.shape[1]} outputs, expected {self.n_outputs_}")
+        return X, y, weights
+
+    def _score_held(self, held: Held) -> float:
+        """Return the score of early stopping; larger is better, NaN where the outputs are not finite."""
+        if self.scoring is None:
+            return self._held_score(held)
+        if self.scoring == "loss":
+            return -self._engine.loss(held.samples)
+        probe = copy.copy(self)  # the rows have been checked: they have no names any more
+        probe.__dict__.pop("feature_names_in_", None)
+        scorer = check_scoring(probe, self.scoring)
+        options = {} if held.weights is None else {"sample_weight": held.weights}
+        return float(scorer(probe, held.x, self._decode(held.y), **options))
+
+    def _update_no_improvement_count(self, held: Held | None) -> None:
+        """Compare the epoch with the best so far, by score or by loss."""
+        if held is None:
+            self._no_improvement_count = self._no_improvement_count + 1 if self._loss_stands_still() else 0
+            self.best_loss_ = min(self.best_loss_, self.loss_) if self.loss_ == self.loss_ else self.best_loss_
+            return
+        score = self._score_held(held)
+        self.validation_scores_.append(score)
+        if self.verbose:
+            print(f"Validation score: {score:f}")
+        self._no_improvement_count = (
+            self._no_improvement_count + 1 if score < self.best_validation_score_ + self.tol else 0
+        )
+        if score > self.best_validation_score_:
+            self.best_validation_score_ = score
+            self._keep_best()
+
+    def _loss_stands_still(self) -> bool:
+        return bool(self.loss_ > self.best_loss_ - self.tol)
+
+    def _keep_best(self) -> None:
+        self._best_coefs = [coef.copy() for coef in self.coefs_]
+        self._best_intercepts = [intercept.copy() for intercept in self.intercepts_]
+
+    # Training by steps.
+
+    def _train(
+        self, engine: Engine, samples: Samples, held: Held | None, incremental: bool, context: Any, given: Any
+    ) -> None:
+        batch = self._rows_a_step(samples.rows)
+        order = np.arange(samples.rows) if self.shuffle else np.empty(0, np.int64)
+        self.n_iter_ = 0
+        try:
+            while self.n_iter_ < self.max_iter:
+                if self.shuffle:
+                    permutation = np.arange(samples.rows)
+                    self._random_state.shuffle(permutation)
+                    order = order[permutation]
+                task = None if context is None else self._begin_epoch(context, given)
+                diverged = not self._epoch(engine, samples, order, batch, held)
+                stop = self._end_epoch(task, given) or diverged or self._converged()
+                if stop or incremental:
+                    break
+                if self.n_iter_ == self.max_iter:
+                    self._warn(f"{self.max_iter} epochs (max_iter) were reached before the optimization converged")
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=4)
+        finally:
+            engine.forget_data()
+        if held is not None:
+            engine.load(self._best_coefs, self._best_intercepts)
+
+    def _rows_a_step(self, rows: int) -> int:
+        if self.batch_size == "auto":
+            return min(200, rows)
+        if self.batch_size > rows:
+            warnings.warn(
+                f"Got `batch_size` {self.batch_size} larger than the {rows} rows; it is clipped", stacklevel=5
+            )
+        return min(int(self.batch_size), rows)
+
+    def _epoch(self, engine: Engine, samples: Samples, order: Array, batch: int, held: Held | None) -> bool:
+        """Train for one epoch and take down what it gave; False where the numbers broke."""
+        steps = self._optimizer
+        self.loss_ = engine.train(samples, order, batch, steps)
+        finite = math.isfinite(self.loss_)
+        if not finite:
+            for array in (*engine.coefs, *engine.intercepts):
+                array[:] = np.nan  # what more steps would make of them
+            self._warn("the loss became NaN or infinite; a smaller learning_rate_init or clip_norm may help")
+        self.n_iter_ += 1
+        self.t_ += samples.rows
+        self.loss_curve_.append(self.loss_)
+        if self.verbose:
+            print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
+        self._update_no_improvement_count(held)
+        steps.end_epoch(self.t_, self._logs())
+        return finite
+
+    def _logs(self) -> dict[str, float]:
+        """Return what a schedule may watch."""
+        if not self.validation_scores_:
+            return {"loss": self.loss_}
+        score = self.validation_scores_[-1]
+        names = {None: self._score_name, "loss": "val_loss"}
+        own = names.get(self.scoring) if self.scoring is None or isinstance(self.scoring, str) else None
+        value = -score if self.scoring == "loss" else score
+        return {"loss": self.loss_, "val_score": score} | ({own: value} if own else {})
+
+    def _converged(self) -> bool:
+        """Whether nothing has improved for too long, and the learning rate is not to be lowered instead."""
+        if self._no_improvement_count <= self.n_iter_no_change:
+            return False
+        what = "Validation score" if self.early_stopping else "Training loss"
+        verdict = self._optimizer.give_up()
+        if self.verbose:
+            then = verdict or f"Setting learning rate to {self._optimizer.learning_rate:f}"
+            print(f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} epochs. {then}")
+        if verdict is None:
+            self._no_improvement_count = 0
+        return verdict is not None
+
+    def _warn(self, text: str) -> None:
+        warnings.warn(f"{type(self).__name__}: {text}", ConvergenceWarning, stacklevel=6)
+
+    # Callbacks of scikit-learn 1.9.
+
+    def _begin_callbacks(self, given: Any) -> Any:
+        """Tell the callbacks that a fit begins; None where there are none."""
+        if not hasattr(self, "_init_callback_context"):
+            return None
+        context = self._init_callback_context(max_subtasks=self.max_iter)
+        context.call_on_fit_task_begin(estimator=self, **_hook_data(given))
+        return context if hasattr(self, "_skl_callbacks") else None
+
+    def _begin_epoch(self, context: Any, given: Any) -> Any:
+        return context.subcontext(task_name="epoch").call_on_fit_task_begin(estimator=self, **_hook_data(given))
+
+    def _end_epoch(self, task: Any, given: Any) -> bool:
+        """Tell the callbacks that an epoch is over; True where one of them wants to stop."""
+        if task is None:
+            return False
+        return bool(
+            task.call_on_fit_task_end(estimator=self, **_hook_data(given), reconstruction_attributes=self._weights_now)
+        )
+
+    def _weights_now(self) -> dict[str, Any]:
+        return {
+            "coefs_": [coef.copy() for coef in self.coefs_],
+            "intercepts_": [intercept.copy() for intercept in self.intercepts_],
+        }
+
+    def _after_iteration(self, iterations: int, loss: float, context: Any, given: Any) -> bool:
+        """Report an iteration of L-BFGS; True where a callback wants to stop."""
+        self.n_iter_, self.loss_ = iterations, loss
+        if self.verbose:
+            print(f"Iteration {iterations}, loss = {loss:.8f}")
+        return context is not None and self._end_epoch(self._begin_epoch(context, given), given)
+
+    # Prediction.
+
+    def _forward(self, X: Any, check_input: bool = True) -> Array:
+        """Return the outputs of the network for the user's rows."""
+        if check_input:
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        engine = self._prediction_engine()
+        return engine.forward(Samples(X, engine.shape.dtype))
+
+    def _prediction_engine(self) -> Engine:
+        """Return a network that holds `coefs_` and `intercepts_`, whoever set them."""
+        _, activations, dropout = self._hidden_layers()
+        sizes = (np.shape(self.coefs_[0])[0], *(np.shape(coef)[1] for coef in self.coefs_))
+        shape = self._shape(sizes, activations, dropout)
+        engine = self.__dict__.get("_engine")
+        if engine is None or engine.shape != shape:
+            engine = self._engine = Engine(shape)
+        engine.load(self.coefs_, self.intercepts_)
+        return engine
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles make a network of their own: this one's arrays are views of one another."""
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_engine"}
+
+    def _check_solver(self) -> bool:
+        if self.solver not in STOCHASTIC:
+            raise AttributeError(f"partial_fit: got solver={self.solver!r}, expected one of {STOCHASTIC}")
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _hook_data(given: Any) -> dict[str, Any]:
+    """Return what callbacks are told of the data: as the user gave it, so that names and classes are there."""
+    X, y, sample_weight = given
+    return {"X": X, "y": y, "metadata": {} if sample_weight is None else {"sample_weight": sample_weight}}

@@ -1,0 +1,43 @@
+"""What is spelt differently in scikit-learn 1.4 and in later releases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sklearn
+from sklearn.utils.fixes import parse_version
+
+VERSION = parse_version(sklearn.__version__)
+
+if parse_version("1.6") <= VERSION:
+    from sklearn.utils.validation import validate_data
+else:
+
+    def validate_data(estimator: Any, X: Any, y: Any = "no_validation", **options: Any) -> Any:
+        """Check input by the method that later became a function."""
+        return estimator._validate_data(X, y, **options)
+
+
+if parse_version("1.9") <= VERSION:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+else:
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Nothing: callbacks came with scikit-learn 1.9."""
+
+    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the method as it is: callbacks came with scikit-learn 1.9."""
+        return method
+
+
+class OldTags:
+    """Tags as scikit-learn read them before 1.6; later releases read `__sklearn_tags__`."""
+
+    if parse_version("1.6") > VERSION:
+
+        def _more_tags(self) -> dict[str, Any]:
+            return {"multilabel": hasattr(self, "predict_proba")}
+
+
+__all__ = ["CallbackSupportMixin", "OldTags", "validate_data", "with_callbacks"]

@@ -1,0 +1,266 @@
+"""One network of an estimator: its parameters in a flat vector, and the compiled calls on them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn.arrays import Data
+from fastnn.estimators._optimizer import Steps
+from fastnn.estimators._samples import Samples
+from fastnn.kernels import epoch as e
+from fastnn.layers import Dense, Dropout, Layer
+from fastnn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
+from fastnn.network import Network
+from fastnn.optimizers import SGD, Optimizer
+from fastnn.runtime import Runtime
+
+Array = npt.NDArray[Any]
+
+CALL_SECONDS = 0.05
+"""How long one compiled call shall take: Ctrl-C is served between two."""
+
+
+@dataclass(frozen=True)
+class Poisson(Loss):
+    """e^z - t + t log(t / e^z), half the Poisson deviance of the rate e^z."""
+
+    name = "poisson"
+    takes = "values"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss in scikit-learn's measure: what it reports, and what it takes the gradient of.
+
+    Parameters
+    ----------
+    loss : Loss
+        A mean over outputs.
+    last : str
+        Activation of the last layer in our network, worked out by the loss where the loss takes logits.
+    name : str
+        What scikit-learn calls the output's activation.
+    halved, summed : bool
+        Whether the reported loss is halved, and whether it is a sum over outputs. The gradient is halved as well, and
+        always that of the sum.
+    """
+
+    loss: Loss
+    last: str | None
+    name: str
+    halved: bool = False
+    summed: bool = False
+
+    def reported(self, outputs: int) -> float:
+        """Factor from the kernel's loss to the reported one."""
+        return (0.5 if self.halved else 1.0) * (outputs if self.summed else 1)
+
+    def gradient(self, outputs: int) -> float:
+        """Factor from the kernel's gradient to the one that is followed."""
+        mean_over_outputs = not isinstance(self.loss, CrossEntropy)
+        return (0.5 if self.halved else 1.0) * (outputs if mean_over_outputs else 1)
+
+
+CLASSES = Objective(CrossEntropy(), "softmax", "softmax")
+LABELS = Objective(BinaryCrossEntropy(), "sigmoid", "logistic", summed=True)
+VALUES = {
+    "squared_error": Objective(SquaredError(), None, "identity", halved=True),
+    "poisson": Objective(Poisson(), None, "exp", summed=True),
+    "absolute_error": Objective(AbsoluteError(), None, "identity"),
+    "huber": Objective(Huber(), None, "identity"),
+}
+
+
+def value_objective(loss: str | Loss) -> Objective:
+    """Return the objective of a regressor's `loss`."""
+    return Objective(loss, None, "identity") if isinstance(loss, Huber) else VALUES[str(loss)]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """All that makes two networks different, weights aside.
+
+    Parameters
+    ----------
+    sizes : tuple of int
+        Inputs, hidden layers, outputs.
+    activations : tuple of str
+        Of each hidden layer, fastnn's names.
+    dropout : tuple of float
+        Behind each hidden layer.
+    objective : Objective
+    dtype : numpy dtype
+    l1, l2 : float
+        Penalties, divided by the batch's weight.
+    truncate : bool
+        Whether L1 is a soft threshold after each step.
+    n_threads : int or None
+    """
+
+    sizes: tuple[int, ...]
+    activations: tuple[str, ...]
+    dropout: tuple[float, ...]
+    objective: Objective
+    dtype: np.dtype[Any]
+    l1: float
+    l2: float
+    truncate: bool
+    n_threads: int | None
+
+    def network(self) -> Network:
+        """Return the network as data."""
+        layers: list[Layer] = []
+        for units, activation, rate in zip(self.sizes[1:-1], self.activations, self.dropout, strict=True):
+            layers += [Dense(units, activation), *([Dropout(rate)] if rate else [])]
+        layers.append(Dense(self.sizes[-1], self.objective.last))
+        return Network(layers, self.sizes[0], self.objective.loss, self.dtype, self.l1, self.l2)
+
+
+class Engine:
+    """A network with room for its weights, for prediction and, with the rule of an optimizer, for training.
+
+    Parameters
+    ----------
+    shape : Shape
+    rule : Optimizer, optional
+        Which update the training steps do.
+    seed : int
+        Of the dropout masks.
+    """
+
+    def __init__(self, shape: Shape, rule: Optimizer | None = None, seed: int = 0) -> None:
+        self.shape, self.rule, self.seed = shape, rule, seed
+        self.network = shape.network()
+        self.runtime = Runtime(self.network, rule or SGD(), shape.truncate, seed, shape.n_threads)
+        self.runtime.loss_scale = shape.objective.gradient(shape.sizes[-1])
+        self.runtime.penalty_per_weight = True
+        views = self.network.views(self.runtime.params)
+        self.coefs, self.intercepts = views[0::2], views[1::2]
+        self._decay = np.zeros_like(self.runtime.params)
+        for coef in self.network.views(self._decay)[0::2]:
+            coef[:] = shape.l2
+        self._steps_a_call = 1
+        self._calls: tuple[tuple[int, ...], tuple[Any, ...], Callable[..., None]] | None = None
+        self._gradient_calls: tuple[Data, int, Callable[[int, int], Array]] | None = None
+
+    @property
+    def params(self) -> Array:
+        """All parameters, one flat vector."""
+        return self.runtime.params
+
+    def load(self, coefs: Sequence[Any], intercepts: Sequence[Any]) -> None:
+        """Take over weights that are not this engine's own views.
+
+        Raises
+        ------
+        ValueError
+            For another number of layers or another shape.
+        """
+        own, given = [*self.coefs, *self.intercepts], [*coefs, *intercepts]
+        if [np.shape(array) for array in given] != [array.shape for array in own]:
+            raise ValueError(
+                f"hidden_layer_sizes: got layers of {self.shape.sizes}, "
+                f"but the fitted weights have shapes {', '.join(str(np.shape(coef)) for coef in coefs)}"
+            )
+        for mine, other in zip(own, given, strict=True):
+            if mine is not other:
+                mine[:] = other
+
+    def forward(self, samples: Samples) -> Array:
+        """Return the outputs of all rows: probabilities, values, or the rates of a Poisson loss."""
+        out = np.empty((samples.rows, self.shape.sizes[-1]), self.shape.dtype)
+        for data, start, first, rows in samples.blocks(samples.rows):
+            self.runtime.forward(data, start, rows, out[first : first + rows])
+        if self.shape.objective.name == "exp":
+            with np.errstate(over="ignore"):
+                np.exp(out, out=out)
+        return out
+
+    def loss(self, samples: Samples) -> float:
+        """Return the weighted mean loss of all rows, without penalties and dropout."""
+        total = 0.0
+        for data, start, _, rows in samples.blocks(samples.rows):
+            report = np.zeros((-(-rows // self.runtime.blocks_of_rows(data.rows)), e.N_REPORT))
+            self.runtime.forward(data, start, rows, np.empty((rows, self.shape.sizes[-1]), self.shape.dtype), report)
+            total += report[:, e.REPORT_LOSS].sum()
+        return self.shape.objective.reported(self.shape.sizes[-1]) * total / samples.weight
+
+    def gradient(self, samples: Samples, rows: int) -> tuple[float, Array]:
+        """Return the objective on all rows (loss and L2 penalty) and its gradient by the flat vector, in float64.
+
+        `rows` are looked at together.
+        """
+        total, gradient = 0.0, np.zeros(len(self.params))
+        for data, start, _, n in samples.blocks(rows):
+            kept = self._gradient_calls
+            if kept is None or kept[0] is not data or kept[1] < n:
+                kept = self._gradient_calls = (data, n, self.runtime.gradient_calls(data, n))
+            report = kept[2](start, n)
+            total += report[0, e.REPORT_LOSS]
+            gradient += report[0, e.REPORT_WEIGHT] * self.runtime.grads.astype(np.float64)
+        params = self.params.astype(np.float64)
+        penalty = 0.5 * float((self._decay * params) @ params)
+        gradient += self._decay * params
+        loss = self.shape.objective.reported(self.shape.sizes[-1]) * total + penalty
+        return loss / samples.weight, gradient / samples.weight
+
+    def train(self, samples: Samples, order: Array, batch: int, steps: Steps) -> float:
+        """Take all steps of one epoch and return its loss, penalties included; NaN where it was not finite.
+
+        Parameters
+        ----------
+        samples : Samples
+        order : array of int64 (rows,) or (0,)
+            The order of the rows; (0,) as they stand.
+        batch : int
+            Rows a step.
+        steps : Steps
+            The optimizer's state and learning rates; its counters go on.
+        """
+        n = -(-samples.rows // batch)
+        rates = steps.rates(n)
+        report = np.zeros((n, e.N_REPORT))
+        done = 0
+        while done < n:
+            stop = min(n, done + self._steps_a_call, done + max(1, samples.rows_at_a_time // batch))
+            first, last = done * batch, min(samples.rows, stop * batch)
+            data, rows, start = samples.part(order, first, last)
+            before = time.perf_counter()
+            call = self._training_calls(data, batch, steps)
+            call(rows, start, last - first, steps.step + done, rates[done:stop], report[done:stop])
+            self._adapt(stop - done, time.perf_counter() - before)
+            if not report[stop - 1, e.REPORT_ROWS]:
+                return math.nan
+            done = stop
+        steps.step += n
+        return self._epoch_loss(report)
+
+    def _training_calls(self, data: Data, batch: int, steps: Steps) -> Callable[..., None]:
+        """Return the calls for the data at hand: those of the call before where it was on the same."""
+        key = (id(data), id(steps.state), batch, self.runtime.threads)
+        if self._calls is None or key != self._calls[0]:
+            self.runtime.state = steps.state
+            self._calls = (key, (data, steps.state), self.runtime.training_calls(data, batch))
+        return self._calls[2]
+
+    def forget_data(self) -> None:
+        """Let go of the data that was trained on."""
+        self._calls = self._gradient_calls = None
+
+    def _adapt(self, steps: int, seconds: float) -> None:
+        wanted = steps * CALL_SECONDS / max(seconds, 1e-9)
+        self._steps_a_call = max(1, int(min(wanted, 4 * self._steps_a_call)))
+
+    def _epoch_loss(self, report: Array) -> float:
+        """Return the mean over rows of the batches' losses, as scikit-learn has it."""
+        weight = report[:, e.REPORT_WEIGHT]
+        means = report[:, e.REPORT_LOSS] / np.where(weight > 0, weight, 1.0)
+        losses = self.shape.objective.reported(self.shape.sizes[-1]) * means + report[:, e.REPORT_PENALTY]
+        return float(losses @ report[:, e.REPORT_ROWS] / report[:, e.REPORT_ROWS].sum())

@@ -1,0 +1,91 @@
+"""Rows with their targets, dense or sparse; sparse rows become dense ones a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from fastnn.arrays import Data
+
+Array = npt.NDArray[Any]
+
+BLOCK_ELEMENTS = 1 << 22
+"""Elements of one dense block of sparse rows: 32 MB in float64, so that a large matrix is never dense as a whole."""
+
+_NO_BYTES = np.empty((0, 0), np.uint8)
+
+
+class Samples:
+    """What is trained or evaluated on.
+
+    Parameters
+    ----------
+    x : array (rows, inputs) or sparse matrix of that shape
+        Converted to C order and `dtype` where it is not so already.
+    dtype : numpy dtype
+        Of the network.
+    labels : array of int64 (rows,), optional
+        Classes, for the softmax.
+    targets : array (rows, outputs), optional
+        Values or 0 and 1.
+    weights : array (rows,), optional
+        Weights of the rows; None: all are 1.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        dtype: np.dtype[Any],
+        labels: Array | None = None,
+        targets: Array | None = None,
+        weights: Array | None = None,
+    ) -> None:
+        self.rows, self.inputs = x.shape
+        self.dtype = dtype
+        self._sparse = sparse.csr_matrix(x) if sparse.issparse(x) else None
+        dense = np.empty((0, 0), dtype) if self._sparse is not None else _plain(x, dtype)
+        self._data = Data(
+            dense,
+            _NO_BYTES,
+            np.empty(0, np.int64) if labels is None else _plain(labels, np.int64),
+            np.empty((0, 0), dtype) if targets is None else _plain(targets, dtype),
+            np.empty(0) if weights is None else _plain(weights, np.float64),
+        )
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights."""
+        return float(self._data.weights.sum()) if len(self._data.weights) else float(self.rows)
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """How many rows `part` should be asked for at most."""
+        return self.rows if self._sparse is None else max(1, BLOCK_ELEMENTS // self.inputs)
+
+    def part(self, order: Array, first: int, last: int) -> tuple[Data, Array, int]:
+        """Return (data, order, first) by which a compiled call finds the rows order[first:last].
+
+        `order` is empty for the rows as they stand.
+        """
+        if self._sparse is None:
+            return self._data, order, first
+        rows: Any = order[first:last] if len(order) else slice(first, last)
+        block = {name: array[rows] for name, array in self._data._asdict().items() if len(array)}
+        dense = _plain(self._sparse[rows].toarray(), self.dtype)
+        return self._data._replace(**block, x=dense), np.empty(0, np.int64), 0
+
+    def blocks(self, rows: int) -> Iterator[tuple[Data, int, int, int]]:
+        """Yield (data, first in the data, first of all, number) for all rows in order, at most `rows` at a time."""
+        at_a_time = min(rows, self.rows_at_a_time)
+        for first in range(0, self.rows, at_a_time):
+            last = min(self.rows, first + at_a_time)
+            data, _, start = self.part(np.empty(0, np.int64), first, last)
+            yield data, start, first, last - first
+
+
+def _plain(array: Any, dtype: Any) -> Array:
+    return np.asarray(np.require(array, dtype, ["C", "A"]))

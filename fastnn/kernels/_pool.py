@@ -1,0 +1,215 @@
+"""Threads that help whoever calls a single kernel from Python, and that nobody ever waits for.
+
+A fork by OpenMP ends when the last thread has come and gone, and a sleeping thread may be woken on the CPU of the one
+that waits for it, which costs 4 to 10 ms. Here the calling thread opens a job of tasks, as in `_team.py`, and does them
+itself; helpers that are awake claim some. It waits only for tasks that a helper has begun, so one that is late, asleep
+or gone (in a forked process) costs nothing but its help. A helper looks at what a job is about only after it has
+claimed a task of it, and a job ends when its claimed tasks are done: a helper never sees arrays that are gone.
+
+One job runs at a time. A second Python thread that calls a kernel meanwhile does its work alone: the same bits.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numba import config as _numba_config
+from numba import get_num_threads, typeof
+
+from fastnn.kernels._context import SLOTS, integers_at
+from fastnn.kernels._jit import block, call_by_address, entry, inlined
+from fastnn.kernels._team import (
+    CLAIMS,
+    DONE,
+    LINE,
+    beside_leader,
+    claim,
+    fetch_add,
+    load,
+    locate_leader,
+    nap,
+    publish,
+    store,
+    team_words,
+    wait,
+)
+
+_config: Any = _numba_config
+
+PATIENCE = 3000
+"""How often a helper looks for the next job before it goes to sleep: about 1 ms."""
+
+_NUMBER, _STOP, _FUNCTION = 0, LINE, 2 * LINE
+_CONTEXT, _MEMBERS = _FUNCTION + 1, _FUNCTION + 1 + SLOTS
+_ASLEEP = 3 * LINE
+
+KINDS = "i[:] e[:] i i"
+"""Arguments of a job's function: the context, an array of the float type, the task, the seat of the thread."""
+
+_call = call_by_address(KINDS)
+
+LIKE = np.empty(0)
+"""Stands for the array of the float type: a call is the same for all, the function looks at nothing but its type."""
+
+
+@inlined
+def put(context, position, array):
+    """Write a C-contiguous array into a context, as a vector (see `_context.py`)."""
+    context[position], context[position + 1], context[position + 2] = array.ctypes.data, array.size, 1
+
+
+@block
+def _do_tasks(team, job, like, seat):
+    """Do tasks of the open job until none is left."""
+    seats = (team.size - CLAIMS) // LINE
+    task = claim(team, seat, seats)
+    while task >= 0:
+        _call(job[_FUNCTION], integers_at(job, _CONTEXT), like, task, seat)
+        fetch_add(team, DONE, 1)
+        if seat == 0:
+            locate_leader(team)
+        task = claim(team, seat, seats)
+
+
+@block
+def lead(team, job, members, like, function, context, n_tasks):
+    """Do `n_tasks` tasks of the function at an address, with `members` - 1 helpers at most."""
+    if members == 1:
+        for task in range(n_tasks):
+            _call(function, context, like, task, 0)
+        return
+    begin(team, job, members, function, context, n_tasks)
+    finish(team, job, like, n_tasks)
+
+
+@inlined
+def begin(team, job, members, function, context, n_tasks):
+    """Open a job of `n_tasks` tasks for `members` - 1 helpers."""
+    job[_FUNCTION], job[_MEMBERS] = function, members
+    put(job, _CONTEXT, context)
+    publish(team, 0, 0, n_tasks, members)
+    fetch_add(job, _NUMBER, 1)
+
+
+@inlined
+def finish(team, job, like, n_tasks):
+    """Do what is left of the job and wait for what helpers have begun."""
+    _do_tasks(team, job, like, 0)
+    turn = 0
+    while load(team, DONE) < n_tasks:
+        wait(team, turn)
+        turn += 1
+
+
+@entry
+def attend(team, job, like, seat, last):
+    """Help with jobs until none has come for a while; return the number of the last.
+
+    On the leader's CPU a helper would only take its time away: it naps, and is woken on another one.
+    """
+    turn = 0
+    while turn < PATIENCE and load(job, _STOP) == 0:
+        number = load(job, _NUMBER)
+        if beside_leader(team):
+            nap(team)
+        elif number == last or seat >= job[_MEMBERS]:
+            wait(team, turn)
+        else:
+            last = number
+            _do_tasks(team, job, like, seat)
+            turn = 0
+        turn += 1
+    store(job, _ASLEEP + seat * LINE, 1)
+    return last
+
+
+class Pool:
+    """The helpers of one process, started when they are first wanted."""
+
+    def __init__(self) -> None:
+        seats = _config.NUMBA_NUM_THREADS
+        self.team = team_words(seats)
+        self.job = np.zeros(_ASLEEP + seats * LINE, np.int64)
+        self._free = threading.Lock()
+        self._helpers: list[threading.Thread] = []
+        self._bells = [threading.Lock() for _ in range(seats)]
+        for bell in self._bells:
+            bell.acquire()
+
+    @contextlib.contextmanager
+    def helping(self, n_tasks: int) -> Iterator[tuple[Any, ...]]:
+        """Wake who may help with a job of some tasks, for as long as it takes.
+
+        Gives the number of seats (of which each needs scratch of its own) and what `lead` is called with first:
+        team, job, threads that may take part, and what stands for an array of the float type.
+        """
+        members = min(get_num_threads(), n_tasks) if n_tasks > 1 else 1
+        if members == 1 or self.job[_STOP] or not self._free.acquire(blocking=False):
+            yield 1, self.team, self.job, 1, LIKE
+            return
+        try:
+            with contextlib.suppress(RuntimeError):  # no more threads to be had: the work is done without
+                self._wake(members)
+            yield len(self._bells), self.team, self.job, members, LIKE
+        finally:
+            self._free.release()
+
+    def _wake(self, members: int) -> None:
+        for seat in range(1, members):
+            if seat > len(self._helpers):
+                self._start(seat)
+            elif self.job[_ASLEEP + seat * LINE]:
+                self.job[_ASLEEP + seat * LINE] = 0
+                self._bells[seat].release()
+
+    def _start(self, seat: int) -> None:
+        compile_attend()
+        helper = threading.Thread(target=self._help, args=(seat,), name=f"fastnn helper {seat}", daemon=True)
+        helper.start()
+        self._helpers.append(helper)
+
+    def _help(self, seat: int) -> None:
+        last = 0
+        while not self.job[_STOP]:
+            last = attend(self.team, self.job, LIKE, seat, last)
+            if not self.job[_STOP]:
+                self._bells[seat].acquire()
+
+    def stop(self) -> None:
+        """Send all helpers home: no thread may be in compiled code when Python takes it away."""
+        self.job[_STOP] = 1
+        for seat, helper in enumerate(self._helpers, 1):
+            if self.job[_ASLEEP + seat * LINE]:
+                self.job[_ASLEEP + seat * LINE] = 0
+                self._bells[seat].release()
+            helper.join(1.0)
+
+
+def compile_attend() -> None:
+    """Compile or load what helpers run, before there are any."""
+    attend.compile(tuple(map(typeof, (_pool.team, _pool.job, LIKE, 0, 0))))
+
+
+_pool = Pool()
+
+
+def pool() -> Pool:
+    """Return the helpers of this process."""
+    return _pool
+
+
+def _renew() -> None:
+    """A forked process has none of its parent's threads."""
+    global _pool
+    _pool = Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+atexit.register(lambda: _pool.stop())

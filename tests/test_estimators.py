@@ -1,0 +1,796 @@
+"""The estimators against scikit-learn's own, and what they can do besides against the oracle."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import io
+import math
+import pickle
+import re
+import warnings
+
+import naive
+import numpy as np
+import pytest
+from support import run_python
+
+sklearn = pytest.importorskip("sklearn")
+
+from scipy import sparse  # noqa: E402
+from sklearn import neural_network as theirs  # noqa: E402
+from sklearn.base import clone  # noqa: E402
+from sklearn.exceptions import ConvergenceWarning  # noqa: E402
+from sklearn.model_selection import GridSearchCV, cross_val_score  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import StandardScaler  # noqa: E402
+from sklearn.utils.fixes import parse_version  # noqa: E402
+
+import fastnn  # noqa: E402
+from fastnn.estimators import _samples  # noqa: E402
+from fastnn.estimators._samples import Samples  # noqa: E402
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+]
+
+ROWS, INPUTS, BATCH = 233, 7, 32
+OLD = parse_version("1.7") > parse_version(sklearn.__version__)
+since_1_7 = pytest.mark.skipif(OLD, reason="scikit-learn's perceptrons have sample_weight and loss since 1.7")
+NEW_CALLBACKS = hasattr(fastnn.MLPClassifier, "set_callbacks")
+
+
+def make_data(kind):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(ROWS, INPUTS))
+    y = {
+        "two classes": np.array(["no", "yes"])[(x[:, 0] + x[:, 1] * x[:, 2] > 0).astype(int)],
+        "classes": np.array(["a", "b", "c", "d"])[rng.integers(0, 4, ROWS)],
+        "labels": rng.integers(0, 2, size=(ROWS, 3)),
+        "values": x[:, 0] * x[:, 1],
+        "several values": np.stack([x[:, 0] * x[:, 1], np.sin(x[:, 2]), x[:, 3] ** 2], axis=1),
+        "counts": rng.poisson(np.exp(x[:, 0])),
+    }[kind]
+    return x, y
+
+
+KINDS = ("two classes", "classes", "labels", "values", "several values")
+
+
+def kinds_of(kind):
+    """Our class and scikit-learn's."""
+    name = "MLPRegressor" if kind in ("values", "several values", "counts") else "MLPClassifier"
+    return getattr(fastnn, name), getattr(theirs, name)
+
+
+def both(kind, weights=None, **options):
+    """Fit both from the same random state; return (ours, theirs, x, y)."""
+    options = {
+        "hidden_layer_sizes": (11, 6), "max_iter": 30, "random_state": 3, "batch_size": BATCH, "alpha": 0.5, **options
+    }  # fmt: skip
+    x, y = make_data(kind)
+    ours, reference = (cls(**options).fit(x, y, sample_weight=weights) for cls in kinds_of(kind))
+    return ours, reference, x, y
+
+
+def same_fit(ours, reference, rtol=1e-9):
+    for got, want in zip(ours.coefs_ + ours.intercepts_, reference.coefs_ + reference.intercepts_, strict=True):
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol)
+    assert ours.loss_ == pytest.approx(reference.loss_, rel=rtol)
+    for name in ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_"):
+        assert getattr(ours, name) == getattr(reference, name), name
+    for name in ("loss_curve_", "validation_scores_", "best_loss_", "best_validation_score_"):
+        want = getattr(reference, name, None)
+        if want is None:
+            assert getattr(ours, name, None) is None, name
+        else:
+            np.testing.assert_allclose(getattr(ours, name), want, rtol=rtol, err_msg=name)
+
+
+def sample_weights():
+    weights = np.random.default_rng(8).uniform(0.1, 2.0, ROWS)
+    weights[:5] = 0.0
+    return weights
+
+
+# ------------------------------------------------------------------------ the same numbers as scikit-learn
+
+
+@since_1_7
+@pytest.mark.parametrize("weights", [None, sample_weights()], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_weights(kind, solver, shuffle, weights):
+    """240 steps, a short batch at the end of each epoch, and from the same random state the same start and order."""
+    ours, reference, x, _ = both(kind, weights, solver=solver, shuffle=shuffle)
+    same_fit(ours, reference)
+    np.testing.assert_array_equal(ours.predict(x), reference.predict(x)) if "values" not in kind else None
+    assert np.abs(ours.coefs_[0]).max() > 0
+
+
+@since_1_7
+@pytest.mark.parametrize("weights", [None, sample_weights()], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("kind", [*KINDS, "counts"])
+def test_the_same_weights_by_lbfgs(kind, weights):
+    options = {"loss": "poisson"} if kind == "counts" else {}
+    ours, reference, _, _ = both(kind, weights, solver="lbfgs", max_iter=15, **options)
+    same_fit(ours, reference, rtol=1e-6)
+
+
+VARIANTS = {
+    "adaptive": {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.02, "n_iter_no_change": 2, "max_iter": 80},
+    "inverse scaling": {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.1, "power_t": 0.3},
+    "no momentum": {"solver": "sgd", "momentum": 0.0},
+    "no look-ahead": {"solver": "sgd", "nesterovs_momentum": False},
+    "a momentum of 1": {"solver": "sgd", "momentum": 1.0, "learning_rate_init": 1e-4, "max_iter": 5},
+    "a large epsilon": {"epsilon": 0.1, "beta_1": 0.5, "beta_2": 0.9},
+    "logistic": {"activation": "logistic"},
+    "tanh": {"activation": "tanh"},
+    "identity": {"activation": "identity"},
+    "all rows at once": {"batch_size": ROWS},
+    "automatic batches": {"batch_size": "auto"},
+    "no hidden layer": {"hidden_layer_sizes": ()},
+    "converged": {"tol": 0.05, "n_iter_no_change": 3, "max_iter": 200},
+    "early stopping": {"early_stopping": True, "max_iter": 60, "n_iter_no_change": 5},
+    "no penalty": {"alpha": 0.0},
+}
+
+
+@since_1_7
+@pytest.mark.parametrize("kind", ["two classes", "labels", "several values"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_parameter_of_scikit_learn(variant, kind):
+    ours, reference, _, _ = both(kind, **VARIANTS[variant])
+    same_fit(ours, reference)
+
+
+@since_1_7
+def test_adaptive_rates_fall():
+    ours, reference, _, _ = both("values", **VARIANTS["adaptive"])
+    assert ours._optimizer.learning_rate == reference._optimizer.learning_rate < 1e-3 / 20
+
+
+@since_1_7
+def test_poisson_loss():
+    ours, reference, x, _ = both("counts", loss="poisson")
+    same_fit(ours, reference)
+    np.testing.assert_allclose(ours.predict(x), reference.predict(x), rtol=1e-9)
+    assert ours.predict(x).min() > 0
+
+
+@since_1_7
+def test_early_stopping_with_weights_and_several_classes():
+    ours, reference, _, _ = both("classes", sample_weights(), early_stopping=True, learning_rate_init=0.01)
+    same_fit(ours, reference)
+    assert len(set(ours.validation_scores_)) > 1
+
+
+def test_float32_follows():
+    x, y = make_data("classes")
+    options = {"hidden_layer_sizes": 10, "max_iter": 20, "random_state": 0}
+    ours, reference = (cls(**options).fit(x.astype(np.float32), y) for cls in kinds_of("classes"))
+    for got, want in zip(ours.coefs_, reference.coefs_, strict=True):
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, want, atol=2e-4)
+    assert ours.predict_proba(x.astype(np.float32)).dtype == np.float32
+
+
+@since_1_7
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions(kind):
+    ours, reference, x, y = both(kind)
+    np.testing.assert_allclose(ours.score(x, y), reference.score(x, y), rtol=1e-9)
+    for name in ("predict", "predict_proba", "predict_log_proba"):
+        if not hasattr(reference, name):
+            assert not hasattr(ours, name)
+            continue
+        got, want = getattr(ours, name)(x), getattr(reference, name)(x)
+        assert got.shape == want.shape
+        assert got.dtype == want.dtype
+        if got.dtype.kind == "f":
+            np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-12)
+        else:
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_partial_fit(kind, solver):
+    """Pieces of several sizes; the state of the optimizer goes on."""
+    x, y = make_data(kind)
+    settings = {"hidden_layer_sizes": 8, "solver": solver, "random_state": 1, "batch_size": 20}
+    ours, reference = (cls(**settings) for cls in kinds_of(kind))
+    for estimator in (ours, reference):
+        options = {"classes": np.unique(y)} if kind in ("two classes", "classes") else {}
+        options = {"classes": [0, 1, 2]} if kind == "labels" else options
+        for first, last in ((0, 50), (50, 90), (90, 233), (0, 233)):
+            estimator.partial_fit(x[first:last], y[first:last], **options)
+    same_fit(ours, reference)
+
+
+def test_warm_start_goes_on():
+    x, y = make_data("classes")
+    ours, reference = (cls(8, max_iter=5, warm_start=True, random_state=0) for cls in kinds_of("classes"))
+    for _ in range(3):
+        ours.fit(x, y), reference.fit(x, y)
+    same_fit(ours, reference)
+    assert len(ours.loss_curve_) == 15
+
+
+def test_early_stopping_may_be_turned_on_and_off():
+    """And another solver taken: the records begin anew, the weights go on."""
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=8, solver="lbfgs", max_iter=3, warm_start=True, random_state=0)
+    losses = [model.fit(x, y).loss_]
+    model.set_params(solver="adam", early_stopping=True).fit(x, y)
+    assert len(model.validation_scores_) == 3
+    losses.append(model.set_params(early_stopping=False).partial_fit(x, y).loss_)
+    assert model.validation_scores_ is None
+    assert model.loss_curve_ == losses[1:]
+    assert abs(losses[1] - losses[0]) < 0.1 * losses[0]
+
+
+def test_weights_of_ones_own():
+    """`coefs_` and `intercepts_` may be replaced, and changed in place."""
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=4, activation="tanh", max_iter=2).fit(x, y)
+    for arrays in (model.coefs_, model.intercepts_):
+        arrays[0] = np.random.default_rng(0).normal(size=arrays[0].shape)
+        arrays[1] *= 2.0
+    want = np.tanh(x @ model.coefs_[0] + model.intercepts_[0]) @ model.coefs_[1] + model.intercepts_[1]
+    np.testing.assert_allclose(model.predict(x), want[:, 0], rtol=1e-12)
+    before = [coef.copy() for coef in model.coefs_]
+    model.partial_fit(x, y)
+    assert all(0 < np.abs(new - old).max() < 0.1 for new, old in zip(model.coefs_, before, strict=True))
+
+
+@since_1_7
+def test_signatures():
+    """Parameters in scikit-learn's order, with its defaults, then ours by keyword alone."""
+    for name in ("MLPClassifier", "MLPRegressor"):
+        ours, reference = (inspect.signature(getattr(module, name)).parameters for module in (fastnn, theirs))
+        missing = [parameter for parameter in reference if parameter not in ours]
+        assert not missing
+        for got, want in zip(ours.values(), reference.values(), strict=False):
+            assert (got.name, got.default, got.kind) == (want.name, want.default, want.kind)
+        own = list(ours.values())[len(reference) :]
+        assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in own)
+        assert len(own) >= 9
+
+
+@since_1_7
+@pytest.mark.parametrize("kind", ["classes", "values"])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_every_attribute_and_method(kind, solver):
+    ours, reference, _, _ = both(kind, solver=solver)
+    public = {name for name in dir(reference) if not name.startswith("_")}
+    if solver == "lbfgs":  # scikit-learn's regressor has one by a slip: its classifier and its documentation have none
+        public.discard("partial_fit")
+    assert {name for name in public if not hasattr(ours, name)} == set()
+    fitted = {name for name in vars(ours) if name.endswith("_") and not name.startswith("_")}
+    assert fitted == {name for name in vars(reference) if name.endswith("_") and not name.startswith("_")}
+
+
+# ---------------------------------------------------------------------------------- in scikit-learn's world
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs", "rmsprop"])
+def test_copies_and_pickles(solver):
+    x, y = make_data("classes")
+    model = fastnn.MLPClassifier(8, solver=solver, max_iter=4, random_state=0, dropout=0.2 * (solver == "rmsprop"))
+    model.fit(x, y)
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)):
+        np.testing.assert_array_equal(twin.predict_proba(x), model.predict_proba(x))
+    if solver != "lbfgs":
+        twin = pickle.loads(pickle.dumps(model))
+        model.partial_fit(x, y)
+        twin.partial_fit(x, y)
+        for got, want in zip(twin.coefs_, model.coefs_, strict=True):
+            np.testing.assert_array_equal(got, want)
+    fresh = clone(model)
+    assert not hasattr(fresh, "coefs_")
+    assert fresh.get_params() == model.get_params()
+
+
+def test_a_copy_trains_alone():
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=5, max_iter=3, random_state=0).fit(x, y)
+    before = model.predict(x)
+    copy.deepcopy(model).partial_fit(x, y)
+    np.testing.assert_array_equal(model.predict(x), before)
+
+
+def test_joblib(tmp_path):
+    joblib = pytest.importorskip("joblib")
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=5, max_iter=3, random_state=0).fit(x, y)
+    joblib.dump(model, tmp_path / "model")
+    mapped = joblib.load(tmp_path / "model", mmap_mode="r")
+    np.testing.assert_array_equal(mapped.predict(x), model.predict(x))
+    mapped.partial_fit(x, y)
+
+
+def test_grid_search_in_a_pipeline():
+    x, y = make_data("two classes")
+    pipeline = make_pipeline(StandardScaler(), fastnn.MLPClassifier(16, max_iter=60, random_state=0))
+    grid = {"mlpclassifier__dropout": [0.0, 0.2], "mlpclassifier__solver": ["adam", "rmsprop"]}
+    search = GridSearchCV(pipeline, grid, cv=3).fit(x, y)
+    assert len(search.cv_results_["mean_test_score"]) == 4
+    assert search.best_score_ > 0.7
+    assert cross_val_score(search.best_estimator_, x, y, cv=3).mean() > 0.7
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("kind", ["two classes", "values"])
+def test_frames_with_names(library, kind):
+    frames = pytest.importorskip(library)
+    x, y = make_data(kind)
+    names = [f"column {j}" for j in range(INPUTS)]
+    frame = frames.DataFrame({name: x[:, j] for j, name in enumerate(names)})
+    ours, _ = kinds_of(kind)
+    model = ours(
+        hidden_layer_sizes=8,
+        max_iter=5,
+        early_stopping=True,
+        scoring="neg_median_absolute_error" if kind == "values" else None,
+    )
+    model.fit(frame, frames.Series(y), X_val=frame, y_val=y)
+    assert list(model.feature_names_in_) == names
+    np.testing.assert_array_equal(model.predict(frame), model.predict(frame[names]))
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(frame[names[::-1]])
+    with pytest.warns(UserWarning, match="valid feature names"):
+        model.predict(x)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("kind", ["classes", "labels", "several values"])
+def test_sparse_rows(kind, solver, monkeypatch):
+    """Blocks of 20 rows and more become dense at a time; what comes out is what dense rows give."""
+    x, y = make_data(kind)
+    x[x < 0.3] = 0.0
+    ours, _ = kinds_of(kind)
+    options = {"hidden_layer_sizes": 9, "solver": solver, "max_iter": 6, "random_state": 0, "batch_size": 20}
+    dense = ours(**options).fit(x, y, sample_weight=sample_weights())
+    monkeypatch.setattr(_samples, "BLOCK_ELEMENTS", 50 * INPUTS)
+    for made in (sparse.csr_matrix(x), sparse.csc_array(x)):
+        model = ours(**options).fit(made, y, sample_weight=sample_weights())
+        for got, want in zip(model.coefs_, dense.coefs_, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+        outputs = "predict_proba" if hasattr(model, "predict_proba") else "predict"
+        np.testing.assert_allclose(getattr(model, outputs)(made), getattr(dense, outputs)(x), rtol=1e-9)
+    stopped = ours(**{**options, "solver": "adam"}, early_stopping=True).fit(sparse.csr_matrix(x), y)
+    assert len(stopped.validation_scores_) == 6
+
+
+def test_a_large_sparse_matrix_is_never_dense_as_a_whole(monkeypatch):
+    x = sparse.random(1000, 300, density=0.01, format="csr", random_state=0)
+    monkeypatch.setattr(_samples, "BLOCK_ELEMENTS", 300 * 100)
+    largest = []
+    plain = _samples._plain
+    monkeypatch.setattr(_samples, "_plain", lambda array, dtype: largest.append(np.size(array)) or plain(array, dtype))
+    model = fastnn.MLPRegressor(hidden_layer_sizes=3, batch_size=50, max_iter=2)
+    model.fit(x, np.arange(1000.0) / 1000).predict(x)
+    assert max(largest) == 300 * 100 > 1000
+
+
+# ------------------------------------------------------------------------------------- against the oracle
+
+
+def oracle(model, x, t, loss, optimizer, epochs, *, scale=1.0, w=None, l1=0.0, l2=0.0, l1_mode="gradient"):
+    """Train from the model's initial weights without shuffling; return the oracle's [W0, W1, ...]."""
+    start = clone(model).set_params(
+        max_iter=1, learning_rate="constant", learning_rate_init=1e-300, early_stopping=False
+    )
+    start.fit(x, t if loss != "cross_entropy" else np.asarray(t))
+    names = [model.activation] if isinstance(model.activation, str) else model.activation
+    layers = []
+    for place, (coef, intercept) in enumerate(zip(start.coefs_, start.intercepts_, strict=True)):
+        activation = [*names, "identity"][place]
+        part = {"kind": "dense", "w": coef.copy(), "b": intercept.copy(), "activation": activation, "l1": l1, "l2": l2}
+        layers.append(part)
+    naive.network_train(
+        layers, x, t.reshape(len(t), -1) if loss != "cross_entropy" else t, loss, optimizer, epochs, BATCH, 0, False, w,
+        l1_mode=l1_mode, loss_scale=scale, penalty_per_weight=True,
+    )  # fmt: skip
+    return [layer["w"] for layer in layers]
+
+
+BEYOND = {
+    "adagrad": ({"solver": "adagrad", "epsilon": 1e-6}, {"name": "adagrad", "eps": 1e-6}),
+    "rmsprop": ({"solver": "rmsprop", "rho": 0.9}, {"name": "rmsprop", "alpha": 0.9}),
+    "clipped by value": ({"solver": "sgd", "momentum": 0.0, "clip_value": 0.02}, {"name": "sgd", "clip_value": 0.02}),
+    "clipped by norm": ({"solver": "sgd", "momentum": 0.0, "clip_norm": 0.1}, {"name": "sgd", "clip_norm": 0.1}),
+    "l1": ({"solver": "sgd", "momentum": 0.0, "l1": 0.3}, {"name": "sgd"}),
+    "truncating l1": ({"solver": "sgd", "momentum": 0.0, "l1": 3.0, "l1_mode": "truncate"}, {"name": "sgd"}),
+    "a schedule": (
+        {"solver": "sgd", "momentum": 0.0, "learning_rate": fastnn.Cosine(0.1, steps=6)},
+        {"name": "sgd", "lr": lambda step, epoch: 0.05 * (1 + math.cos(math.pi * min(epoch, 6) / 6))},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_what_scikit_learn_has_not(case):
+    options, optimizer = BEYOND[case]
+    x, y = make_data("several values")
+    options = {"learning_rate_init": 0.03, **options}
+    model = fastnn.MLPRegressor(
+        hidden_layer_sizes=(8, 5), activation=["gelu", "softplus"], max_iter=5, batch_size=BATCH, shuffle=False,
+        random_state=0, alpha=0.7, **options,
+    ).fit(x, y, sample_weight=sample_weights())  # fmt: skip
+    want = oracle(
+        model, x, y, "squared_error", {"lr": 0.03, **optimizer}, 5, scale=1.5, w=sample_weights(),
+        l1=options.get("l1", 0.0), l2=0.7, l1_mode=options.get("l1_mode", "gradient"),
+    )  # fmt: skip
+    for got, weights in zip(model.coefs_, want, strict=True):
+        np.testing.assert_allclose(got, weights, rtol=1e-7, atol=1e-10)
+    if case == "truncating l1":
+        assert sum(int((coef == 0).sum()) for coef in model.coefs_) > 5
+
+
+@pytest.mark.parametrize("loss", ["absolute_error", "huber"])
+def test_other_losses(loss):
+    x, y = make_data("several values")
+    model = fastnn.MLPRegressor(
+        loss, 8, "tanh", solver="sgd", momentum=0.0, learning_rate_init=0.05, alpha=0.0, max_iter=5, batch_size=BATCH,
+        shuffle=False, random_state=0,
+    ).fit(x, y)  # fmt: skip
+    want = oracle(model, x, y, loss, {"name": "sgd", "lr": 0.05}, 5, scale=3.0)
+    for got, weights in zip(model.coefs_, want, strict=True):
+        np.testing.assert_allclose(got, weights, rtol=1e-8, atol=1e-11)
+
+
+def test_huber_takes_a_delta_and_absolute_error_finds_the_median():
+    x, y = make_data("values")
+    losses = [
+        fastnn.MLPRegressor(loss, 8, max_iter=3, random_state=0).fit(x, 10 * y).loss_
+        for loss in (fastnn.Huber(0.1), fastnn.Huber(1.0), "huber")
+    ]
+    assert losses[0] < losses[1] == losses[2]
+    y = np.array([0.0, 0.0, 0.0, 100.0, 0.0] * 20)
+    flat = fastnn.MLPRegressor("absolute_error", 4, max_iter=300, learning_rate_init=0.01, tol=0, random_state=0)
+    assert abs(flat.fit(np.ones((100, 2)), y).predict(np.ones((1, 2)))[0]) < 0.5
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "counts"])
+def test_gradient_of_lbfgs(kind):
+    """Central differences of the objective that SciPy is handed.
+
+    As in scikit-learn, the loss of several values is their mean, and the gradient is that of their sum.
+    """
+    x, y = make_data(kind)
+    ours, _ = kinds_of(kind)
+    options = {"alpha": 0.0 if kind == "several values" else 3.0}
+    options |= {"loss": "poisson"} if kind == "counts" else {}
+    model = ours(hidden_layer_sizes=(5, 4), activation=["silu", "logistic"], max_iter=2, random_state=0, **options)
+    model.fit(x, y)
+    engine, factor = model._engine, 3 if kind == "several values" else 1
+    encoded = model._encode_known("y", y)
+    samples = model._samples(x, encoded.reshape(ROWS, -1), sample_weights(), engine)
+    _, gradient = engine.gradient(samples, 50)
+    h, kept = 1e-5, engine.params.copy()
+    used = np.concatenate([np.arange(s.start, s.stop) for s in engine.network.segments])
+    for i in np.random.default_rng(0).choice(used, 25, replace=False):
+        values = []
+        for shift in (h, -h):
+            engine.params[:] = kept
+            engine.params[i] += shift
+            values.append(engine.gradient(samples, ROWS)[0])
+        assert gradient[i] == pytest.approx(factor * (values[0] - values[1]) / (2 * h), rel=2e-5, abs=1e-9)
+
+
+def test_adamw_shrinks_weights_apart_from_the_gradient():
+    x, y = np.zeros((4, 2)), np.zeros(4)
+    options = {"hidden_layer_sizes": 3, "solver": "adamw", "alpha": 0.0, "max_iter": 1, "random_state": 0}
+    plain = fastnn.MLPRegressor(weight_decay=0.0, learning_rate_init=0.1, **options).fit(x, y)
+    shrunk = fastnn.MLPRegressor(weight_decay=0.5, learning_rate_init=0.1, **options).fit(x, y)
+    np.testing.assert_allclose(shrunk.coefs_[0], plain.coefs_[0] * (1 - 0.05), rtol=1e-12)
+
+
+def test_dropout():
+    x, y = make_data("classes")
+    options = {"hidden_layer_sizes": (32, 16), "max_iter": 15, "random_state": 0}
+    runs = [fastnn.MLPClassifier(dropout=rate, **options).fit(x, y) for rate in (0.0, 0.4, 0.4, [0.4, 0.0])]
+    np.testing.assert_array_equal(runs[1].coefs_[0], runs[2].coefs_[0])
+    assert np.abs(runs[1].coefs_[0] - runs[0].coefs_[0]).max() > 1e-3
+    assert np.abs(runs[1].coefs_[1] - runs[3].coefs_[1]).max() > 1e-3
+    assert runs[1].loss_ > runs[0].loss_
+    np.testing.assert_array_equal(runs[1].predict_proba(x), runs[1].predict_proba(x))
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {"no": 3.0, "yes": 0.5}])
+def test_class_weight_is_a_weight_of_the_rows(class_weight):
+    x, y = make_data("two classes")
+    table = {"no": 3.0, "yes": 0.5}
+    if class_weight == "balanced":
+        table = {name: ROWS / (2 * (y == name).sum()) for name in ("no", "yes")}
+    rows = np.array([table[name] for name in y]) * sample_weights()
+    options = {"hidden_layer_sizes": 6, "max_iter": 5, "random_state": 0, "early_stopping": True}
+    by_class = fastnn.MLPClassifier(class_weight=class_weight, **options).fit(x, y, sample_weights())
+    by_row = fastnn.MLPClassifier(**options).fit(x, y, rows)
+    np.testing.assert_allclose(by_class.coefs_[0], by_row.coefs_[0], rtol=1e-12)
+    assert by_class.validation_scores_ == pytest.approx(by_row.validation_scores_)
+
+
+def test_threads_do_not_change_a_bit(threads):
+    threads(2)
+    x, y = make_data("classes")
+    x = np.tile(x, (3, 20))
+    options = {"hidden_layer_sizes": (90, 40), "max_iter": 4, "random_state": 0, "dropout": 0.2}
+    one, two = (fastnn.MLPClassifier(n_threads=n, **options).fit(x, np.tile(y, 3)) for n in (1, 2))
+    assert two._engine.runtime.threads == 2
+    for got, want in zip(two.coefs_, one.coefs_, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+# ------------------------------------------------------------------------------------------ early stopping
+
+
+def test_a_validation_set_of_ones_own():
+    x, y = make_data("classes")
+    model = fastnn.MLPClassifier(20, early_stopping=True, max_iter=15, random_state=0, learning_rate_init=0.01)
+    model.fit(x[:150], y[:150], X_val=x[150:], y_val=y[150:], sample_weight_val=sample_weights()[150:])
+    assert model.t_ == 15 * 150
+    score = np.average(model.predict(x[150:]) == y[150:], weights=sample_weights()[150:])
+    assert model.best_validation_score_ == pytest.approx(score)
+    assert model.best_validation_score_ == max(model.validation_scores_)
+
+
+@pytest.mark.parametrize("kind", ["two classes", "classes", "labels", "values"])
+def test_loss_as_the_score(kind):
+    x, y = make_data(kind)
+    ours, _ = kinds_of(kind)
+    model = ours(hidden_layer_sizes=20, early_stopping=True, scoring="loss", max_iter=15, random_state=0, alpha=0.0)
+    model.fit(x, y, X_val=x, y_val=y)
+    out = model.predict(x) if kind == "values" else model.predict_proba(x)
+    if kind == "values":
+        want = 0.5 * np.mean((out - y) ** 2)
+    elif kind == "labels":
+        want = -np.mean(np.where(y == 1, np.log(out), np.log(1 - out)).sum(axis=1))
+    else:
+        want = -np.mean(np.log(out[np.arange(ROWS), np.searchsorted(model.classes_, y)]))
+    assert -model.best_validation_score_ == pytest.approx(want, rel=1e-9)
+
+
+def test_a_scorer():
+    x, y = make_data("classes")
+    options = {"hidden_layer_sizes": 20, "early_stopping": True, "max_iter": 8, "random_state": 0}
+    seen = []
+
+    def scorer(estimator, x_val, y_val):
+        seen.append((estimator.predict(x_val), y_val))
+        return float((seen[-1][0] == y_val).mean())
+
+    by_default, by_name, by_function = (
+        fastnn.MLPClassifier(scoring=scoring, **options).fit(x, y) for scoring in (None, "accuracy", scorer)
+    )
+    assert by_default.validation_scores_ == pytest.approx(by_name.validation_scores_)
+    assert by_default.validation_scores_ == pytest.approx(by_function.validation_scores_)
+    assert len(seen) == 8
+    assert set(seen[0][1]) == {"a", "b", "c", "d"}
+
+
+def test_a_schedule_watches_the_score():
+    x, y = make_data("values")
+    for monitor, mode in (("val_r2", "auto"), ("val_score", "max"), ("loss", "auto")):
+        schedule = fastnn.ReduceOnPlateau(0.01, patience=0, min_delta=1e9, monitor=monitor, mode=mode)
+        model = fastnn.MLPRegressor(hidden_layer_sizes=5, learning_rate=schedule, early_stopping=True, max_iter=4).fit(
+            x, y
+        )
+        assert model._optimizer.learning_rate < 0.01 / 99
+        assert schedule.rate(0, 0) == 0.01, "the parameter is left as it was given"
+
+
+# ------------------------------------------------------------------------------------------------ callbacks
+
+
+class Recorder:
+    """A callback of scikit-learn's protocol that takes down what it is told, and stops after some epochs."""
+
+    def __init__(self, stop_after=None):
+        self.told, self.scores, self.stop_after = [], [], stop_after
+
+    def setup(self, estimator, context):
+        self.told.append("setup")
+
+    def teardown(self, estimator, context):
+        self.told.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.told.append(f"begin {context.task_name}")
+
+    def on_fit_task_end(self, estimator, context, *, X=None, y=None, metadata=None, fitted_estimator=None):
+        self.told.append(f"end {context.task_name}")
+        if fitted_estimator is not None:
+            self.scores.append((fitted_estimator.score(X, y), "sample_weight" in metadata))
+        return self.stop_after is not None and len(self.scores) >= self.stop_after
+
+
+@pytest.mark.skipif(not NEW_CALLBACKS, reason="callbacks came with scikit-learn 1.9")
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_callbacks(solver):
+    x, y = make_data("classes")
+    options = {"hidden_layer_sizes": 8, "max_iter": 6, "random_state": 0, "solver": solver, "learning_rate_init": 0.1}
+    quiet = fastnn.MLPClassifier(**options).fit(x, y, sample_weights())
+    recorder = Recorder()
+    model = fastnn.MLPClassifier(**options).set_callbacks(recorder).fit(x, y, sample_weights())
+    for got, want in zip(model.coefs_, quiet.coefs_, strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert recorder.told == ["setup", "begin fit", *["begin epoch", "end epoch"] * 6, "end fit", "teardown"]
+    assert recorder.scores[-1] == (model.score(x, y), True)
+    assert recorder.scores[0] != recorder.scores[-1]
+    stopped = fastnn.MLPClassifier(**options).set_callbacks(Recorder(3)).fit(x, y)
+    assert stopped.n_iter_ == 3
+
+
+@pytest.mark.skipif(not NEW_CALLBACKS, reason="callbacks came with scikit-learn 1.9")
+def test_scoring_monitor_of_scikit_learn():
+    from sklearn.callback import ScoringMonitor
+
+    x, y = make_data("values")
+    monitor = ScoringMonitor(scoring="r2")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=8, max_iter=5, random_state=0).set_callbacks(monitor).fit(x, y)
+    data = monitor.get_logs(select="most_recent").data
+    scores = [row["r2"] for row in data if row["task_name"] == "epoch"]
+    assert len(scores) == 5
+    assert scores[-1] == pytest.approx(model.score(x, y))
+
+
+# --------------------------------------------------------------------------------------------- what is refused
+
+REFUSED = {
+    "dropout and lbfgs": ({"solver": "lbfgs", "dropout": 0.1}, {}, "dropout: got 0.1 with solver='lbfgs'"),
+    "l1 and lbfgs": ({"solver": "lbfgs", "l1": 0.1}, {}, "l1: got 0.1 with solver='lbfgs'"),
+    "clipping and lbfgs": ({"solver": "lbfgs", "clip_norm": 1.0}, {}, "clip_norm: got 1.0 with solver='lbfgs'"),
+    "an unknown activation": ({"activation": ["relux"]}, {}, "activation: got 'relux', expected one of 'logistic'"),
+    "too many activations": ({"activation": ["relu", "tanh"]}, {}, "activation: got 2 for 1 hidden layers"),
+    "too many rates": ({"dropout": [0.1, 0.2]}, {}, "dropout: got 2 for 1 hidden layers"),
+    "a rate of 1": ({"dropout": [1.0]}, {}, "dropout: got 1.0"),
+    "no units": ({"hidden_layer_sizes": (3, 0)}, {}, "hidden_layer_sizes: got (3, 0), expected integers >= 1"),
+    "half a validation set": ({"early_stopping": True}, {"X_val": np.zeros((3, 7))}, "X_val, y_val: got one without"),
+    "a validation set for nothing": (
+        {}, {"X_val": np.zeros((3, 7)), "y_val": ["a", "b", "a"]}, "X_val: got rows, but they are looked at only with",
+    ),
+    "a class that is not there": (
+        {"early_stopping": True}, {"X_val": np.zeros((3, 7)), "y_val": ["a", "b", "z"]}, "y_val: got classes ['z']",
+    ),
+    "a negative weight": ({}, {"sample_weight": -np.ones(ROWS)}, "sample_weight: got -1.0, expected weights >= 0"),
+    "one row to validate": (
+        {"early_stopping": True, "validation_fraction": 0.001}, {}, "The validation set is too small",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case):
+    options, arguments, message = REFUSED[case]
+    x, y = make_data("classes")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fastnn.MLPClassifier(**{"hidden_layer_sizes": 5, "max_iter": 2, **options}).fit(x, y, **arguments)
+
+
+def test_refused_of_a_regressor():
+    x, y = make_data("values")
+    with pytest.raises(ValueError, match=r"y: got -\d.*expected values >= 0 for loss='poisson'"):
+        fastnn.MLPRegressor("poisson").fit(x, y)
+    with pytest.raises(ValueError, match="'loss' parameter of MLPRegressor"):
+        fastnn.MLPRegressor("squared").fit(x, y)
+    model = fastnn.MLPRegressor(hidden_layer_sizes=4, warm_start=True, max_iter=1).fit(x, y)
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes: got layers of \(7, 5, 1\), but the fitted weights"):
+        model.set_params(hidden_layer_sizes=5).fit(x, y)
+
+
+def test_balanced_weights_need_all_rows():
+    x, y = make_data("classes")
+    with pytest.raises(ValueError, match="class_weight: got 'balanced' in partial_fit"):
+        fastnn.MLPClassifier(class_weight="balanced").partial_fit(x, y, classes=np.unique(y))
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_divergence(early_stopping):
+    """With early stopping the best weights come back; without, what is left is refused, as by scikit-learn."""
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(
+        hidden_layer_sizes=20, activation="identity", solver="sgd", learning_rate_init=50.0,
+        early_stopping=early_stopping, random_state=0,
+    )  # fmt: skip
+    refused = contextlib.nullcontext() if early_stopping else pytest.raises(ValueError, match="non-finite parameter")
+    with refused, pytest.warns(ConvergenceWarning, match="the loss became NaN or infinite"):
+        model.fit(1e3 * x, y)
+    if not early_stopping:
+        return
+    assert np.isnan(model.validation_scores_[-1])
+    assert np.isfinite(model.predict(x)).all()
+
+
+def test_interrupted(monkeypatch):
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=4, max_iter=50)
+    epoch = type(model)._epoch
+
+    def interrupt(self, *arguments):
+        if self.n_iter_ == 3:
+            raise KeyboardInterrupt
+        return epoch(self, *arguments)
+
+    monkeypatch.setattr(type(model), "_epoch", interrupt)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        model.fit(x, y)
+    assert model.n_iter_ == 3
+    assert len(model.predict(x)) == ROWS
+
+
+def test_max_iter_warns():
+    x, y = make_data("values")
+    with pytest.warns(ConvergenceWarning, match=r"MLPRegressor: 2 epochs \(max_iter\)"):
+        fastnn.MLPRegressor(max_iter=2).fit(x, y)
+    with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge after 2 iterations"):
+        fastnn.MLPRegressor(max_iter=2, solver="lbfgs", hidden_layer_sizes=5).fit(x, y)
+
+
+def test_verbose(capsys):
+    x, y = make_data("values")
+    fastnn.MLPRegressor(max_iter=3, verbose=True, early_stopping=True, tol=10.0, n_iter_no_change=1).fit(x, y)
+    out = capsys.readouterr().out
+    assert "Iteration 1, loss = " in out
+    assert "Validation score: " in out
+    assert "did not improve more than tol=10.000000 for 1 epochs. Stopping." in out
+
+
+def test_the_data_are_let_go():
+    x, y = make_data("values")
+    for solver in ("adam", "lbfgs"):
+        model = fastnn.MLPRegressor(solver=solver, max_iter=2).fit(x, y)
+        assert model._engine._calls is None
+        assert model._engine._gradient_calls is None
+
+
+def test_samples_weigh():
+    assert Samples(np.zeros((3, 2)), np.dtype(float)).weight == 3.0
+    assert Samples(np.zeros((3, 2)), np.dtype(float), weights=np.array([0.5, 0.0, 2.0])).weight == 2.5
+
+
+# ------------------------------------------------------------------------------------------ without scikit-learn
+
+WITHOUT = """
+import sys
+for name in ("sklearn", "scipy"):
+    sys.modules[name] = None
+import fastnn
+print(fastnn.Sequential([fastnn.Dense(1)], "squared_error", input_size=2).network.n_params)
+print("MLPClassifier" in dir(fastnn), hasattr(fastnn, "MLPPerceptron"))
+try:
+    fastnn.MLPRegressor
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_scikit_learn():
+    lines = run_python(WITHOUT).splitlines()
+    assert lines == [
+        "3",
+        "True False",
+        "fastnn.MLPRegressor needs scikit-learn, which is not installed: pip install 'fastnn[sklearn]'",
+    ]
+
+
+def test_no_warning_but_those_that_are_meant():
+    """A fit that converges warns of nothing at all."""
+    x, y = make_data("values")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastnn.MLPRegressor(tol=1.0, n_iter_no_change=2).fit(x, y).predict(x)
+
+
+def test_a_sequence_of_fits_in_one_pickle():
+    """The file of a pickle holds no data and no engine."""
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=3, max_iter=2).fit(np.tile(x, (50, 1)), np.tile(y, 50))
+    buffer = io.BytesIO()
+    pickle.dump(model, buffer)
+    assert buffer.tell() < 10_000

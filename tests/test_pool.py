@@ -1,0 +1,151 @@
+"""Helpers of single kernels: every task is done once and nobody is waited for, whoever comes, late or never."""
+
+import os
+import threading
+import time
+
+import numba
+import numpy as np
+import pytest
+from support import run_python
+
+from fastnn.kernels import _pool, gemm, matmul
+from fastnn.kernels._jit import Task, block
+
+THREADS = numba.config.NUMBA_NUM_THREADS
+
+
+@pytest.fixture
+def small_tasks(threads, monkeypatch):
+    """All threads, and products cut into tasks of next to nothing."""
+    monkeypatch.setattr(gemm, "FORK_FLOPS", 1000)
+    threads(THREADS)
+
+
+@pytest.fixture
+def fresh_pool(monkeypatch, small_tasks):
+    pool = _pool.Pool()
+    monkeypatch.setattr(_pool, "_pool", pool)
+    yield pool
+    pool.stop()
+
+
+def product(rng, size=50):
+    """Return (c, a, b, what c must become), numbers whose product is exact."""
+    a, b = (rng.integers(-8, 9, size=(size, size)).astype(np.float32) for _ in range(2))
+    return np.full((size, size), np.nan, np.float32), a, b, a @ b
+
+
+def test_jobs_one_after_the_other_never_mix(fresh_pool, rng):
+    """Helpers come while one job ends and the next one begins, with arrays of its own."""
+    products = [product(rng, size) for size in rng.integers(20, 90, 50)]
+    for _ in range(40):
+        for c, a, b, _ in products:
+            c[:] = np.nan
+            matmul(c, a, b)
+        for c, _, _, want in products:
+            np.testing.assert_array_equal(c, want)
+
+
+@block
+def who_came(seats, like, task, seat):
+    """Write down the seat that does a task, after a while; helpers take a hundred times as long."""
+    state = task
+    for _ in range(200_000 if seat > 0 else 2000):
+        state = (state * 1103515245 + 12345) & 0x7FFFFFFF
+    seats[task] = state % 3 * 1000 + seat  # or the loop would be optimised away
+
+
+@numba.njit(nogil=True)
+def run(team, job, members, like, function, context, n_tasks):
+    _pool.lead(team, job, members, like, function, context, n_tasks)
+
+
+def test_helpers_do_tasks_and_the_leader_waits_for_them(fresh_pool):
+    """They do, where the system gives them a CPU within some seconds."""
+    function = Task(who_came, _pool.KINDS).address(np.dtype(float))
+    came = np.zeros(1000, np.int64)
+    end = time.monotonic() + 20
+    helped = 0
+    while time.monotonic() < end and helped < 20:
+        came[:] = -1
+        with fresh_pool.helping(came.size) as (_, *team):
+            run(*team, function, came, came.size)
+        assert (came >= 0).all(), "the leader left before a task was done"
+        helped += (came % 1000).max() > 0
+    assert helped, "no helper ever did a task"
+
+
+def test_helpers_that_never_come_hold_nobody_up(fresh_pool, rng, monkeypatch):
+    monkeypatch.setattr(fresh_pool, "_wake", lambda members: None)
+    c, a, b, want = product(rng)
+    matmul(c, a, b)
+    np.testing.assert_array_equal(c, want)
+
+
+def test_helpers_sleep_and_are_woken(fresh_pool, rng):
+    c, a, b, want = product(rng)
+    for _ in range(3):
+        c[:] = np.nan
+        matmul(c, a, b)
+        np.testing.assert_array_equal(c, want)
+        end = time.monotonic() + 20
+        while not all(fresh_pool.job[_pool._ASLEEP + seat * _pool.LINE] for seat in range(1, THREADS)):
+            assert time.monotonic() < end, "a helper never goes to sleep"
+            time.sleep(0.001)
+
+
+def test_two_python_threads_at_once(fresh_pool, rng):
+    products = [product(rng, 64) for _ in range(4)]
+    wrong = []
+
+    def work(c, a, b, want):
+        for _ in range(300):
+            c[:] = np.nan
+            matmul(c, a, b)
+            if not np.array_equal(c, want):
+                wrong.append(c)
+
+    workers = [threading.Thread(target=work, args=one) for one in products]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_a_job_that_fails_lets_the_next_one_in(fresh_pool):
+    with pytest.raises(ZeroDivisionError), fresh_pool.helping(THREADS):
+        raise ZeroDivisionError
+    with fresh_pool.helping(THREADS) as (_, _, _, members, _):
+        assert members == THREADS
+
+
+FORK = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+from fastnn.kernels import gemm, matmul
+gemm.FORK_FLOPS = 1000
+a = np.arange(3600.0).reshape(60, 60) % 7
+c = np.zeros((60, 60))
+matmul(c, a, a)
+child = os.fork()
+c[:] = 0
+for _ in range(100):
+    matmul(c, a, a)
+if child == 0:
+    os._exit(0 if (c == a @ a).all() else 1)
+print(os.waitpid(child, 0)[1], (c == a @ a).all())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_has_helpers_of_its_own():
+    assert run_python(FORK, NUMBA_NUM_THREADS="3").split() == ["0", "True"]
+
+
+def test_a_process_ends_while_helpers_look_for_work():
+    script = FORK[: FORK.index("child")] + "print(matmul(c, a, a))"
+    for _ in range(5):
+        assert run_python(script, NUMBA_NUM_THREADS="5").split() == ["None"]

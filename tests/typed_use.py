@@ -1,0 +1,47 @@
+"""A program that uses fastnn, with types: ``mypy --strict`` finds nothing wrong in it where fastnn is installed."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import assert_type  # comes with mypy
+
+import fastnn
+
+
+class Stop(fastnn.Callback):
+    """A callback of one's own."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Stop after the first epoch."""
+        self.model.stop_training = True
+
+
+def learn(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> fastnn.Sequential:
+    """Train a model and use it in every way."""
+    model = fastnn.Sequential(
+        [fastnn.Dense(8, activation="tanh"), fastnn.Dropout(0.1), fastnn.Dense(1)],
+        loss="squared_error",
+        optimizer=fastnn.Adam(fastnn.Warmup(fastnn.Cosine(1e-3, steps=5), steps=10), clip_norm=1.0),
+        seed=0,
+    )
+    history = model.fit(x, y, epochs=3, validation_split=0.25, callbacks=[Stop()], verbose=False)
+    assert_type(history, fastnn.History)
+    assert_type(history.history["val_loss"], list[float])
+    assert_type(model.evaluate(x, y), dict[str, float])
+    assert_type(model.predict(x), npt.NDArray[Any])
+    assert_type(model.get_weights(), list[npt.NDArray[Any]])
+    assert_type(model.clone(), fastnn.Sequential)
+    return model
+
+
+def main() -> None:
+    """Run it."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 3)).astype(np.float32)
+    model = learn(x, x[:, :1])
+    assert len(model.history.history["loss"]) == 1
+
+
+if __name__ == "__main__":
+    main()
