@@ -17,6 +17,7 @@ from fastnn.model import Sequential, load
 from fastnn.optimizers import SGD, AdaGrad, Adam, AdamW, RMSprop
 from fastnn.saving import ModelFileError
 from fastnn.schedules import Constant, Cosine, Exponential, InverseTime, ReduceOnPlateau, StepDecay, Warmup
+from fastnn.streams import Stream, stream
 from fastnn.training import TrainingDiverged
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Sequential",
     "SquaredError",
     "StepDecay",
+    "Stream",
     "TensorBoard",
     "TrainingDiverged",
     "Warmup",
@@ -69,6 +71,7 @@ __all__ = [
     "optimizers",
     "plotting",
     "schedules",
+    "stream",
     "warmup",
 ]
 

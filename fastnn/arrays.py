@@ -6,19 +6,38 @@ weights: so compiled code meets one signature a dtype. Nothing here changes a mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fastnn._errors import shown
+from fastnn.frames import column_names, frame_array, is_frame
 from fastnn.losses import Loss
 
 Array = npt.NDArray[Any]
 
 _ROWS_AT_A_TIME = 4_000_000
 """Elements looked at together when values are checked, so that a large memory-mapped array is never copied whole."""
+
+
+_KINDS = {
+    "U": "strings",
+    "S": "byte strings",
+    "O": "objects",
+    "c": "complex numbers",
+    "M": "dates",
+    "m": "time spans",
+}
+_ADVICE = {
+    "U": "; encode categories as numbers, for labels np.unique(y, return_inverse=True) does",
+    "O": "; astype(float) makes an array of numbers where all are some",
+}
+
+_DLPACK_CPU = (1, 3)
+"""DLPack's numbers for the CPU's memory, plain and pinned."""
 
 
 class Data(NamedTuple):
@@ -48,31 +67,92 @@ class Data(NamedTuple):
         """Width of a sample."""
         return max(self.x.shape[1], self.x_bytes.shape[1])
 
+    def part(self, first: int, last: int) -> Data:
+        """Return rows [first, last) as views."""
+        return Data._make(array[first:last] if len(array) else array for array in self)
 
-def _as_array(name: str, value: Any, expected: str) -> Array:
-    """Return a numeric ndarray, or raise a TypeError that says what came."""
+
+def as_numbers(name: str, value: Any, expected: str, dtype: np.dtype[Any] | None = None) -> Array:
+    """Return a numeric ndarray, or raise a TypeError that says what came, and what to do.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for messages.
+    value : array-like
+        An array or nested lists; a frame or column of pandas, polars or PyArrow; a scipy.sparse matrix, which is
+        made dense; what has ``__array__``, or DLPack in the CPU's memory.
+    expected : str
+        For messages.
+    dtype : numpy dtype or None
+        What the numbers of a frame become; see `frames.frame_array`.
+    """
     if value is None:
         raise TypeError(f"{name}: got None, expected {expected}")
+    if is_frame(value):
+        array = frame_array(name, value, expected, dtype)
+        if array is not None:
+            return array
+    if is_sparse(value):
+        value = value.toarray()
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"{name}: got a sparse matrix, expected {expected}; x.toarray() makes a dense one")
+    _check_foreign(name, value, expected)
     try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
+        by_dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
+        array = np.from_dlpack(value) if by_dlpack else np.asarray(value)
+    except (ValueError, TypeError, RuntimeError, BufferError) as error:
         raise TypeError(
             f"{name}: got {type(value).__name__} that makes no array ({error}), expected {expected}"
         ) from None
     if array.dtype.kind not in "biuf":
-        kinds = {
-            "U": "strings",
-            "S": "byte strings",
-            "O": "objects",
-            "c": "complex numbers",
-            "M": "dates",
-            "m": "time spans",
-        }
-        what = kinds.get(array.dtype.kind, f"dtype {array.dtype}")
-        raise TypeError(f"{name}: got {what} (dtype {array.dtype}), expected {expected}")
+        raise TypeError(f"{name}: got {_no_numbers(array)}, expected {expected}{_ADVICE.get(array.dtype.kind, '')}")
     return array
+
+
+def is_sparse(value: object) -> bool:
+    """Whether a value is a sparse matrix or array of SciPy, which is not imported for it."""
+    scipy_sparse = sys.modules.get("scipy.sparse")
+    return scipy_sparse is not None and bool(scipy_sparse.issparse(value))
+
+
+def _check_foreign(name: str, value: Any, expected: str) -> None:
+    """Raise for a masked array with gaps, and for a tensor that needs a step of the user's own before."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        place = np.argwhere(np.ma.getmaskarray(value))[0]
+        where = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "column"), place, strict=False))
+        raise TypeError(
+            f"{name}: got a masked value in {where}, expected {expected}; {name}.filled(...) puts one there"
+        )
+    if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack_device__"):
+        return  # NumPy's own arrays have it too
+    if getattr(value, "requires_grad", False) is True:
+        raise TypeError(f"{name}: got a tensor that requires grad, expected {expected}; {name}.detach() is without it")
+    try:
+        on_cpu = int(value.__dlpack_device__()[0]) in _DLPACK_CPU
+    except (ValueError, TypeError, RuntimeError, BufferError):
+        on_cpu = False
+    if not on_cpu:
+        device = getattr(value, "device", "another device")
+        raise TypeError(
+            f"{name}: got {type(value).__name__} on {device}, expected {expected} in the CPU's memory; "
+            "copy it there first, as x.cpu() does in PyTorch"
+        )
+
+
+def _no_numbers(array: Array) -> str:
+    """Say what an array holds in place of numbers and, of objects, the first that is none."""
+    what = f"{_KINDS.get(array.dtype.kind, f'dtype {array.dtype}')} (dtype {array.dtype}"
+    if array.dtype.kind == "O":
+        for place, item in np.ndenumerate(array):
+            if not isinstance(item, (int, float, np.number)):
+                return f"{what}, with {shown(item)} in {_where(place)})" if place else f"{what})"
+    return f"{what})"
+
+
+def _where(place: tuple[int, ...]) -> str:
+    """Say which row, and which column where there are any."""
+    return ", ".join(f"{axis} {number}" for axis, number in zip(("row", "column"), place, strict=False))
 
 
 def _contiguous(array: Array, dtype: Any) -> Array:
@@ -81,8 +161,8 @@ def _contiguous(array: Array, dtype: Any) -> Array:
     return np.asarray(result)
 
 
-def _check_finite(name: str, array: Array) -> None:
-    """Raise with the first row and column that holds NaN or infinity."""
+def _check_finite(name: str, array: Array, first_row: int = 0, columns: Sequence[str] = ()) -> None:
+    """Raise with the first row and column that holds NaN or infinity; rows count from `first_row`."""
     if array.dtype.kind != "f" or array.size == 0:
         return
     flat = array.reshape(len(array), -1)
@@ -92,14 +172,15 @@ def _check_finite(name: str, array: Array) -> None:
         bad = ~np.isfinite(piece)
         if bad.any():
             row, column = np.argwhere(bad)[0]
+            named = f" ({columns[column]!r})" if columns else ""
             raise ValueError(
-                f"{name}: got {piece[row, column]} in row {start + row}, column {column}, expected finite numbers "
-                f"in the range of {array.dtype} (check_finite=False lets them through)"
+                f"{name}: got {piece[row, column]} in row {first_row + start + row}, column {column}{named}, expected "
+                f"finite numbers in the range of {array.dtype} (check_finite=False lets them through)"
             )
 
 
 def as_samples(
-    name: str, value: Any, inputs: int | None, dtype: np.dtype[Any], check_finite: bool
+    name: str, value: Any, inputs: int | None, dtype: np.dtype[Any], check_finite: bool, first_row: int = 0
 ) -> tuple[Array, Array]:
     """Return (float samples, byte samples) of shape (rows, inputs), one of them empty.
 
@@ -108,13 +189,15 @@ def as_samples(
     name : str
         The argument, for messages.
     value : array-like
-        (rows, ...); what lies behind the first axis is flattened. uint8 stays bytes; other integers, booleans
-        and floats become `dtype`.
+        (rows, ...), of any kind that `as_numbers` takes; what lies behind the first axis is flattened. uint8 stays
+        bytes; other integers, booleans and floats become `dtype`.
     inputs : int or None
         Width expected; None takes any.
     dtype : numpy dtype
     check_finite : bool
         Whether NaN and infinity are refused.
+    first_row : int
+        The number of the first row, for messages.
 
     Raises
     ------
@@ -124,7 +207,8 @@ def as_samples(
         For a wrong shape or no rows, or NaN or infinity.
     """
     expected = f"numbers of shape (rows, {inputs if inputs is not None else 'inputs'})"
-    array = _as_array(name, value, expected)
+    array = as_numbers(name, value, expected, dtype)
+    shape = array.shape
     if array.ndim < 2:
         hint = ", a single sample as x[None, :]" if array.ndim == 1 and inputs in (None, array.size) else ""
         raise ValueError(
@@ -134,18 +218,25 @@ def as_samples(
     if len(array) == 0 or array.shape[1] == 0:
         raise ValueError(f"{name}: got shape {array.shape}, expected at least one row and one input")
     if inputs is not None and array.shape[1] != inputs:
-        raise ValueError(f"{name}: got {array.shape[1]} inputs a row (shape {np.shape(value)}), expected {inputs}")
+        raise ValueError(f"{name}: got {array.shape[1]} inputs a row (shape {shape}), expected {inputs}")
     if array.dtype == np.uint8:
         return np.empty((0, 0), dtype), _contiguous(array, np.uint8)
     with np.errstate(over="ignore"):
         samples = _contiguous(array, dtype)
     if check_finite:
-        _check_finite(name, samples)
+        _check_finite(name, samples, first_row, column_names(value))
     return samples, np.empty((0, 0), np.uint8)
 
 
 def as_targets(
-    name: str, value: Any, rows: int, loss: Loss, units: int, dtype: np.dtype[Any], check_finite: bool
+    name: str,
+    value: Any,
+    rows: int,
+    loss: Loss,
+    units: int,
+    dtype: np.dtype[Any],
+    check_finite: bool,
+    first_row: int = 0,
 ) -> tuple[npt.NDArray[np.int64], Array]:
     """Return (labels, targets), one of them empty, for what a loss takes.
 
@@ -161,6 +252,8 @@ def as_targets(
     loss : Loss
     dtype : numpy dtype
     check_finite : bool
+    first_row : int
+        The number of the first row, for messages.
 
     Raises
     ------
@@ -169,7 +262,7 @@ def as_targets(
     """
     wanted = f"({rows}, {units})"
     expected = f"class labels 0 to {units - 1}" if loss.takes == "labels" else f"numbers of shape {wanted}"
-    array = _as_array(name, value, expected)
+    array = as_numbers(name, value, expected)
     if array.ndim == 0 or len(array) != rows:
         raise ValueError(f"{name}: got shape {array.shape} for {rows} samples, expected {rows} rows")
     if (
@@ -177,7 +270,7 @@ def as_targets(
         and (array.ndim == 1 or array.shape == (rows, 1))
         and not (units == 1 and array.ndim == 2)
     ):
-        return _as_labels(name, array.reshape(-1), units), np.empty((0, 0), dtype)
+        return _as_labels(name, array.reshape(-1), units, first_row), np.empty((0, 0), dtype)
     if array.ndim == 1 and units == 1:
         array = array.reshape(-1, 1)
     if array.shape != (rows, units):
@@ -186,7 +279,7 @@ def as_targets(
     with np.errstate(over="ignore"):
         targets = _contiguous(array, dtype)
     if check_finite:
-        _check_finite(name, targets)
+        _check_finite(name, targets, first_row, column_names(value))
     if loss.takes == "labels" and (targets < 0).any():
         raise ValueError(
             f"{name}: got a negative class probability, {targets.min()}, expected rows of probabilities >= 0"
@@ -197,7 +290,7 @@ def as_targets(
     return np.empty(0, np.int64), targets
 
 
-def _as_labels(name: str, array: Array, units: int) -> npt.NDArray[np.int64]:
+def _as_labels(name: str, array: Array, units: int, first_row: int) -> npt.NDArray[np.int64]:
     whole = array.dtype.kind in "biu" or (np.isfinite(array).all() and (array == np.rint(array)).all())
     if not whole:
         wrong = array[~(np.isfinite(array) & (array == np.rint(array)))][0]
@@ -206,8 +299,8 @@ def _as_labels(name: str, array: Array, units: int) -> npt.NDArray[np.int64]:
     if low < 0 or high >= units:
         wrong, row = (low, array.argmin()) if low < 0 else (high, array.argmax())
         raise ValueError(
-            f"{name}: got label {int(wrong)} in row {row}, expected 0 to {units - 1} for the {units} units of the "
-            "last layer"
+            f"{name}: got label {int(wrong)} in row {first_row + row}, expected 0 to {units - 1} for the {units} units "
+            "of the last layer"
         )
     return _contiguous(array, np.int64)
 
@@ -238,7 +331,7 @@ def as_weights(
     """
     weights = np.empty(0)
     if sample_weight is not None:
-        array = _as_array("sample_weight", sample_weight, f"{rows} weights")
+        array = as_numbers("sample_weight", sample_weight, f"{rows} weights")
         if array.shape != (rows,):
             raise ValueError(f"sample_weight: got shape {array.shape}, expected ({rows},)")
         weights = _check_weights("sample_weight", array)
@@ -246,13 +339,23 @@ def as_weights(
         return weights
     if loss.takes == "values":
         raise ValueError(f"class_weight: {loss.name} takes values, expected a loss over classes, or sample_weight")
-    if len(labels):
-        classes, n_classes = labels, units
-    elif targets.shape[1] == 1:
-        classes, n_classes = (targets[:, 0] > 0.5).astype(np.int64), 2
-    else:
-        classes, n_classes = targets.argmax(axis=1).astype(np.int64), targets.shape[1]
+    classes, n_classes = classes_of(labels, targets, units)
     return _class_weights(class_weight, n_classes, classes)[classes] * (weights if len(weights) else 1.0)
+
+
+def classes_of(labels: npt.NDArray[np.int64], targets: Array, units: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Return the class of each row, and the number of classes; see `as_weights`."""
+    if len(labels):
+        return labels, units
+    if targets.shape[1] == 1:
+        return (targets[:, 0] > 0.5).astype(np.int64), 2
+    return targets.argmax(axis=1).astype(np.int64), targets.shape[1]
+
+
+def balanced_weights(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return rows / (classes x rows of the class) for classes of so many rows; 0 for one without any."""
+    present = (counts > 0).sum()
+    return np.where(counts > 0, counts.sum() / (present * np.maximum(counts, 1)), 0.0)
 
 
 def _class_weights(class_weight: Any, n_classes: int, classes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -262,9 +365,7 @@ def _class_weights(class_weight: Any, n_classes: int, classes: npt.NDArray[np.in
             raise ValueError(
                 f"class_weight: got {class_weight!r}, expected 'balanced', a mapping or a sequence of weights"
             )
-        counts = np.bincount(classes, minlength=n_classes)
-        present = (counts > 0).sum()
-        return np.where(counts > 0, len(classes) / (present * np.maximum(counts, 1)), 0.0)
+        return balanced_weights(np.bincount(classes, minlength=n_classes))
     if isinstance(class_weight, Mapping):
         table = np.ones(n_classes)
         for key, weight in class_weight.items():
@@ -272,9 +373,9 @@ def _class_weights(class_weight: Any, n_classes: int, classes: npt.NDArray[np.in
                 raise ValueError(f"class_weight: got class {shown(key)}, expected a class label 0, 1, ...")
             if key >= n_classes:
                 raise ValueError(f"class_weight: got class {key}, expected classes 0 to {n_classes - 1}")
-            table[key] = _check_weights("class_weight", _as_array("class_weight", [weight], "weights"))[0]
+            table[key] = _check_weights("class_weight", as_numbers("class_weight", [weight], "weights"))[0]
         return table
-    table = _check_weights("class_weight", _as_array("class_weight", class_weight, "weights"))
+    table = _check_weights("class_weight", as_numbers("class_weight", class_weight, "weights"))
     if table.ndim != 1 or len(table) != n_classes:
         raise ValueError(f"class_weight: got shape {table.shape}, expected a weight for each of {n_classes} classes")
     return table

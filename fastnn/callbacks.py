@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Callback:
     """Base of all callbacks; override what you need.
 
-    From before `on_train_begin` on, ``self.model`` is the model that trains, and ``self.data`` what it trains on.
+    From before `on_train_begin` on, ``self.model`` is the model that trains, and ``self.data`` what it trains on; of a
+    stream that does not fit into memory, rows from blocks spread evenly over it.
     """
 
     model: Sequential

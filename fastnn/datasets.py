@@ -100,8 +100,14 @@ def load_idx(path: str | os.PathLike[str]) -> Array:
             raise ValueError(f"path: got {where}, a damaged gzip file ({error})") from None
 
 
-def _read_idx(file: BufferedIOBase, where: str, at_most: int) -> Array:
-    """Read an IDX file that cannot hold more than `at_most` bytes."""
+def read_idx_header(file: BufferedIOBase, where: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Read the header of an IDX file; returns the shape and the type of the values that follow.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or is cut short.
+    """
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES:
         got = magic.hex(" ") or "none"
@@ -116,7 +122,12 @@ def _read_idx(file: BufferedIOBase, where: str, at_most: int) -> Array:
     if len(header) < 4 * ndim:
         raise ValueError(f"path: got {where}, which is cut short in its header, expected {ndim} dimensions")
     shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(0, 4 * ndim, 4))
-    kind = np.dtype(_IDX_TYPES[magic[2]])
+    return shape, np.dtype(_IDX_TYPES[magic[2]])
+
+
+def _read_idx(file: BufferedIOBase, where: str, at_most: int) -> Array:
+    """Read an IDX file that cannot hold more than `at_most` bytes."""
+    shape, kind = read_idx_header(file, where)
     n_bytes = math.prod(shape) * kind.itemsize
     says = f"expected {n_bytes} bytes of values after the header, for the shape {shape}"
     if n_bytes > at_most:

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from fastnn import export, saving
 from fastnn._errors import check_number, unknown_name
-from fastnn.arrays import Data, as_samples, as_targets, as_weights
+from fastnn.arrays import Data, as_samples, as_targets, as_weights, balanced_weights, classes_of
 from fastnn.callbacks import Callback
+from fastnn.feeds import Feed, InMemory, feed_of
 from fastnn.history import History
 from fastnn.initializers import default_for, initialize
 from fastnn.kernels import epoch as e
@@ -26,8 +27,11 @@ from fastnn.network import Network
 from fastnn.optimizers import Adam, Optimizer, as_optimizer
 from fastnn.preparation import Preparation
 from fastnn.runtime import Runtime
+from fastnn.schedules import as_schedule
+from fastnn.scores import R2
+from fastnn.streams import Piece, Stream, array_stream, reads_rows
 from fastnn.summary import Summary
-from fastnn.training import Trainer, epoch_logs
+from fastnn.training import Trainer, step_logs
 
 Array = npt.NDArray[Any]
 
@@ -173,11 +177,11 @@ class Sequential:
     def fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         *,
         epochs: int = 10,
         batch_size: int = 32,
-        validation_data: tuple[Any, ...] | None = None,
+        validation_data: tuple[Any, ...] | Stream | None = None,
         validation_split: float = 0.0,
         callbacks: Iterable[Callback] | None = (),
         sample_weight: Any = None,
@@ -189,17 +193,19 @@ class Sequential:
 
         Parameters
         ----------
-        x : array-like (rows, inputs) or (rows, ...)
+        x : array-like (rows, inputs) or (rows, ...), or Stream
             Samples; what lies behind the first axis is flattened. Bytes (uint8) are read as they are, without
-            a float copy.
+            a float copy. Arrays, frames of pandas, polars or PyArrow, tensors on the CPU; a scipy.sparse matrix is made
+            dense a buffer at a time, and a `numpy.memmap` is read as ``fastnn.stream(x, y)`` is. What does not fit
+            into memory comes as a `fastnn.stream`.
         y : array-like
             Values (rows, outputs), or (rows,) for one output; class labels 0 .. C-1 (rows,) or rows of
-            probabilities (rows, C).
+            probabilities (rows, C). None beside a stream, which has its own.
         epochs : int
             Passes over the data, >= 0.
         batch_size : int
             Rows a step, >= 1; more than there are means all. A short last batch is trained as well.
-        validation_data : (x, y) or (x, y, sample_weight), optional
+        validation_data : (x, y) or (x, y, sample_weight) or Stream, optional
             Evaluated after each epoch.
         validation_split : float
             Share of the rows, taken from the end, that is kept for validation instead; 0 <= share < 1.
@@ -221,7 +227,8 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            For bad input, before any weight changes.
+            For bad input, before any weight changes. A stream is checked as it is read: what is wrong behind its
+            first rows ends training in its first epoch, with the weights from before that epoch.
         TrainingDiverged
             If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
         KeyboardInterrupt
@@ -234,20 +241,22 @@ class Sequential:
             raise unknown_name("verbose", verbose, ("auto", "True", "False"))
         callbacks = _check_callbacks(callbacks)
         network = self._network_for(x)
-        data = self._gate(network, x, y, sample_weight, class_weight)
+        feed = self._feed(network, x, y, sample_weight, class_weight)
         validation = None
         if validation_data is not None:
+            if isinstance(validation_data, Stream):
+                validation_data = (validation_data, None)
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-                raise ValueError("validation_data: expected (x, y) or (x, y, sample_weight)")
+                raise ValueError("validation_data: expected (x, y) or (x, y, sample_weight), or a stream")
             xv, yv, wv = (*validation_data, None)[:3]
-            validation = self._gate(network, xv, yv, wv, None, prefix="validation_")
+            validation = self._feed(network, xv, yv, wv, None, prefix="validation_")
         elif share > 0.0:
-            data, validation = _split(data, share)
+            feed, validation = feed.split(share)
         self.build(network.inputs)
-        Trainer(self, data, validation, batch_size, shuffle, callbacks, verbose).run(epochs)
+        Trainer(self, feed, validation, batch_size, shuffle, callbacks, verbose).run(epochs)
         return self.history
 
-    def evaluate(self, x: Any, y: Any, *, sample_weight: Any = None) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any = None, *, sample_weight: Any = None) -> dict[str, float]:
         """Return {"loss": ..., "accuracy": ...} for classes, or {"loss": ..., "r2": ...} for values; dropout is off.
 
         Parameters
@@ -261,7 +270,7 @@ class Sequential:
             The loss includes the penalty. R2 is 1 - sum (y - t)^2 / sum (t - mean t)^2, the mean over
             outputs.
         """
-        return self.evaluate_data(self._gate(self.network, x, y, sample_weight, None))
+        return self.evaluate_feed(self._feed(self.network, x, y, sample_weight, None))
 
     def predict(self, x: Any) -> Array:
         """Return the outputs of the last layer, shape (rows, outputs).
@@ -270,7 +279,8 @@ class Sequential:
 
         Parameters
         ----------
-        x : array-like (rows, inputs)
+        x : array-like (rows, inputs) or Stream
+            As in `fit`; a stream needs no target. The outputs of all rows are in memory.
 
         Raises
         ------
@@ -282,8 +292,17 @@ class Sequential:
         out = self._few(x)
         if out is not None:
             return out
-        samples, bytes_ = as_samples("x", x, self.network.inputs, self.dtype, self.check_finite)
-        return self._outputs(Data.unlabelled(samples, bytes_))[0]
+        network = self.network
+        if not (isinstance(x, Stream) or reads_rows(x)):
+            return self._outputs(self._unlabelled(network, Piece(0, x, None, None)))[0]
+        stream = _as_stream(network, x, None, None)
+        feed = feed_of(stream.without_target(), lambda piece: self._unlabelled(network, piece))
+        out = np.empty((feed.rows, network.units), self.dtype)
+        done = 0
+        for data, _ in feed.buffers(self.runtime.blocks_of_rows(feed.rows)):
+            out[done : done + data.rows] = self._outputs(data)[0]
+            done += data.rows
+        return out
 
     def predict_proba(self, x: Any) -> Array:
         """Return class probabilities, shape (rows, classes); for "binary_cross_entropy" the probability of each output.
@@ -334,13 +353,13 @@ class Sequential:
         data = self._gate(network, x, y, sample_weight, class_weight)
         self.build(network.inputs)
         runtime = self.runtime
-        rates = Trainer(self, data, None, data.rows, False, (), False).schedule.rates(self.step, self.epoch, 1)
+        rates = as_schedule(self.optimizer.lr).rates(self.step, self.epoch, 1)
         report = np.zeros((1, e.N_REPORT))
         runtime.train(data, np.empty(0, np.int64), 0, data.rows, data.rows, self.step, rates, report)
         if not report[0, e.REPORT_ROWS]:
             raise FloatingPointError(f"loss: is NaN or infinite, {self.first_bad_layer(data.rows)}; no step was taken")
         self.step += 1
-        return epoch_logs(report, self.counts_correct)
+        return step_logs(report, self.counts_correct)
 
     def gradients(
         self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False
@@ -381,8 +400,7 @@ class Sequential:
         (array (rows, inputs), list of arrays)
             Of the outputs alone, without penalties; dropout is off.
         """
-        samples, bytes_ = as_samples("x", x, self.network.inputs, self.dtype, self.check_finite)
-        data = Data.unlabelled(samples, bytes_)
+        data = self._unlabelled(self.network, Piece(0, x, None, None))
         _, targets = as_targets(
             "dy", dy, data.rows, as_loss("squared_error"), self.network.units, self.dtype, self.check_finite
         )
@@ -584,16 +602,22 @@ class Sequential:
         views = self.network.views(self.runtime.params)
         return sum(penalty(view, s.l1, s.l2) for s, view in zip(segments, views, strict=True) if s.l1 or s.l2)
 
-    def evaluate_data(self, data: Data) -> dict[str, float]:
-        """`evaluate` on data that has passed the gate."""
-        out, report = self._outputs(data, loss=True)
+    def evaluate_feed(self, feed: Feed) -> dict[str, float]:
+        """`evaluate` on what has passed the gate, or does so when it is read."""
+        reports, r2 = [], R2()
+        for data, _ in feed.buffers(self.runtime.blocks_of_rows(feed.rows)):
+            out, part = self._outputs(data, loss=True)
+            reports.append(part)
+            if not self.counts_correct:
+                r2.add(out, data.targets, data.weights)
+        report = np.concatenate(reports)
         weight = report[:, e.REPORT_WEIGHT].sum()
         loss = float(report[:, e.REPORT_LOSS].sum() / weight) if weight > 0 else 0.0
         result = {"loss": loss + self.penalty()}
         if self.counts_correct:
             result["accuracy"] = float(report[:, e.REPORT_CORRECT].sum() / weight) if weight > 0 else float("nan")
         else:
-            result["r2"] = _r2(out, data.targets, data.weights)
+            result["r2"] = r2.value()
         return result
 
     def attach_callbacks(self, callbacks: Sequence[Callback]) -> None:
@@ -647,6 +671,8 @@ class Sequential:
         """
         if self._runtime is not None:
             return self.network
+        if isinstance(x, Stream) or reads_rows(x):
+            return self.network_for_inputs(_as_stream(None, x, None, None).inputs)
         samples, bytes_ = as_samples("x", x, None, self.dtype, False)
         return self.network_for_inputs(max(samples.shape[1], bytes_.shape[1]))
 
@@ -654,12 +680,52 @@ class Sequential:
         """Return the tables for samples of a width, without any array of weights."""
         return Network(self.layers, inputs, self.loss, self.dtype, self.l1, self.l2)
 
-    def _gate(self, network: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any, prefix: str = "") -> Data:
-        samples, bytes_ = as_samples(f"{prefix}x", x, network.inputs, self.dtype, self.check_finite)
+    def _feed(self, network: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any, prefix: str = "") -> Feed:
+        """Return what training and evaluation take their rows from."""
+        if not (isinstance(x, Stream) or reads_rows(x)):
+            return InMemory(self._gate(network, x, y, sample_weight, class_weight, prefix))
+        stream = _as_stream(network, x, y, sample_weight, prefix)
+        if not stream.has_target:
+            if not isinstance(x, Stream):
+                raise TypeError(f"{prefix}y: got None, expected the targets of {stream.rows} samples")
+            raise TypeError(f"{prefix}y: got a stream without target, expected fastnn.stream(..., target=...)")
+        if isinstance(class_weight, str) and class_weight == "balanced":
+            class_weight = self._balanced(network, stream, prefix)
+        return feed_of(stream, lambda p: self._gate(network, p.x, p.y, p.weight, class_weight, prefix, p.first))
+
+    def _balanced(self, network: Network, stream: Stream, prefix: str) -> Array:
+        """Read the targets of a stream and return the balanced weight of each class."""
+        counts = np.zeros(max(2, network.units), np.int64)
+        for piece in stream.targets():
+            labels, targets = self._targets(network, piece.y, len(piece.y), prefix, piece.first)
+            classes, _ = classes_of(labels, targets, network.units)
+            counts += np.bincount(classes, minlength=len(counts))
+        return balanced_weights(counts)
+
+    def _gate(
+        self,
+        network: Network,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        class_weight: Any,
+        prefix: str = "",
+        first_row: int = 0,
+    ) -> Data:
+        samples, bytes_ = as_samples(f"{prefix}x", x, network.inputs, self.dtype, self.check_finite, first_row)
         rows = max(len(samples), len(bytes_))
-        labels, targets = as_targets(f"{prefix}y", y, rows, self.loss, network.units, self.dtype, self.check_finite)
+        labels, targets = self._targets(network, y, rows, prefix, first_row)
         weights = as_weights(sample_weight, class_weight, rows, labels, targets, self.loss, network.units)
         return Data(samples, bytes_, labels, targets, weights)
+
+    def _targets(
+        self, network: Network, y: Any, rows: int, prefix: str, first_row: int
+    ) -> tuple[npt.NDArray[np.int64], Array]:
+        return as_targets(f"{prefix}y", y, rows, self.loss, network.units, self.dtype, self.check_finite, first_row)
+
+    def _unlabelled(self, network: Network, piece: Piece) -> Data:
+        samples = as_samples("x", piece.x, network.inputs, self.dtype, self.check_finite, piece.first)
+        return Data.unlabelled(*samples)
 
     def _outputs(self, data: Data, loss: bool = False) -> tuple[Array, Array]:
         """Return the outputs of all rows and, with `loss`, the report of each block, with a progress bar."""
@@ -743,14 +809,24 @@ def _per_input(layers: Sequence[Layer]) -> bool:
     return any(isinstance(getattr(layers[0], name, None), tuple) for name in ("scale", "offset"))
 
 
-def _split(data: Data, share: float) -> tuple[Data, Data]:
-    held = int(data.rows * share)
-    if held == 0:
-        raise ValueError(f"validation_split: got {share} of {data.rows} rows, which is no row, expected at least one")
-    cut = data.rows - held
-    first = [array[:cut] if len(array) else array for array in data]
-    second = [array[cut:] if len(array) else array for array in data]
-    return Data(*first), Data(*second)  # type: ignore[arg-type]
+def _as_stream(network: Network | None, x: Any, y: Any, sample_weight: Any, prefix: str = "") -> Stream:
+    """Return a stream of the network's width for a stream, or for arrays that are read block by block."""
+    if isinstance(x, Stream):
+        for name, value in ((f"{prefix}y", y), ("sample_weight", sample_weight)):
+            if value is not None:
+                argument = "sample_weight" if name == "sample_weight" else "target"
+                raise TypeError(
+                    f"{name}: got {type(value).__name__} beside a stream, expected fastnn.stream(..., {argument}=...)"
+                )
+        stream = x
+    else:
+        stream = array_stream(x, y, sample_weight, (f"{prefix}x", f"{prefix}y", "sample_weight"))
+    if network is not None and stream.inputs != network.inputs:
+        raise ValueError(
+            f"{prefix}x: got {stream.inputs} inputs a row (shape {(stream.rows, stream.inputs)}), "
+            f"expected {network.inputs}"
+        )
+    return stream
 
 
 def _probabilities(logits: Array, kind: str) -> Array:
@@ -762,19 +838,3 @@ def _probabilities(logits: Array, kind: str) -> Array:
     else:
         activation_forward(result, logits, "sigmoid")
     return result
-
-
-def _r2(y: Array, t: Array, weights: Array) -> float:
-    """1 - sum w (y - t)^2 / sum w (t - mean)^2 for each output, their mean;
-
-    An output that does not vary counts 1 or 0.
-    """
-    w = weights[:, None] if len(weights) else np.ones((len(t), 1))
-    total = w.sum()
-    if total == 0:
-        return float("nan")
-    exact = t.astype(np.float64)
-    residual = (w * (y.astype(np.float64) - exact) ** 2).sum(axis=0)
-    spread = (w * (exact - (w * exact).sum(axis=0) / total) ** 2).sum(axis=0)
-    scores = np.where(spread > 0, 1.0 - residual / np.where(spread > 0, spread, 1.0), (residual == 0).astype(float))
-    return float(scores.mean())

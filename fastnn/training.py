@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from fastnn.arrays import Data
 from fastnn.callbacks import Callback
+from fastnn.feeds import Feed, Order
 from fastnn.kernels import epoch as e
-from fastnn.kernels import shuffle_indices
 from fastnn.schedules import as_schedule
 
 if TYPE_CHECKING:
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 CALL_SECONDS = 0.05
 """How long one compiled call shall take: Ctrl-C and the progress bar are served between two."""
+
+
+REPORT_STEPS = 8192
+"""How many steps are kept one by one: an epoch may have millions."""
+
+Snapshot = tuple[Any, ...]
+"""What training can go back to: weights, optimizer state, counters and the schedule's state."""
 
 
 class TrainingDiverged(ArithmeticError):
@@ -37,7 +44,7 @@ class Trainer:
     ----------
     model : Sequential
         Built for the data.
-    data, validation : Data
+    feed, validation : Feed
         What is trained on, and what is looked at after each epoch (None: nothing).
     batch : int
         Rows a step.
@@ -51,18 +58,17 @@ class Trainer:
     def __init__(
         self,
         model: Sequential,
-        data: Data,
-        validation: Data | None,
+        feed: Feed,
+        validation: Feed | None,
         batch: int,
         shuffle: bool,
         callbacks: Sequence[Callback],
         verbose: bool | str,
     ) -> None:
-        self.model, self.data, self.validation = model, data, validation
-        self.batch = min(batch, data.rows)
+        self.model, self.feed, self.validation = model, feed, validation
+        self.batch = min(batch, feed.rows)
         self.shuffle, self.callbacks, self.verbose = shuffle, callbacks, verbose
         self.schedule = as_schedule(model.optimizer.lr)
-        self.order = np.arange(data.rows) if shuffle else np.empty(0, np.int64)
         self._steps_a_call = 1
 
     def run(self, epochs: int) -> None:
@@ -70,13 +76,15 @@ class Trainer:
         model = self.model
         model.stop_training = False
         self._good = self._snapshot()
+        sample = self.feed.sample() if self.callbacks else None
         for callback in self.callbacks:
-            callback.model, callback.data = model, self.data
+            assert sample is not None
+            callback.model, callback.data = model, sample
         model.attach_callbacks(self.callbacks)
         for callback in self.callbacks:
             callback.on_train_begin()
         try:
-            with _progress(epochs * self.data.rows, self.verbose) as bar:
+            with _progress(epochs * self.feed.rows, self.verbose) as bar:
                 for done in range(epochs):
                     self._epoch(bar, f"epoch {model.epoch + 1}", epochs - done)
                     if model.stop_training:
@@ -95,9 +103,9 @@ class Trainer:
         logs = self._steps(bar)
         seconds = time.perf_counter() - start
         if self.validation is not None:
-            logs |= {f"val_{name}": value for name, value in model.evaluate_data(self.validation).items()}
+            logs |= {f"val_{name}": value for name, value in model.evaluate_feed(self.validation).items()}
         logs["lr"] = self.schedule.rate(model.step, epoch)
-        logs |= {"seconds": seconds, "samples_per_second": self.data.rows / seconds}
+        logs |= {"seconds": seconds, "samples_per_second": self.feed.rows / seconds}
         self.schedule.epoch_end(logs)
         model.epoch = epoch + 1
         for callback in self.callbacks:
@@ -110,58 +118,76 @@ class Trainer:
         bar.set_postfix_str(_brief(logs), refresh=False)
         if self.verbose not in ("auto", 0):
             tqdm.write(
-                f"epoch {epoch + 1}: {_brief(logs)}, {self.data.rows / seconds:,.0f} samples/s",
+                f"epoch {epoch + 1}: {_brief(logs)}, {self.feed.rows / seconds:,.0f} samples/s",
                 file=sys.stdout,
             )
 
     def _steps(self, bar: tqdm[Any]) -> dict[str, float]:
-        """Take all steps of one epoch, some milliseconds of them a call."""
-        model, rows, batch = self.model, self.data.rows, self.batch
-        if self.shuffle:
-            shuffle_indices(self.order, model.seed, model.epoch)
-        started = self._snapshot()
-        rates = self.schedule.rates(model.step, model.epoch, -(-rows // batch))
-        report = np.zeros((len(rates), e.N_REPORT))
+        """Take all steps of one epoch, buffer by buffer."""
+        model, started = self.model, self._snapshot()
+        report = EpochReport(-(-self.feed.rows // self.batch))
         done = 0
-        while done < len(rates):
-            stop = min(len(rates), done + self._steps_a_call)
-            first, last = done * batch, min(rows, stop * batch)
-            part = report[done:stop]
-            before = time.perf_counter()
-            try:
-                model.runtime.train(
-                    self.data, self.order, first, last - first, batch, model.step, rates[done:stop], part
-                )
-            finally:  # an interrupt is served as soon as the call is over: count what it did
-                model.step += int((part[:, e.REPORT_ROWS] > 0).sum())
-            taken = int((part[:, e.REPORT_ROWS] > 0).sum())
-            if done + taken > 0:  # the loss was finite with the weights that the epoch began with
-                self._good = started
-            if taken < stop - done:
-                self._diverged(done + taken)
-            self._adapt(stop - done, time.perf_counter() - before)
-            bar.update(last - first)
-            done = stop
+        with contextlib.closing(self._buffers(started)) as buffers:
+            for data, order in buffers:
+                done = self._steps_on(data, order, done, report, started, bar)
         if not np.isfinite(model.runtime.params).all():
             self._diverged(done - 1)
-        return epoch_logs(report, model.counts_correct)
+        return report.logs(model.counts_correct)
+
+    def _buffers(self, started: Snapshot) -> Generator[tuple[Data, Order], None, None]:
+        """Yield the epoch's buffers; where one cannot be read, go back to where the epoch started."""
+        key = (self.model.seed, self.model.epoch) if self.shuffle else None
+        try:
+            yield from self.feed.buffers(self.batch, key)
+        except (TypeError, ValueError, OSError):
+            self._go_back(started)
+            raise
+
+    def _steps_on(
+        self, data: Data, order: Order, done: int, report: EpochReport, started: Snapshot, bar: tqdm[Any]
+    ) -> int:
+        """Take the steps of one buffer, some milliseconds of them a call; returns the steps of the epoch so far."""
+        model, batch = self.model, self.batch
+        at = 0
+        while at < data.rows:
+            part = report.next(min(self._steps_a_call, -(-(data.rows - at) // batch)))
+            rows = min(data.rows - at, len(part) * batch)
+            rates = self.schedule.rates(model.step, model.epoch, len(part))
+            before = time.perf_counter()
+            try:
+                model.runtime.train(data, order, at, rows, batch, model.step, rates, part)
+            finally:  # an interrupt is served as soon as the call is over: count what it did
+                taken = int((part[:, e.REPORT_ROWS] > 0).sum())
+                model.step += taken
+            if done + taken > 0:  # the loss was finite with the weights that the epoch began with
+                self._good = started
+            if taken < len(part):
+                self._diverged(done + taken)
+            self._adapt(taken, time.perf_counter() - before)
+            bar.update(rows)
+            at, done = at + rows, done + taken
+        return done
 
     def _adapt(self, steps: int, seconds: float) -> None:
         wanted = steps * CALL_SECONDS / max(seconds, 1e-9)
         self._steps_a_call = max(1, int(min(wanted, 4 * self._steps_a_call)))
 
-    def _snapshot(self) -> tuple[Any, ...]:
+    def _snapshot(self) -> Snapshot:
         runtime, model = self.model.runtime, self.model
         return runtime.params.copy(), runtime.state.copy(), model.step, model.epoch, self.schedule.state()
+
+    def _go_back(self, to: Snapshot) -> None:
+        model = self.model
+        model.runtime.params[:], model.runtime.state[:], model.step, model.epoch, schedule = to
+        self.schedule.restore(schedule)
+        model.history.truncate(model.epoch)
 
     def _diverged(self, step: int) -> None:
         """Go back to the last good epoch and say where the numbers broke."""
         model = self.model
-        where = model.first_bad_layer(min(self.batch, self.data.rows - step * self.batch))
+        where = model.first_bad_layer(min(self.batch, self.feed.rows - step * self.batch))
         at, epoch = model.step, model.epoch
-        model.runtime.params[:], model.runtime.state[:], model.step, model.epoch, schedule = self._good
-        self.schedule.restore(schedule)
-        model.history.truncate(model.epoch)
+        self._go_back(self._good)
         raise TrainingDiverged(
             f"loss: became NaN or infinite in step {at + 1} (epoch {epoch + 1}, batch {step + 1}), {where}. "
             "The weights of the last good epoch are kept. "
@@ -169,16 +195,46 @@ class Trainer:
         )
 
 
-def epoch_logs(report: npt.NDArray[np.float64], counts_correct: bool) -> dict[str, float]:
-    """Return loss (mean over rows, penalty included) and accuracy of the steps in a report."""
-    rows = report[:, e.REPORT_ROWS]
-    weight = report[:, e.REPORT_WEIGHT]
-    positive = np.where(weight > 0, weight, 1.0)
-    losses = report[:, e.REPORT_LOSS] / positive + report[:, e.REPORT_PENALTY]
-    logs = {"loss": float((losses * rows).sum() / rows.sum())}
+class EpochReport:
+    """What the steps of an epoch reported, added up after every REPORT_STEPS of them: the same sums for any calls."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = np.zeros((min(steps, REPORT_STEPS), e.N_REPORT))
+        self._used = 0
+        self._sums = np.zeros(4)
+
+    def next(self, steps: int) -> npt.NDArray[np.float64]:
+        """Return zeros for the report of at least one and at most so many steps to come."""
+        if self._used == len(self._steps):
+            self._sums = self._sums + _sums(self._steps)
+            self._steps[:] = 0.0
+            self._used = 0
+        part = self._steps[self._used : self._used + steps]
+        self._used += len(part)
+        return part
+
+    def logs(self, counts_correct: bool) -> dict[str, float]:
+        """Return loss (mean over rows, penalty included) and accuracy of all steps."""
+        return _logs(self._sums + _sums(self._steps[: self._used]), counts_correct)
+
+
+def step_logs(report: npt.NDArray[np.float64], counts_correct: bool) -> dict[str, float]:
+    """Return loss and accuracy of a few steps from their report."""
+    return _logs(_sums(report), counts_correct)
+
+
+def _sums(report: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return loss times rows, rows, correct and weight of the steps in a report."""
+    rows, weight = report[:, e.REPORT_ROWS], report[:, e.REPORT_WEIGHT]
+    losses = report[:, e.REPORT_LOSS] / np.where(weight > 0, weight, 1.0) + report[:, e.REPORT_PENALTY]
+    return np.array([(losses * rows).sum(), rows.sum(), report[:, e.REPORT_CORRECT].sum(), weight.sum()])
+
+
+def _logs(sums: npt.NDArray[np.float64], counts_correct: bool) -> dict[str, float]:
+    losses, rows, correct, weight = sums.tolist()
+    logs = {"loss": losses / rows}
     if counts_correct:
-        total = weight.sum()
-        logs["accuracy"] = float(report[:, e.REPORT_CORRECT].sum() / total) if total > 0 else math.nan
+        logs["accuracy"] = correct / weight if weight > 0 else math.nan
     return logs
 
 

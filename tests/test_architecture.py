@@ -149,7 +149,8 @@ with event.install_recorder("numba:compile") as recorder:
         if module.name.rpartition(".")[2] not in ("__main__", "plotting", "estimators"):
             __import__(module.name)
 print(len(recorder.buffer))
-print([name for name in ("torch", "sklearn", "matplotlib", "onnx", "tensorboardX", "pandas", "jax") if name in before])
+BIG = ("torch", "sklearn", "matplotlib", "onnx", "tensorboardX", "pandas", "jax", "narwhals", "pyarrow")
+print([name for name in BIG if name in before])
 import numba
 with event.install_recorder("numba:compile") as recorder:
     numba.njit(lambda: 1)()

@@ -32,6 +32,7 @@ def example(monkeypatch):
 
 def test_these_are_all():
     assert sorted(path.name for path in EXAMPLES.glob("*.py")) == [
+        "larger_than_memory.py",
         "network_2_3_2.py",
         "regularisation.py",
         "vanishing_gradients.py",
@@ -140,3 +141,40 @@ def test_regularisation_fails_where_it_should(example, capsys, tmp_path, monkeyp
     monkeypatch.setattr(fastnn, "Sequential", lambda *a, l1_mode, **k: right(*a, l1_mode="gradient", **k))
     assert module.main(tmp_path, seeds=1) == 1
     assert "  NO   truncating L1 sets most weights to exactly 0" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------ larger than memory
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the cap is Linux's RLIMIT_DATA")
+def test_larger_than_memory(example, capsys, tmp_path, monkeypatch):
+    """Files of 2 GB, one after the other, under 512 MiB for everything."""
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
+    assert example("larger_than_memory").main(tmp_path) == 0
+    out = capsys.readouterr().out
+    assert out.count("  yes  ") == 3
+    assert "Unable to allocate 2.00 GiB" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the cap is Linux's RLIMIT_DATA")
+def test_larger_than_memory_fails_where_it_should(example):
+    module = example("larger_than_memory")
+    assert module.rows_of(module.CAP) * module.COLUMNS * 4 == 4 * module.CAP
+    good = {"rows": 1, "seconds": 1.0, "peak": 99, "accuracy": 0.99}
+    results = {
+        "load": "numpy._core._exceptions._ArrayMemoryError: Unable",
+        "npy": good,
+        "memmap": good,
+        "parquet": good,
+    }
+    assert list(module.claims(results, 100).values()) == [True, True, True]
+    for way, result, wrong in (
+        ("load", good, [0]),
+        ("npy", "MemoryError", [1, 2]),
+        ("memmap", {**good, "peak": 100}, [2]),
+        ("parquet", {**good, "accuracy": 0.5}, [1]),
+    ):
+        holds = list(module.claims({**results, way: result}, 100).values())
+        assert [place for place, ok in enumerate(holds) if not ok] == wrong

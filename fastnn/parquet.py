@@ -1,0 +1,110 @@
+"""Parquet files, read a row group at a time and of it some rows at a time, with PyArrow."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from fastnn._errors import unknown_name
+
+_READ_AHEAD = 16 << 20
+"""Bytes of all columns together that are read at once, instead of a whole row group."""
+
+
+class Columns(NamedTuple):
+    """The columns of a table that are samples, target and weight."""
+
+    features: list[str]
+    target: str | list[str] | None
+    weight: str | None
+
+
+class ParquetGroups:
+    """The row groups of some files with the same columns.
+
+    Parameters
+    ----------
+    paths : sequence of str
+    features : sequence of str or None
+        None: all but target and weight, and but an index that pandas wrote.
+    target, weight : str, list of str or None
+
+    Raises
+    ------
+    ImportError
+        Where PyArrow is not installed.
+    ValueError
+        For a column that is not there, or files with different columns.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], features: Sequence[str] | None, target: str | list[str] | None, weight: str | None
+    ) -> None:
+        parquet = _pyarrow_parquet()
+        self.paths = paths
+        self.metadata = [parquet.read_metadata(path) for path in paths]
+        schema = self.metadata[0].schema.to_arrow_schema()
+        for path, other in zip(paths, self.metadata, strict=True):
+            if not other.schema.to_arrow_schema().equals(schema):
+                raise ValueError(f"data: got {path} with other columns than {paths[0]}, expected the same in all files")
+        used = {*([target] if isinstance(target, str) else target or []), *([weight] if weight else [])}
+        if features is None:
+            features = [name for name in schema.names if name not in used and not re.match("__index_level_", name)]
+        for argument, names in (
+            ("features", features),
+            ("target", used - {weight}),
+            ("sample_weight", used & {weight}),
+        ):
+            for name in names:
+                if name not in schema.names:
+                    raise unknown_name(argument, name, schema.names)
+        self.columns = Columns(list(features), target, weight)
+        self.bytes_ = all(str(schema.field(name).type) == "uint8" for name in features)
+        self.groups = [
+            (file, group, metadata.row_group(group).num_rows)
+            for file, metadata in enumerate(self.metadata)
+            for group in range(metadata.num_row_groups)
+        ]
+
+    def read(self, file: int, group: int, rows: int, with_x: bool, with_y: bool) -> Iterator[tuple[Any, Any, Any]]:
+        """Yield (samples, target, weight) of at most `rows` rows each, None for what is not there or not wanted."""
+        features, target, weight = self.columns
+        wanted = [target] if isinstance(target, str) else list(target or [])
+        wanted = (features if with_x else []) + ([*wanted, *([weight] if weight else [])] if with_y else [])
+        parquet = _pyarrow_parquet()
+        each = max(1 << 14, _READ_AHEAD // max(1, len(wanted)))
+        with parquet.ParquetFile(
+            self.paths[file], metadata=self.metadata[file], buffer_size=each, pre_buffer=False
+        ) as source:
+            for batch in source.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False):
+                x = batch.select(features) if with_x else None
+                y = None
+                if with_y and target is not None:
+                    y = batch.column(target) if isinstance(target, str) else batch.select(target)
+                yield x, y, batch.column(weight) if with_y and weight else None
+
+
+def is_parquet(path: str) -> bool:
+    """Whether a file begins as Parquet does."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def parquet_files(path: str) -> list[str]:
+    """Return the Parquet files of a folder, by name; a file is itself."""
+    if not os.path.isdir(path):
+        return [path]
+    names = sorted(name for name in os.listdir(path) if name.endswith(".parquet"))
+    if not names:
+        raise FileNotFoundError(f"data: got the folder {path} without a .parquet file, expected some")
+    return [os.path.join(path, name) for name in names]
+
+
+def _pyarrow_parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError('PyArrow is not installed: pip install "fastnn[parquet]" brings it') from None
+    return pyarrow.parquet

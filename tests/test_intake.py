@@ -1,0 +1,269 @@
+"""What users hand in: frames, sparse matrices, tensors and the like train as the array of their numbers does."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from support import training_state
+
+import fastnn
+from fastnn import Dense, Sequential
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+rng = np.random.default_rng(3)
+X = rng.normal(size=(40, 3))
+COUNTS = rng.integers(-5, 6, size=40)
+LABELS = rng.integers(0, 3, size=40)
+NAMES = ["age", "height", "weight"]
+
+
+def trained(x, y=LABELS, **more):
+    model = Sequential([Dense(5, "tanh"), Dense(3)], "cross_entropy", seed=4)
+    model.fit(x, y, epochs=2, batch_size=7, **more)
+    return training_state(model), model
+
+
+def pandas_frame(columns):
+    return pytest.importorskip("pandas").DataFrame(columns)
+
+
+def polars_frame(columns):
+    return pytest.importorskip("polars").DataFrame(columns)
+
+
+def arrow_table(columns):
+    return pytest.importorskip("pyarrow").table(columns)
+
+
+def arrow_batch(columns):
+    return pytest.importorskip("pyarrow").record_batch(columns)
+
+
+FRAMES = [pandas_frame, polars_frame, arrow_table, arrow_batch]
+
+
+def message_of(call, error=(TypeError, ValueError)):
+    with pytest.raises(error) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ frames
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_frame_trains_as_its_numbers_do(frame):
+    x = frame(dict(zip(NAMES, X.T, strict=True)))
+    want, model = trained(X)
+    assert trained(x)[0] == want
+    np.testing.assert_array_equal(model.predict(x), model.predict(X))
+    assert model.evaluate(x, LABELS) == model.evaluate(X, LABELS)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_labels_and_weights_as_columns_and_frames(frame):
+    weights = rng.uniform(size=40)
+    want = trained(X, sample_weight=weights)[0]
+    table = frame({"y": LABELS, "w": weights})
+    assert trained(X, table["y"], sample_weight=table["w"])[0] == want
+    assert trained(X, frame({"y": LABELS}), sample_weight=weights)[0] == want
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_columns_of_several_types(frame):
+    """Integers, floats and booleans together; the numbers are what counts, whatever NumPy's common type is."""
+    columns = {"a": COUNTS.astype(np.int8), "b": X[:, 0], "c": LABELS > 1, "d": COUNTS.astype(np.float32)}
+    want = trained(np.column_stack(list(columns.values())))[0]
+    assert trained(frame(columns))[0] == want
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_bytes_stay_bytes(frame):
+    pixels = rng.integers(0, 256, size=(40, 3)).astype(np.uint8)
+    samples, bytes_ = fastnn.arrays.as_samples(
+        "x", frame(dict(zip(NAMES, pixels.T, strict=True))), None, np.dtype("float32"), True
+    )
+    assert samples.size == 0
+    np.testing.assert_array_equal(bytes_, pixels)
+    assert bytes_.dtype == np.uint8
+    assert bytes_.flags.c_contiguous
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_text_is_refused_by_its_column(frame):
+    x = frame({"age": X[:, 0], "city": np.array(["Rome", "Oslo"] * 20)})
+    message = message_of(lambda: trained(x), TypeError)
+    for words in (
+        "x: got column 'city' of String",
+        "expected numbers of shape (rows, inputs)",
+        "encode",
+        "leave it out",
+    ):
+        assert words in message
+    labels = frame({"y": np.array(["yes", "no"] * 20)})
+    what = "a column" if frame in (arrow_table, arrow_batch) else "column 'y'"  # Arrow's bare columns have no name
+    message = message_of(lambda: trained(X, labels["y"]), TypeError)
+    assert f"y: got {what} of String, expected class labels 0 to 2; encode" in message
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_missing_value_is_refused_by_row_and_column(frame):
+    x = frame({"age": X[:, 0].tolist(), "visits": [*COUNTS[:-1].tolist(), None]})
+    message = message_of(lambda: trained(x), ValueError)
+    assert "x: got nan in row 39, column 1 ('visits'), expected finite numbers" in message
+    y = frame({"y": [*LABELS[:-1].tolist(), None]})
+    assert "y: got nan, expected whole class labels 0 to 2" in message_of(lambda: trained(X, y), ValueError)
+
+
+def test_nullable_columns_of_pandas():
+    pandas = pytest.importorskip("pandas")
+    x = pandas.DataFrame({"a": pandas.array(COUNTS, "Int32"), "b": pandas.array(LABELS > 0, "boolean")})
+    assert trained(x)[0] == trained(np.column_stack([COUNTS, LABELS > 0]))[0]
+    x.loc[5, "b"] = pandas.NA
+    assert "x: got nan in row 5, column 1 ('b')" in message_of(lambda: trained(x))
+
+
+def test_categories_dates_and_objects_are_refused_by_their_column():
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    for column, word in (
+        (pandas.Categorical(["u", "v"] * 20), "Categorical"),
+        (pandas.Categorical([1, 2] * 20), "Categorical"),  # its numbers are names
+        (pandas.to_datetime(["2020-01-01"] * 40), "Datetime"),
+        ([1, "a"] * 20, "Object"),
+    ):
+        x = pandas.DataFrame({"a": X[:, 0], "b": column})
+        assert f"x: got column 'b' of {word}" in message_of(lambda x=x: trained(x), TypeError)
+    x = polars.DataFrame({"a": [[1.0, 2.0]] * 40})
+    assert "x: got column 'a' of List" in message_of(lambda: trained(x), TypeError)
+    assert "x: got a lazy frame" in message_of(lambda: trained(x.lazy()), TypeError)
+    assert "x.collect()" in message_of(lambda: trained(x.lazy()), TypeError)
+
+
+def test_a_frame_of_another_width():
+    _, model = trained(X)
+    x = pandas_frame({"a": X[:, 0], "b": X[:, 1]})
+    assert message_of(lambda: model.predict(x)) == "x: got 2 inputs a row (shape (40, 2)), expected 3"
+    assert "x: got shape (40,), expected (rows, 3)" in message_of(lambda: model.predict(x["a"]))
+    assert "x: got shape (0, 2), expected at least one row" in message_of(lambda: model.predict(x[:0]))
+
+
+def test_a_subclass_of_a_frame_is_one():
+    pandas = pytest.importorskip("pandas")
+
+    class Mine(pandas.DataFrame):
+        pass
+
+    assert trained(Mine(X, columns=NAMES))[0] == trained(X)[0]
+    message = message_of(lambda: trained(Mine({"age": X[:, 0], "city": ["Rome", "Oslo"] * 20})), TypeError)
+    assert "x: got column 'city' of String" in message
+
+
+# ---------------------------------------------------------------------------------------- other containers
+
+
+class Own:
+    """An array by protocol alone."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+class Capsule:
+    """DLPack alone, as some libraries' arrays have it."""
+
+    def __init__(self, array, device=1):
+        self.array, self.kind = array, device
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.kind, 0
+
+
+@pytest.mark.parametrize("wrap", [Own, Capsule, np.ma.MaskedArray, np.ndarray.tolist])
+def test_protocols(wrap):
+    assert trained(wrap(X), wrap(LABELS))[0] == trained(X)[0]
+
+
+def test_another_device_is_refused():
+    message = message_of(lambda: trained(Capsule(X, device=2)), TypeError)
+    assert "x: got Capsule on another device, expected numbers of shape (rows, inputs) in the CPU's memory" in message
+
+
+def test_a_protocol_that_fails_says_why():
+    class Broken:
+        def __array__(self, dtype=None, copy=None):
+            raise RuntimeError("the file is gone")
+
+    assert "x: got Broken that makes no array (the file is gone), expected" in message_of(lambda: trained(Broken()))
+
+
+def test_masked_values_are_refused_where_they_are():
+    x = np.ma.MaskedArray(X, mask=np.arange(120).reshape(40, 3) == 14)
+    assert "x: got a masked value in row 4, column 2, expected numbers" in message_of(lambda: trained(x), TypeError)
+    y = np.ma.MaskedArray(LABELS, mask=[*[False] * 39, True])
+    assert "y: got a masked value in row 39, expected class labels" in message_of(lambda: trained(X, y), TypeError)
+
+
+def test_objects_and_strings_say_where_and_what_to_do():
+    x = X.astype(object)
+    assert "astype(float)" in message_of(lambda: trained(x), TypeError)
+    x[7, 1] = "red"
+    assert "with 'red' in row 7, column 1)" in message_of(lambda: trained(x), TypeError)
+    assert "np.unique(y, return_inverse=True)" in message_of(lambda: trained(X, ["a", "b"] * 20), TypeError)
+
+
+@pytest.mark.torch
+def test_torch_tensors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch = pytest.importorskip("torch")
+    x = torch.from_numpy(X)
+    assert trained(x, torch.from_numpy(LABELS))[0] == trained(X)[0]
+    for bad, words in (
+        (x.clone().requires_grad_(), "x: got a tensor that requires grad, expected numbers x.detach()"),
+        (x.to("meta"), "x: got Tensor on meta, expected the CPU's memory x.cpu()"),
+        (x.to(torch.bfloat16), "x: got Tensor makes no array BFloat16 expected numbers"),
+        (x.to_sparse(), "x: got expected numbers"),
+    ):
+        message = message_of(lambda bad=bad: trained(bad), TypeError)
+        for word in words.split():
+            assert word in message
+
+
+# --------------------------------------------------------------------------------------------------- sparse
+
+KINDS = ["csr_array", "csc_matrix", "coo_array", "lil_matrix"]
+
+
+def sparse_of(kind, array):
+    return getattr(pytest.importorskip("scipy.sparse"), kind)(array)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sparse_matrix_trains_as_its_dense_one_does(kind):
+    dense = X * (rng.uniform(size=X.shape) < 0.3)
+    x = sparse_of(kind, dense)
+    want, model = trained(dense)
+    assert trained(x)[0] == want
+    np.testing.assert_array_equal(model.predict(x), model.predict(dense))
+    assert model.evaluate(x, LABELS) == model.evaluate(dense, LABELS)
+    assert model.gradients(x, LABELS)[0] == model.gradients(dense, LABELS)[0]
+    one_hot = np.eye(3)[LABELS]
+    assert trained(x, sparse_of(kind, one_hot))[0] == trained(dense, one_hot)[0]
+
+
+def test_a_sparse_matrix_is_checked_as_a_dense_one_is():
+    x = sparse_of("csr_array", X)
+    _, model = trained(x)
+    assert "x: got 2 inputs a row (shape (40, 2)), expected 3" in message_of(lambda: model.predict(x[:, :2]))
+    x.data[5] = np.nan
+    assert "x: got nan in row 1, column 2, expected finite" in message_of(lambda: trained(x))
