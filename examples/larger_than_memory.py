@@ -6,7 +6,7 @@ hold two buffers of rows at most, one to train on and one that is being read.
 
     python examples/larger_than_memory.py [folder for the file, 2 GB]
 
-Needs Linux; the part on Parquet needs PyArrow (pip install "fastnn[parquet]").
+Needs Linux; the part on Parquet needs PyArrow (pip install "fastnn[table]").
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def main(parent: Path | None = None, cap: int = CAP) -> int:
     results = {}
     for kind, write, ways in (("npy", write_npy, ("load", "npy", "memmap")), ("parquet", write_parquet, ("parquet",))):
         if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
-            print('PyArrow is not installed, so there is no Parquet: pip install "fastnn[parquet]"')
+            print('PyArrow is not installed, so there is no Parquet: pip install "fastnn[table]"')
             continue
         with tempfile.TemporaryDirectory(dir=parent) as folder:
             write(Path(folder), rows_of(cap))

@@ -106,5 +106,5 @@ def _pyarrow_parquet() -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise ImportError('PyArrow is not installed: pip install "fastnn[parquet]" brings it') from None
+        raise ImportError('PyArrow is not installed: pip install "fastnn[table]" brings it') from None
     return pyarrow.parquet

@@ -131,7 +131,7 @@ def stream(
     Parameters
     ----------
     data : path, list of paths, or array
-        Parquet files or a folder of them (needs PyArrow: ``pip install "fastnn[parquet]"``), .npz files that are not
+        Parquet files or a folder of them (needs PyArrow: ``pip install "fastnn[table]"``), .npz files that are not
         compressed, .npy or IDX files; or anything with ``shape`` and ``dtype`` that reads rows when sliced, such as
         `numpy.memmap` or an HDF5 dataset, or a scipy.sparse matrix, of which a buffer at a time is made dense.
     target : optional
