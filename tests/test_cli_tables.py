@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -500,21 +498,33 @@ def test_export_npz(capsys, trained):
     assert json.loads(out)["output_kind"] == "standardised values"
 
 
-def test_export_onnx_is_left_to_the_exchange(capsys, monkeypatch, trained):
+@pytest.mark.onnx
+def test_export_onnx(capsys, trained):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    code, _, _ = run(capsys, "export", trained / "plan", "--to", "onnx", "--output", "net.onnx")
+    assert code == 0
+    model = fastnn.load(trained / "plan")
+    rows = np.random.default_rng(0).standard_normal((5, model.network.inputs)).astype(np.float32)
+    (got,) = onnxruntime.InferenceSession("net.onnx").run(None, {"input": rows})
+    np.testing.assert_allclose(got, model.predict(rows), atol=1e-5)
+
+
+def test_export_onnx_is_left_to_the_model(capsys, monkeypatch, trained):
     written = []
 
     def to_onnx(model, path):
         written.append(model.network.n_params)
         path.write_bytes(b"onnx")
 
-    monkeypatch.setitem(sys.modules, "fastnn.exchange", types.SimpleNamespace(to_onnx=to_onnx))
+    monkeypatch.setattr(fastnn.Sequential, "to_onnx", to_onnx)
     assert run(capsys, "export", trained / "plan", "--output", "net.onnx")[1].startswith("wrote net.onnx: 7 prepared")
     assert written == [fastnn.load(trained / "plan").network.n_params]
 
     def full(model, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sys.modules["fastnn.exchange"], "to_onnx", full)
+    monkeypatch.setattr(fastnn.Sequential, "to_onnx", full)
     code, _, err = run(capsys, "export", trained / "plan", "--to", "onnx")
     assert (code, err) == (FAILED, "fastnn: plan.onnx: cannot be written: No space left on device\n")
 

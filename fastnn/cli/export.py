@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import io
 import json
 from pathlib import Path
@@ -56,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         if kind == "npz":
             saving.write_atomically(path, _npz(model))
         else:
-            importlib.import_module("fastnn.exchange").to_onnx(model, path)
+            model.to_onnx(path)
     inputs, outputs = _signature(model)
     if options.json:
         facts = {"inputs": model.network.inputs, "outputs": model.network.units, "output_kind": outputs}
