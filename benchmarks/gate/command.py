@@ -31,7 +31,7 @@ from benchmarks.gate import pairs, samples, trees, verdict
 
 NOT_SLOWER, SLOWER, NOT_MEASURED = 0, 1, 2
 
-SCREEN_PAIRS = 4
+SCREEN_PAIRS = 3
 CONFIRM_PAIRS = 12
 CONFIRMATIONS = 3
 """Twelve pairs at first; where they cannot tell, twelve more, twice."""
