@@ -85,8 +85,8 @@ class Trainer:
             callback.on_train_begin()
         try:
             with _progress(epochs * self.feed.rows, self.verbose) as bar:
-                for done in range(epochs):
-                    self._epoch(bar, f"epoch {model.epoch + 1}", epochs - done)
+                for _ in range(epochs):
+                    self._epoch(bar, f"epoch {model.epoch + 1}")
                     if model.stop_training:
                         break
         finally:
@@ -94,7 +94,7 @@ class Trainer:
                 callback.on_train_end()
             model.detach_callbacks()
 
-    def _epoch(self, bar: tqdm[Any], title: str, epochs_left: int) -> None:
+    def _epoch(self, bar: tqdm[Any], title: str) -> None:
         model, epoch = self.model, self.model.epoch
         for callback in self.callbacks:
             callback.on_epoch_begin(epoch)
