@@ -91,3 +91,8 @@ def run_python(script, *arguments, **environment):
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def without_notice(text):
+    """Standard error without the line that says that kernels are compiled or, on a busy machine, loaded."""
+    return "".join(line for line in text.splitlines(keepends=True) if "compiling kernels" not in line)

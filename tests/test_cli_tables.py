@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from support import without_notice
 
 import fastnn
 from fastnn.cli import BAD_INPUT, FAILED, bench, main
@@ -32,8 +33,7 @@ def run(capsys, *arguments):
     capsys.readouterr()
     code = main([str(argument) for argument in arguments])
     printed = capsys.readouterr()
-    lines = printed.err.splitlines(keepends=True)
-    return code, printed.out, "".join(line for line in lines if "compiling kernels" not in line)
+    return code, printed.out, without_notice(printed.err)
 
 
 def people(rows=400, seed=0):
