@@ -16,6 +16,7 @@ from fastnn import export, saving
 from fastnn._errors import check_number, unknown_name
 from fastnn.arrays import Data, as_samples, as_targets, as_weights, balanced_weights, classes_of
 from fastnn.callbacks import Callback
+from fastnn.devices import check_device, runtime_on
 from fastnn.feeds import Feed, InMemory, feed_of
 from fastnn.history import History
 from fastnn.initializers import default_for, initialize
@@ -59,6 +60,10 @@ class Sequential:
         Width of a sample; None takes it from the first data.
     n_threads : int or None
         Threads at most; None: all that Numba has. Small networks run on one by themselves.
+    device : {"cpu", "cuda", "auto"}
+        Where training and prediction run: on this CPU, on an NVIDIA GPU (`fastnn.cuda`; ``pip install
+        'fastnn[cuda]'``), or on a GPU where there is one. The same numbers to rounding, the same dropout masks and
+        shuffles. It is not saved with the model.
     l1, l2 : float
         Penalties l1 sum|W| + l2/2 sum W^2 of the dense layers that have none of their own; weights only.
     l1_mode : {"gradient", "truncate"}
@@ -99,6 +104,7 @@ class Sequential:
         dtype: str | np.dtype[Any] | type = "float32",
         input_size: int | None = None,
         n_threads: int | None = None,
+        device: str = "cpu",
         l1: float = 0.0,
         l2: float = 0.0,
         l1_mode: str = "gradient",
@@ -111,6 +117,7 @@ class Sequential:
         self.seed = check_number("seed", seed, low=0, high=2**64 - 1, integer=True)
         self.dtype = _check_dtype(dtype)
         self.n_threads = None if n_threads is None else check_number("n_threads", n_threads, low=1, integer=True)
+        self.device = check_device(device)
         self.l1 = check_number("l1", l1, low=0.0)
         self.l2 = check_number("l2", l2, low=0.0)
         if l1_mode not in ("gradient", "truncate"):
@@ -162,7 +169,9 @@ class Sequential:
                 )
             return self
         network = self.network_for_inputs(inputs)
-        self._runtime = Runtime(network, self.optimizer, self.l1_mode == "truncate", self.seed, self.n_threads)
+        self._runtime = runtime_on(self.device)(
+            network, self.optimizer, self.l1_mode == "truncate", self.seed, self.n_threads
+        )
         rng = np.random.default_rng(self.seed)
         weights = iter(network.views(self._runtime.params))
         for stage in network.stages:
@@ -487,8 +496,8 @@ class Sequential:
         """Return an independent model with the same settings and, unless `weights` is False, training state."""
         config = saving.config_of(self)
         if not weights or self._runtime is None:
-            return saving.model_from_config(type(self), config)
-        return saving.from_parts(type(self), *copy.deepcopy(saving.parts_of(self)))
+            return saving.model_from_config(type(self), config, self.device)
+        return saving.from_parts(type(self), *copy.deepcopy(saving.parts_of(self)), self.device)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole model to a safetensors file: network, weights, optimizer state, counters, callbacks' state.
@@ -751,8 +760,14 @@ class Sequential:
         return f"Sequential([{layers}], loss={self.loss.name!r}, optimizer={self.optimizer!r})"
 
 
-def load(path: str | os.PathLike[str]) -> Sequential:
+def load(path: str | os.PathLike[str], *, device: str = "cpu") -> Sequential:
     """Return the model that `Sequential.save` wrote.
+
+    Parameters
+    ----------
+    path : path
+    device : {"cpu", "cuda", "auto"}
+        As for `Sequential`.
 
     Raises
     ------
@@ -762,7 +777,7 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     OSError
         If it cannot be read.
     """
-    return saving.load(Sequential, path)
+    return saving.load(Sequential, path, check_device(device))
 
 
 def _check_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:

@@ -74,6 +74,20 @@ class Runtime:
         self._plan: Plan | None = None
         self._work = np.empty(0, dtype)
 
+    def snapshot(self) -> tuple[Array, Array]:
+        """Return copies of parameters and optimizer state."""
+        return self.params.copy(), self.state.copy()
+
+    def is_finite(self) -> bool:
+        """Return whether no parameter is NaN or infinite."""
+        return bool(np.isfinite(self.params).all())
+
+    def to_host(self) -> None:
+        """Bring parameters and state to where their arrays are read and written: they are there."""
+
+    def keep_data(self, keep: bool) -> None:
+        """Say that calls on the same data follow, or no more: here it is read where it lies, a GPU keeps a copy."""
+
     def slot(self, index: int) -> Array:
         """Return the optimizer's state vector number `index`."""
         size = self.network.params_size

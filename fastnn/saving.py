@@ -60,9 +60,9 @@ def config_of(model: Sequential) -> dict[str, Any]:
     }
 
 
-def model_from_config(kind: type[Sequential], config: dict[str, Any]) -> Sequential:
-    """Return a model for what `config_of` gave."""
-    arguments = dict(config)
+def model_from_config(kind: type[Sequential], config: dict[str, Any], device: str = "cpu") -> Sequential:
+    """Return a model for what `config_of` gave, on a device."""
+    arguments = {**config, "device": device}
     stack = [layers.from_config(layer) for layer in arguments.pop("layers")]
     loss = losses.from_config(arguments.pop("loss"))
     optimizer = optimizers.from_config(arguments.pop("optimizer"))
@@ -101,8 +101,8 @@ def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
     return header, tensors
 
 
-def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors) -> Sequential:
-    """Return the model that `parts_of` took apart.
+def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors, device: str = "cpu") -> Sequential:
+    """Return the model that `parts_of` took apart, on a device.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors)
         If the parts do not fit.
     """
     inputs = _count(header["config"]["input_size"])
-    model = model_from_config(kind, {**header["config"], "input_size": None})
+    model = model_from_config(kind, {**header["config"], "input_size": None}, device)
     # What a file speaks of is made only where the file holds as much.
     for segment in model.network_for_inputs(inputs).segments:
         if segment.name not in tensors or tensors[segment.name].shape != segment.shape:
@@ -198,7 +198,7 @@ def checksum(text: str, tensors: Tensors) -> str:
     return digest.hexdigest()
 
 
-def load(kind: type[Sequential], path: str | os.PathLike[str]) -> Sequential:
+def load(kind: type[Sequential], path: str | os.PathLike[str], device: str) -> Sequential:
     """Read a model; see `fastnn.load`."""
     name = os.fspath(path)
     with open(name, "rb"):  # a missing or unreadable file is an OSError of its own
@@ -215,7 +215,7 @@ def load(kind: type[Sequential], path: str | os.PathLike[str]) -> Sequential:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no mapping
         if metadata.get(_HASH) != checksum(metadata[_KEY], tensors):
             raise ValueError("its SHA-256 is not the one written with it")
-        return from_parts(kind, header, tensors)
+        return from_parts(kind, header, tensors, device)
     except ModelFileError:
         raise
     except SafetensorError as error:

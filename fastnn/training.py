@@ -83,6 +83,7 @@ class Trainer:
         model.attach_callbacks(self.callbacks)
         for callback in self.callbacks:
             callback.on_train_begin()
+        model.runtime.keep_data(True)
         try:
             with _progress(epochs * self.feed.rows, self.verbose) as bar:
                 for _ in range(epochs):
@@ -90,6 +91,7 @@ class Trainer:
                     if model.stop_training:
                         break
         finally:
+            model.runtime.keep_data(False)
             for callback in self.callbacks:
                 callback.on_train_end()
             model.detach_callbacks()
@@ -130,7 +132,7 @@ class Trainer:
         with contextlib.closing(self._buffers(started)) as buffers:
             for data, order in buffers:
                 done = self._steps_on(data, order, done, report, started, bar)
-        if not np.isfinite(model.runtime.params).all():
+        if not model.runtime.is_finite():
             self._diverged(done - 1)
         return report.logs(model.counts_correct)
 
@@ -174,7 +176,7 @@ class Trainer:
 
     def _snapshot(self) -> Snapshot:
         runtime, model = self.model.runtime, self.model
-        return runtime.params.copy(), runtime.state.copy(), model.step, model.epoch, self.schedule.state()
+        return *runtime.snapshot(), model.step, model.epoch, self.schedule.state()
 
     def _go_back(self, to: Snapshot) -> None:
         model = self.model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import inspect
 import os
 import warnings
@@ -10,6 +11,9 @@ import zlib
 # Two threads at least, so that "the same bits for any number of threads" says something on one core too.
 # Numba reads this when it is first imported.
 os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
+# The CUDA kernels run in Numba's simulator where there is no driver.
+if ctypes.util.find_library("cuda") is None:
+    os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
 
 import numba
 import numpy as np

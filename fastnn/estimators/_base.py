@@ -24,6 +24,7 @@ from sklearn.utils.validation import _check_sample_weight
 from fastnn._errors import check_number, shown
 from fastnn.activations import NAMES, SOFTMAX
 from fastnn.estimators._compat import CallbackSupportMixin, OldTags, validate_data
+from fastnn.devices import DEVICES, check_device
 from fastnn.estimators._engine import Engine, Objective, Shape
 from fastnn.estimators._lbfgs import minimize_loss
 from fastnn.estimators._optimizer import STOCHASTIC, Steps
@@ -74,6 +75,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
     clip_value: float | None
     scoring: Any
     n_threads: int | None
+    device: str
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -108,6 +110,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         "clip_value": [None, Interval(Real, 0, None, closed="neither")],
         "scoring": [None, StrOptions({"loss", *get_scorer_names()}), callable],
         "n_threads": [None, Interval(Integral, 1, None, closed="left")],
+        "device": [StrOptions(set(DEVICES))],
     }
 
     # What the two kinds answer differently.
@@ -278,8 +281,9 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         dtype = np.dtype(self.coefs_[0].dtype)
         dtype = dtype if dtype in DTYPES else np.dtype(np.float64)
         return Shape(
-            sizes, activations, dropout, self._objective(), dtype, self.l1, self.alpha, truncate, self.n_threads
-        )
+            sizes, activations, dropout, self._objective(), dtype, self.l1, self.alpha, truncate, self.n_threads,
+            check_device(self.device),
+        )  # fmt: skip
 
     def _training_engine(
         self, sizes: tuple[int, ...], activations: tuple[str, ...], dropout: tuple[float, ...], incremental: bool

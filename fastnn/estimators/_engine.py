@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.arrays import Data
+from fastnn.devices import runtime_on
 from fastnn.estimators._optimizer import Steps
 from fastnn.estimators._samples import Samples
 from fastnn.kernels import epoch as e
@@ -19,7 +20,6 @@ from fastnn.layers import Dense, Dropout, Layer
 from fastnn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
 from fastnn.network import Network
 from fastnn.optimizers import SGD, Optimizer
-from fastnn.runtime import Runtime
 
 Array = npt.NDArray[Any]
 
@@ -102,6 +102,8 @@ class Shape:
     truncate : bool
         Whether L1 is a soft threshold after each step.
     n_threads : int or None
+    device : str
+        "cpu" or "cuda".
     """
 
     sizes: tuple[int, ...]
@@ -113,6 +115,7 @@ class Shape:
     l2: float
     truncate: bool
     n_threads: int | None
+    device: str = "cpu"
 
     def network(self) -> Network:
         """Return the network as data."""
@@ -138,7 +141,7 @@ class Engine:
     def __init__(self, shape: Shape, rule: Optimizer | None = None, seed: int = 0) -> None:
         self.shape, self.rule, self.seed = shape, rule, seed
         self.network = shape.network()
-        self.runtime = Runtime(self.network, rule or SGD(), shape.truncate, seed, shape.n_threads)
+        self.runtime = runtime_on(shape.device)(self.network, rule or SGD(), shape.truncate, seed, shape.n_threads)
         self.runtime.loss_scale = shape.objective.gradient(shape.sizes[-1])
         self.runtime.penalty_per_weight = True
         views = self.network.views(self.runtime.params)
@@ -237,15 +240,18 @@ class Engine:
             call(rows, start, last - first, steps.step + done, rates[done:stop], report[done:stop])
             self._adapt(stop - done, time.perf_counter() - before)
             if not report[stop - 1, e.REPORT_ROWS]:
+                self.runtime.to_host()
                 return math.nan
             done = stop
         steps.step += n
+        self.runtime.to_host()
         return self._epoch_loss(report)
 
     def _training_calls(self, data: Data, batch: int, steps: Steps) -> Callable[..., None]:
         """Return the calls for the data at hand: those of the call before where it was on the same."""
         key = (id(data), id(steps.state), batch, self.runtime.threads)
         if self._calls is None or key != self._calls[0]:
+            self.runtime.keep_data(True)
             self.runtime.state = steps.state
             self._calls = (key, (data, steps.state), self.runtime.training_calls(data, batch))
         return self._calls[2]
@@ -253,6 +259,7 @@ class Engine:
     def forget_data(self) -> None:
         """Let go of the data that was trained on."""
         self._calls = self._gradient_calls = None
+        self.runtime.keep_data(False)
 
     def _adapt(self, steps: int, seconds: float) -> None:
         wanted = steps * CALL_SECONDS / max(seconds, 1e-9)

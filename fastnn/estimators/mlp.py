@@ -102,6 +102,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         accuracy.
     n_threads : int or None, default=None
         Threads at most; the result does not depend on it.
+    device : {"cpu", "cuda", "auto"}, default="cpu"
+        Where the network is trained and predicts; as for `Sequential`. The rows of a batch are shuffled on the CPU.
 
     Attributes
     ----------
@@ -173,6 +175,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         class_weight: Any = None,
         scoring: Any = None,
         n_threads: int | None = None,
+        device: str = "cpu",
     ) -> None:
         _keep(self, locals())
 
@@ -336,6 +339,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         As in `MLPClassifier`; None is R2.
     n_threads : int or None, default=None
         As in `MLPClassifier`.
+    device : {"cpu", "cuda", "auto"}, default="cpu"
+        As in `MLPClassifier`.
 
     Attributes
     ----------
@@ -397,6 +402,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         clip_value: float | None = None,
         scoring: Any = None,
         n_threads: int | None = None,
+        device: str = "cpu",
     ) -> None:
         _keep(self, locals())
 

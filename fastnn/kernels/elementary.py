@@ -159,6 +159,7 @@ def _polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
 
         return x(x), generate
 
+    polynomial.coefficients = (single, double)
     return polynomial
 
 

@@ -81,9 +81,12 @@ def activation_statistics(stats: np.ndarray, a: np.ndarray, z: np.ndarray, activ
         z if code in f.NEEDS_Z else a,
         code,
     )
-    rows = a.shape[0]
-    mean = sums[:, 0].sum() / a.size
-    stats[MEAN] = mean
-    stats[STD] = np.sqrt(max(0.0, sums[:, 1].sum() / a.size - mean * mean))
-    stats[SATURATED] = sums[:, 2].sum() / a.size
-    stats[DEAD] = (sums[:, 2] == rows).mean()
+    stats[:] = summary_of(sums, a.shape[0])
+
+
+def summary_of(sums: np.ndarray, rows: int) -> np.ndarray:
+    """Return [MEAN, STD, SATURATED, DEAD] from each unit's sum, sum of squares and saturated rows."""
+    size = rows * len(sums)
+    mean = sums[:, 0].sum() / size
+    spread = np.sqrt(max(0.0, sums[:, 1].sum() / size - mean * mean))
+    return np.array([mean, spread, sums[:, 2].sum() / size, (sums[:, 2] == rows).mean()])

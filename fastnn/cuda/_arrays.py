@@ -1,0 +1,119 @@
+"""Device arrays: what kernels are handed, from whatever carries `__cuda_array_interface__`, and the checks of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastnn.cuda._numba import SIMULATED, driver, missing
+from fastnn.kernels._check import FLOATS
+
+
+def as_device(name: str, array: Any) -> Any:
+    """Return Numba's view of a device array, CuPy's or PyTorch's too, without a copy.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no device.
+    TypeError
+        For anything else.
+    """
+    if missing():
+        raise RuntimeError(missing())
+    if SIMULATED:
+        if type(array).__name__ == "FakeCUDAArray":
+            return array
+    elif driver.is_cuda_array(array):
+        return driver.as_cuda_array(array)
+    raise TypeError(f"{name}: got {type(array).__name__}, expected an array on the device (numba.cuda.to_device makes it)")
+
+
+def _extent(array: Any) -> tuple[int, int]:
+    """Return the addresses between which an array lies."""
+    start = array.__cuda_array_interface__["data"][0] if not SIMULATED else array._ary.ctypes.data
+    return start, start + array.size * array.dtype.itemsize
+
+
+def is_contiguous(array: Any) -> bool:
+    """Return whether an array is in C order without gaps."""
+    return bool(array.flags.c_contiguous) if SIMULATED else bool(array.is_c_contiguous())
+
+
+def _is_read_only(array: Any) -> bool:
+    return not array.flags.writeable if SIMULATED else bool(array.__cuda_array_interface__["data"][1])
+
+
+def check_array(name: str, array: Any, dtypes: tuple[Any, ...] = FLOATS, shape: Any = None, writable: bool = False) -> Any:
+    """Return Numba's view of a device array of one of `dtypes` and of `shape` (None: any length), or raise.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the CPU kernels' checks do.
+    """
+    view = as_device(name, array)
+    if view.dtype not in dtypes:
+        expected = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
+        raise TypeError(f"{name}: got dtype {view.dtype}, expected {expected}")
+    if shape is not None:
+        have = tuple(view.shape)
+        if len(have) != len(shape) or any(want not in (None, got) for want, got in zip(shape, have, strict=True)):
+            wanted = ", ".join("any" if want is None else str(want) for want in shape)
+            raise ValueError(f"{name}: got shape {have}, expected ({wanted}{',' if len(shape) == 1 else ''})")
+    if not is_contiguous(view):
+        raise ValueError(f"{name}: got an array that is not C-contiguous, expected one")
+    if writable and _is_read_only(view):
+        raise ValueError(f"{name}: got a read-only array, expected a writable one, since the kernel writes into it")
+    return view
+
+
+def check_arrays(outputs: dict[str, Any], inputs: dict[str, Any], shapes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return Numba's views of float arrays that belong together: one dtype, the shapes given, outputs that overlap nothing.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the CPU kernels' checks do.
+    """
+    shapes = shapes or {}
+    given = {**outputs, **inputs}
+    arrays = {name: check_array(name, a, FLOATS, shapes.get(name), name in outputs) for name, a in given.items()}
+    first, dtype = next((name, array.dtype) for name, array in arrays.items())
+    for name, array in arrays.items():
+        if array.dtype != dtype:
+            raise TypeError(f"{name}: got dtype {array.dtype}, expected {dtype} like {first}")
+    check_overlap({name: arrays[name] for name in outputs}, arrays)
+    return arrays
+
+
+def check_overlap(outputs: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """Raise where an output shares memory with another array."""
+    seen = []
+    for name, output in outputs.items():
+        seen.append(name)
+        start, stop = _extent(output)
+        for other_name, other in arrays.items():
+            low, high = _extent(other)
+            if other_name not in seen and low < stop and start < high:
+                raise ValueError(f"{name}: shares memory with {other_name}, expected arrays that do not overlap")
+
+
+def flat(array: Any) -> Any:
+    """Return a contiguous device array as a vector, without a copy."""
+    return array.reshape(array.size)
+
+
+def empty(shape: int | tuple[int, ...], dtype: Any) -> Any:
+    """Return a device array that holds anything; one element at least, since a device has no array of none."""
+    return driver.device_array(shape if np.prod(shape) else _one(shape), dtype)
+
+
+def _one(shape: int | tuple[int, ...]) -> int | tuple[int, ...]:
+    return 1 if isinstance(shape, int) else (1,) * len(shape)
+
+
+def to_device(array: np.ndarray) -> Any:
+    """Return a copy of a NumPy array on the device."""
+    return driver.to_device(np.ascontiguousarray(array))

@@ -1,0 +1,31 @@
+"""How kernels are launched: block size, number of blocks, and one persistent kernel at a time."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import Any
+
+from fastnn.cuda._numba import SIMULATED, driver
+from fastnn.cuda.tile import THREADS
+
+lock = threading.RLock()
+"""Held while kernels are launched and while a persistent one runs: two of those, each with half of its blocks on the
+card, would wait for each other for ever. (The simulator can run one kernel at a time only.)"""
+
+
+@functools.cache
+def processors() -> int:
+    """Return how many multiprocessors the device has; the simulator runs one block at a time."""
+    return 1 if SIMULATED else int(driver.get_current_device().MULTIPROCESSOR_COUNT)
+
+
+def grid_of(elements: int) -> int:
+    """Return how many blocks element-wise work is worth: some for each multiprocessor at most, each with several turns."""
+    return max(1, min(8 * processors(), -(-elements // THREADS)))
+
+
+def launch(kernel: Any, blocks: int, *arguments: Any, shared: int = 0) -> None:
+    """Launch a kernel of `blocks` blocks on the default stream; `shared` is in bytes."""
+    with lock:
+        kernel[blocks, THREADS, 0, shared](*arguments)

@@ -1,0 +1,88 @@
+"""The one place that imports Numba's CUDA: the target bundled with Numba, or NVIDIA's numba-cuda, which replaces it.
+
+The simulator (``NUMBA_ENABLE_CUDASIM=1``) runs the same kernels in Python, one Python thread a CUDA thread, and a
+cooperative grid as one block. There a device function is the Python function itself, and `cuda`, as code inside kernels
+uses it, stands for the module of the kernel that is running: the simulator's own way of swapping it in the globals of
+each device function mixes up threads where these lie in several files.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from numba.core import config as _numba_config
+
+config: Any = _numba_config
+
+_import_error = ""
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the bundled target has a successor
+        from numba import cuda as driver
+except ImportError as error:  # numba-cuda beside a Numba it does not fit
+    driver = None
+    _import_error = str(error)
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+"""Whether kernels run in Numba's CUDA simulator."""
+
+INSTALL = "pip install 'fastnn[cuda]' brings Numba's CUDA target and compiler; an NVIDIA driver comes from the system"
+SIMULATOR = "NUMBA_ENABLE_CUDASIM=1 in the environment runs the kernels in Numba's simulator, slowly, for tests"
+
+cuda: Any = driver
+if SIMULATED:
+    from numba.cuda.simulator.kernel import _get_kernel_context
+
+    class _Running:
+        """What `cuda` is inside a simulated kernel."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(_get_kernel_context(), name)
+
+    cuda = _Running()
+
+
+@functools.cache
+def missing() -> str:
+    """Return in one sentence what is missing for `device="cuda"`, or "" where nothing is."""
+    if SIMULATED:
+        return ""
+    if driver is None:
+        return f"Numba's CUDA target cannot be imported ({_import_error}); {INSTALL}"
+    reason = ""
+    try:
+        if not driver.is_available():
+            reason = str(driver.cuda_error() or "no CUDA device was found")
+    except Exception as error:  # whatever an incomplete installation leads to
+        reason = str(error)
+    if reason:
+        return f"no CUDA device can be used ({' '.join(reason.split())}); {INSTALL}; {SIMULATOR}"
+    try:
+        driver.jit("void(float32[:])")(_nothing)
+    except Exception as error:
+        return f"CUDA kernels cannot be compiled ({' '.join(str(error).split())}); {INSTALL}"
+    return ""
+
+
+def _nothing(x: Any) -> None:
+    """Stand for any kernel: can one be compiled?"""
+
+
+def device_function(function: Callable[..., Any]) -> Any:
+    """Compile a function that kernels call; in the simulator it is called as it is."""
+    return function if SIMULATED else driver.jit(device=True)(function)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python launches; lazily, for each float type."""
+    return driver.jit(function)
+
+
+def intrinsic(define: Callable[..., Any]) -> Any:
+    """Compile what emits LLVM IR, for the CUDA target."""
+    from numba.cuda.extending import intrinsic as cuda_intrinsic
+
+    return cuda_intrinsic(define)

@@ -1,0 +1,128 @@
+"""Dense layers on the device: tiled products with bias and activation in the epilogue, and their backward pass."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numba
+import numpy as np
+
+from fastnn.cuda._arrays import check_arrays, empty, flat
+from fastnn.cuda._launch import launch
+from fastnn.cuda._numba import cuda, kernel
+from fastnn.cuda.activation import activate_one
+from fastnn.cuda.tile import LARGE, SQUARE, Tile, make_product, tiles
+from fastnn.kernels import formulas
+from fastnn.kernels._check import check_code
+
+LARGE_TILES = 64
+"""Tiles of LARGE from which a product is cut into these: fewer would leave most of a card without work."""
+
+
+def tile_for(m: int, n: int) -> Tile:
+    """Return how a product with m x n outputs is cut: a function of the shape alone."""
+    return LARGE if tiles(m, LARGE.rows) * tiles(n, LARGE.columns) >= LARGE_TILES else SQUARE
+
+
+@functools.cache
+def make_matmul(dtype: np.dtype[Any], tile: Tile) -> Any:
+    """Return the kernel of C = A B with strides, bias, activation and column sums of B, one tile a block."""
+    product, product_and_sums = make_product(dtype, tile), make_product(dtype, tile, with_sums=True)
+    element, zero = numba.from_dtype(dtype), dtype.type(0)
+    per_m, per_n, threads_m, threads_n = tile.per_m, tile.per_n, tile.threads_m, tile.threads_n
+    rows, columns, shared_size = tile.rows, tile.columns, tile.shared
+
+    @kernel
+    def matmul(c, activated, code, sums, want_sums, a, a_row, a_col, b, b_row, b_col, bias, biased, m, n, k):
+        shared = cuda.shared.array(shared_size, element)
+        acc, column_sums = cuda.local.array(per_m * per_n, element), cuda.local.array(per_n, element)
+        for x in range(per_m * per_n):
+            acc[x] = zero
+        for x in range(per_n):
+            column_sums[x] = zero
+        ti, tj = cuda.threadIdx.x // threads_n, cuda.threadIdx.x % threads_n
+        across = (n + columns - 1) // columns
+        i0, j0 = cuda.blockIdx.x // across * rows, cuda.blockIdx.x % across * columns
+        if want_sums and i0 == 0:
+            product_and_sums(
+                acc, column_sums, shared, a, i0 * a_row, a_row, a_col, b, j0 * b_col, b_row, b_col, m - i0, n - j0, k
+            )
+        else:
+            product(
+                acc, column_sums, shared, a, i0 * a_row, a_row, a_col, b, j0 * b_col, b_row, b_col, m - i0, n - j0, k
+            )
+        for r in range(per_m):
+            for s in range(per_n):
+                i, j = i0 + ti + r * threads_m, j0 + tj + s * threads_n
+                if i < m and j < n:
+                    z = acc[r * per_n + s] + bias[j] if biased else acc[r * per_n + s]
+                    c[i * n + j] = z
+                    if code >= 0:
+                        activated[i * n + j] = activate_one(code, z)
+        if want_sums and i0 == 0 and ti == 0:
+            for s in range(per_n):
+                if j0 + tj + s * threads_n < n:
+                    sums[j0 + tj + s * threads_n] = column_sums[s]
+
+    return matmul
+
+
+def _product(c: Any, a: Any, b: Any, m: int, n: int, k: int, strides: tuple[int, int, int, int], **extra: Any) -> None:
+    """Launch C = A B; `strides` are those of A by row and column and of B by row and column."""
+    nothing = empty(1, c.dtype)
+    bias, activated, sums = extra.get("bias"), extra.get("activated"), extra.get("sums")
+    tile = tile_for(m, n)
+    launch(
+        make_matmul(np.dtype(c.dtype), tile),
+        tiles(m, tile.rows) * tiles(n, tile.columns),
+        c, nothing if activated is None else activated, extra.get("code", -1), nothing if sums is None else sums,
+        sums is not None, a, *strides[:2], b, *strides[2:], nothing if bias is None else bias, bias is not None,
+        m, n, k,
+    )  # fmt: skip
+
+
+def matmul(c: Any, a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> None:
+    """Write C = A B: `fastnn.kernels.matmul` on device arrays."""
+    arrays = check_arrays({"c": c}, {"a": a, "b": b}, {name: (None, None) for name in ("c", "a", "b")})
+    m, k = arrays["a"].shape[::-1] if transpose_a else arrays["a"].shape
+    n = arrays["b"].shape[0 if transpose_b else 1]
+    check_arrays(
+        {"c": c}, {"a": a, "b": b},
+        {"c": (m, n), "a": (k, m) if transpose_a else (m, k), "b": (n, k) if transpose_b else (k, n)},
+    )  # fmt: skip
+    if m * n == 0:
+        return
+    strides = ((1, m) if transpose_a else (k, 1)) + ((1, k) if transpose_b else (n, 1))
+    _product(flat(arrays["c"]), flat(arrays["a"]), flat(arrays["b"]), m, n, k, strides)
+
+
+def dense_forward(a: Any, z: Any, x: Any, w: Any, b: Any, activation: str = "identity") -> None:
+    """Write z = x w + b and a = f(z): `fastnn.kernels.dense_forward` on device arrays."""
+    code = check_code("activation", activation, formulas.CODES)
+    pair = (None, None)
+    arrays = check_arrays({"z": z}, {"x": x, "w": w}, {"z": pair, "x": pair, "w": pair})
+    (rows, n), k = arrays["z"].shape, arrays["x"].shape[1]
+    inputs = {"x": x, "w": w} if b is None else {"x": x, "w": w, "b": b}
+    shapes = {"a": (rows, n), "z": (rows, n), "x": (rows, k), "w": (k, n), "b": (n,)}
+    arrays = check_arrays({"a": a, "z": z}, inputs, shapes)
+    if rows * n:
+        _product(
+            flat(arrays["z"]), flat(arrays["x"]), flat(arrays["w"]), rows, n, k, (k, 1, n, 1),
+            bias=arrays.get("b"), activated=flat(arrays["a"]), code=code,
+        )  # fmt: skip
+
+
+def dense_backward(dx: Any, dw: Any, db: Any, dz: Any, x: Any, w: Any) -> None:
+    """Write dw = x^T dz, db = sum_b dz_b and dx = dz w^T: `fastnn.kernels.dense_backward` on device arrays."""
+    pair = (None, None)
+    arrays = check_arrays({}, {"dz": dz, "x": x, "w": w}, {"dz": pair, "x": pair, "w": pair})
+    (rows, n), k = arrays["dz"].shape, arrays["x"].shape[1]
+    outputs = {"dw": dw} | ({} if dx is None else {"dx": dx}) | ({} if db is None else {"db": db})
+    shapes = {"dz": (rows, n), "x": (rows, k), "w": (k, n), "dx": (rows, k), "dw": (k, n), "db": (n,)}
+    arrays = check_arrays(outputs, {"dz": dz, "x": x, "w": w}, shapes)
+    flats = {name: flat(array) for name, array in arrays.items()}
+    if k * n:
+        _product(flats["dw"], flats["x"], flats["dz"], k, n, rows, (1, k, n, 1), sums=flats.get("db"))
+    if dx is not None and rows * k:
+        _product(flats["dx"], flats["dz"], flats["w"], rows, k, n, (n, 1, 1, n))

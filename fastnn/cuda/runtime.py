@@ -1,0 +1,365 @@
+"""A network's arrays on the device, and the launches that work on them: `fastnn.runtime.Runtime` for CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn.arrays import Data
+from fastnn.cuda import step as s
+from fastnn.cuda._arrays import empty, to_device
+from fastnn.cuda._launch import launch, lock, processors
+from fastnn.cuda._numba import driver, missing
+from fastnn.cuda.tile import tiles
+from fastnn.kernels import epoch as e
+from fastnn.kernels.dropout import signed
+from fastnn.kernels.loss import EXTERNAL
+from fastnn.network import Network, _aligned
+from fastnn.optimizers import Optimizer
+from fastnn.runtime import Report, Runtime
+
+Array = npt.NDArray[Any]
+
+SHARED_BYTES = 46 * 1024
+"""Shared memory that a block may ask for on every device (48 KB), less what the kernels have besides."""
+
+STEPS_A_LAUNCH = 4096
+"""Steps of one launch: barriers are counted in 32 bits, and Ctrl-C is served between two launches."""
+
+UPDATE_CHUNK = 1024
+"""Parameters of one task of the update: four a thread."""
+
+_NO_ORDER = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """Where a workspace for batches of up to `rows` rows keeps what, and which kernel works on it."""
+
+    rows: int
+    table: npt.NDArray[np.int64]
+    numbers: dict[int, int]
+    work_size: int
+    sums_size: int
+    shape: s.Shape
+    tasks: int
+
+
+def make_plan(network: Network, rows: int, blocks: int, with_dx: bool) -> DevicePlan:
+    """Lay out a workspace; `blocks` is the number of blocks of parameters."""
+    layout = network.plan(rows, 1).stages
+    table = np.zeros((len(layout), s.N_STAGE + 1), np.int64)
+    table[:, : e.N_STAGE] = layout
+    place = _aligned(rows * network.inputs)
+    before = 0
+    for row, stage in zip(table, network.stages, strict=True):
+        row[e.IN], row[e.OUT], row[e.SOURCE] = before, place, place
+        before = place
+        place += _aligned(rows * stage.units)
+        if stage.keep != e.KEEP_NONE:
+            row[e.SOURCE] = place
+            place += _aligned(rows * stage.units)
+        row[s.DELTA] = place
+        place += _aligned(rows * stage.units)
+    shape = s.shape_for([stage.units for stage in network.stages], rows)
+    numbers = {e.X_OFFSET: 0, s.DX: place, s.N_PARAMS: network.params_size}
+    place += _aligned(rows * network.inputs) if with_dx else 0
+    chunks = min(s.MOST_CHUNKS, tiles(rows, s.CHUNK_ROWS))
+    numbers[s.PARTIAL] = place
+    place += chunks * network.params_size if chunks > 1 else 0
+    row_tiles = tiles(rows, shape.tile.rows)
+    sizes = {s.ROW_SUMS: 2 * rows, s.TILE_SUMS: 2 * row_tiles, s.BLOCK_SUMS: blocks, s.NORM_SUMS: blocks}
+    at = 0
+    for name, size in sizes.items():
+        numbers[name] = at
+        at += size
+    columns = shape.tile.columns
+    across = 1 if shape.fused else max(tiles(stage.units, columns) for stage in network.stages)
+    gradient = sum(
+        tiles(stage.inputs, shape.gradient_tile.rows) * tiles(stage.units, shape.gradient_tile.columns) * chunks
+        for stage in network.stages
+    )
+    return DevicePlan(rows, table, numbers, place, at, shape, max(row_tiles * across, gradient, blocks))
+
+
+class DeviceData:
+    """Samples, with what is wanted of them, on the device."""
+
+    def __init__(self, data: Data) -> None:
+        self.rows, self.bytes = data.rows, bool(data.x_bytes.size)
+        self.columns = data.targets.shape[1] if data.targets.size else 0
+        self.labelled, self.weighted = bool(data.labels.size), bool(data.weights.size)
+        self.x, self.x_bytes, self.labels, self.targets, self.weights = (_upload(array) for array in data)
+
+
+def _upload(array: Array) -> Any:
+    return to_device(array.reshape(-1)) if array.size else empty(1, array.dtype)
+
+
+class CudaRuntime(Runtime):
+    """Parameters, gradients, optimizer state and workspace on the device.
+
+    Who asks for `params`, `grads` or `state` gets host arrays, as on the CPU, with what the device has made of them; what
+    is written there goes to the device before the next launch. While nobody asks, they stay on the device.
+
+    Parameters
+    ----------
+    network, optimizer, truncate, seed, n_threads
+        As for `Runtime`.
+
+    Raises
+    ------
+    RuntimeError
+        If there is neither a device nor the simulator.
+    """
+
+    def __init__(
+        self, network: Network, optimizer: Optimizer, truncate: bool, seed: int, n_threads: int | None
+    ) -> None:
+        if missing():
+            raise RuntimeError(f"device: got 'cuda', but {missing()}")
+        self._host: dict[str, Array] = {}
+        self._on_device: dict[str, Any] = {}
+        self._newer: str = "host"
+        super().__init__(network, optimizer, truncate, seed, n_threads)
+        self._plans_made: dict[tuple[int, bool], DevicePlan] = {}
+        self._kept: list[tuple[Data, DeviceData]] | None = None
+        self._orders: list[tuple[Array, Any]] = []
+        self._parts = _split(self.blocks, self.block_floats, UPDATE_CHUNK)
+        self._device_work: Any = None
+        self._device_sums: Any = None
+        self._last: tuple[DevicePlan, Any] | None = None
+
+    def _get(self, name: str) -> Array:
+        if self._newer == "device":
+            for each, array in self._on_device.items():
+                if self._host[each].size:
+                    array.copy_to_host(self._host[each])
+        self._newer = "host"
+        return self._host[name]
+
+    def _set(self, name: str, array: Array) -> None:
+        if name in self._host:
+            self._get(name)
+        self._host[name] = array
+        self._on_device.pop(name, None)
+
+    params = property(lambda self: self._get("params"), lambda self, array: self._set("params", array))
+    grads = property(lambda self: self._get("grads"), lambda self, array: self._set("grads", array))
+    state = property(lambda self: self._get("state"), lambda self, array: self._set("state", array))
+
+    def _to_device(self) -> None:
+        """Bring what the host may have written to the device."""
+        if self._newer == "device":
+            return
+        for name, array in self._host.items():
+            if not array.size:
+                self._on_device[name] = empty(1, array.dtype)
+            elif name in self._on_device:
+                self._on_device[name].copy_to_device(array)
+            else:
+                self._on_device[name] = to_device(array)
+
+    def snapshot(self) -> tuple[Array, Array]:
+        newer = self._newer
+        copies = self.params.copy(), self.state.copy()
+        self._newer = newer  # nobody got hold of the host's arrays
+        return copies
+
+    def is_finite(self) -> bool:
+        newer = self._newer
+        finite = super().is_finite()
+        self._newer = newer
+        return finite
+
+    def to_host(self) -> None:
+        self._get("params")
+
+    def keep_data(self, keep: bool) -> None:
+        self._kept, self._orders = ((self._kept or []) if keep else None), []
+
+    def _data(self, data: Data) -> DeviceData:
+        """Return data on the device: kept from an earlier call while it trains."""
+        if self._kept is None:
+            return DeviceData(data)
+        for known, there in self._kept:
+            if known is data:
+                return there
+        self._kept = [*self._kept[-1:], (data, DeviceData(data))]
+        return self._kept[-1][1]
+
+    def _order(self, order: Array) -> Any:
+        if not order.size:
+            return empty(1, np.int64)
+        for known, there in self._orders:
+            if known is order:
+                return there
+        self._orders = [(order, to_device(order))] if self._kept is not None else []
+        return self._orders[0][1] if self._orders else to_device(order)
+
+    def training_calls(self, data: Data, batch: int) -> Callable[[Array, int, int, int, Array, Report], None]:
+        def train(order: Array, first: int, rows: int, step: int, rates: Array, report: Report) -> None:
+            done = 0
+            for part in range(0, len(report), STEPS_A_LAUNCH):
+                n = min(len(report) - part, STEPS_A_LAUNCH)
+                taken = min(rows - done, n * batch)
+                self._run(
+                    e.TRAIN, data, order, first=first + done, rows=taken, batch=batch, step=step + part, dropout=True,
+                    rates=rates[part : part + n], report=report[part : part + n],
+                )  # fmt: skip
+                if not report[part + n - 1, e.REPORT_ROWS]:
+                    return
+                done += taken
+
+        return train
+
+    def gradient_calls(self, data: Data, most: int) -> Callable[[int, int], Report]:
+        def gradient(first: int, rows: int) -> Report:
+            report = np.zeros((1, e.N_REPORT))
+            self._run(e.GRADIENT, data, _NO_ORDER, first=first, rows=rows, batch=rows, report=report)
+            return report
+
+        return gradient
+
+    def gradient(
+        self, data: Data, step: int, dropout: bool, out: Array | None = None, external: bool = False
+    ) -> Report:
+        report = np.zeros((1, e.N_REPORT))
+        self._run(
+            e.GRADIENT, data, _NO_ORDER, rows=data.rows, batch=data.rows, step=step, dropout=dropout, report=report,
+            out=out, want_dx=out is not None, external=external,
+        )  # fmt: skip
+        return report
+
+    def forward(self, data: Data, first: int, rows: int, out: Array, report: Report | None = None) -> None:
+        batch = self.blocks_of_rows(data.rows)
+        if self._kept is None:
+            data, first = data.part(first, first + rows), 0
+        mode = e.FORWARD if report is None else e.EVALUATE
+        if report is None:
+            report = np.zeros((tiles(rows, batch), e.N_REPORT))
+        self._run(mode, data, _NO_ORDER, first=first, rows=rows, batch=batch, report=report, out=out, want_out=True)
+
+    def few_rows_forward(self) -> Callable[[Any], Array | None]:
+        return lambda x: None
+
+    def activations(self, stage: int, rows: int) -> tuple[Array, Array]:
+        assert self._last is not None
+        plan, work = self._last
+        row, size = plan.table[stage], rows * plan.table[stage, e.N_OUT]
+        found = (work[row[at] : row[at] + size].copy_to_host().reshape(rows, -1) for at in (e.OUT, e.SOURCE))
+        return tuple(found)  # type: ignore[return-value]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the largest batch so far; 0 before the first."""
+        return max((rows for rows, _ in self._plans_made), default=0)
+
+    def _plan_for(self, rows: int, with_dx: bool) -> DevicePlan:
+        """Return the plan for batches of up to `rows` rows; the last ones are kept."""
+        key = (rows, with_dx)
+        if key not in self._plans_made:
+            if len(self._plans_made) == 8:
+                self._plans_made.clear()
+            self._plans_made[key] = make_plan(self.network, rows, len(self._parts[0]), with_dx)
+        return self._plans_made[key]
+
+    def _room(self, plan: DevicePlan) -> None:
+        """Make the workspace as large as a plan wants it."""
+        if self._device_work is None or self._device_work.size < plan.work_size:
+            self._device_work = empty(plan.work_size, self.network.dtype)
+        if self._device_sums is None or self._device_sums.size < plan.sums_size:
+            self._device_sums = empty(plan.sums_size, np.float64)
+
+    def _run(
+        self,
+        mode: int,
+        data: Data,
+        order: Array,
+        *,
+        rows: int,
+        batch: int,
+        report: Report,
+        first: int = 0,
+        step: int = 0,
+        dropout: bool = False,
+        rates: Array | None = None,
+        out: Array | None = None,
+        want_dx: bool = False,
+        want_out: bool = False,
+        external: bool = False,
+    ) -> None:
+        """Launch what does the steps asked for, and wait for it."""
+        plan = self._plan_for(min(batch, rows), want_dx)
+        with lock:
+            there = self._data(data)
+            self._to_device()
+            self._room(plan)
+            numbers = self._numbers(plan, there, order)
+            numbers[[e.MODE, e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, step, first, rows, batch
+            numbers[[e.N_STEPS, e.DROPOUT, e.WANT_DX, e.WANT_OUT]] = tiles(rows, batch), dropout, want_dx, want_out
+            numbers[e.LOSS] = EXTERNAL if external else self.network.loss.code
+            told = to_device(report)
+            result = empty(1, self.network.dtype) if out is None else empty(out.size, self.network.dtype)
+            floats = np.ones(e.N_FLOATS)
+            floats[[e.HUBER_DELTA, e.CLIP_NORM]] = self.network.loss.delta, self._clip_norm
+            floats[[e.LOSS_SCALE, e.PER_WEIGHT]] = self.loss_scale, self.penalty_per_weight
+            work = self._device_work[: plan.work_size]
+            arguments = (
+                *(to_device(a) for a in (numbers, plan.table, floats, self.network.scales, self._hyper, *self._parts)),
+                *(self._on_device[name] for name in ("params", "grads", "state")), work, self._device_sums,
+                there.x, there.x_bytes, self._rescale(), there.labels, there.targets, there.weights, self._order(order),
+                _upload(np.empty(0) if rates is None else rates), told, result, to_device(np.zeros(1, np.int32)),
+            )  # fmt: skip
+            self._launch(plan, arguments)
+            self._newer = "device" if mode in (e.TRAIN, e.GRADIENT) else self._newer
+            report[:] = told.copy_to_host()
+            if out is not None:
+                out[:] = result.copy_to_host().reshape(out.shape)
+            self._last = (plan, work)
+
+    def _launch(self, plan: DevicePlan, arguments: tuple[Any, ...]) -> None:
+        dtype, item = self.network.dtype, self.network.dtype.itemsize
+        tile_size = s.tile_room(plan.shape)
+        held = sum(array.size for array in self._on_device.values())  # a vector of nothing has one element there
+        alone = (tile_size + held + plan.work_size) * item
+        if plan.shape.fused and plan.rows <= plan.shape.tile.rows * 4 and alone <= SHARED_BYTES:
+            launch(s.make_kernel_alone(dtype, plan.shape), 1, *arguments, shared=alone)
+        else:
+            blocks = min(processors(), plan.tasks)
+            launch(s.make_kernel(dtype, plan.shape), blocks, *arguments, shared=tile_size * item)
+        driver.synchronize()
+
+    def _numbers(self, plan: DevicePlan, there: DeviceData, order: Array) -> npt.NDArray[np.int64]:
+        network, numbers = self.network, np.zeros(s.N_NUMBERS, np.int64)
+        for position, value in plan.numbers.items():
+            numbers[position] = value
+        numbers[[e.SEED, e.OUTPUT, e.OPTIMIZER]] = signed(self.seed), network.output, self.optimizer.code
+        numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
+        numbers[[s.LABELLED, s.WEIGHTED, s.TARGETS, s.BYTES]] = (
+            there.labelled, there.weighted, there.columns, there.bytes
+        )  # fmt: skip
+        numbers[[s.RESCALED, s.ORDERED]] = bool(network.rescale.size), bool(order.size)
+        numbers[s.PENALISED] = bool((self._parts[1][:, [0, 1, 3]] > 0).any())
+        numbers[s.N_BLOCKS] = len(self._parts[0]) if self.network.segments else 0
+        return numbers
+
+    def _rescale(self) -> Any:
+        return _upload(self.network.rescale)
+
+
+def _split(
+    blocks: npt.NDArray[np.int64], floats: npt.NDArray[np.float64], most: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Cut blocks of parameters into smaller ones, each with the numbers of the block that it is of."""
+    places = [
+        (u, low, min(low + most, stop)) for u, (start, stop) in enumerate(blocks) for low in range(start, stop, most)
+    ]
+    if not places:  # a device has no array of nothing; the numbers of a launch say that there is no block
+        return np.zeros((1, 2), np.int64), np.zeros((1, 4))
+    table = np.array(places, np.int64)
+    return np.ascontiguousarray(table[:, 1:]), np.ascontiguousarray(floats[table[:, 0]])

@@ -1,0 +1,172 @@
+"""Optimizer steps, penalties and clipping on device arrays, by the CPU's formulas and loops.
+
+A thread takes every so-many-th element of a vector, so that neighbouring threads read neighbouring numbers, and runs the
+CPU's loop over them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+from fastnn.cuda._arrays import check_array, check_arrays, empty, flat, to_device
+from fastnn.cuda._formulas import like, on_device
+from fastnn.cuda._launch import grid_of, launch
+from fastnn.cuda._numba import cuda, kernel
+from fastnn.cuda.loss import total_of
+from fastnn.cuda.reduction import block_total
+from fastnn.cuda.tile import THREADS
+from fastnn.kernels import update as on_cpu
+from fastnn.kernels._check import check_scalar
+
+update_block = on_device(on_cpu.update_block)
+penalty_block = on_device(on_cpu.penalty_block)
+squared_norm_block = on_device(on_cpu.squared_norm_block)
+soft_threshold_block = on_device(on_cpu.soft_threshold_block)
+clip_one = on_device(on_cpu.clip_one)
+
+
+@kernel
+def _update(kind, w, s0, s1, s2, n0, n1, n2, d, hyper, l1, l2, decay, scale, truncate):
+    """Do one step; n0, n1, n2 are the sizes of the states, 0 for one that is not kept."""
+    first, stride = cuda.grid(1), cuda.gridsize(1)
+    if first < w.size:
+        update_block(
+            kind, w[first::stride], s0[first:n0:stride], s1[first:n1:stride], s2[first:n2:stride], d[first::stride],
+            hyper, l1, l2, decay, scale, truncate,
+        )  # fmt: skip
+
+
+@kernel
+def _penalty(partial, w, l1, l2):
+    lanes = cuda.shared.array(THREADS, numba.float64)
+    first, stride = cuda.grid(1), cuda.gridsize(1)
+    total = block_total(penalty_block(w[first::stride], l1, l2), lanes)
+    if cuda.threadIdx.x == 0:
+        partial[cuda.blockIdx.x] = total
+
+
+@kernel
+def _squared_norm(partial, d):
+    lanes = cuda.shared.array(THREADS, numba.float64)
+    total = 0.0
+    for i in range(cuda.grid(1), d.size, cuda.gridsize(1)):
+        total += np.float64(d[i]) * np.float64(d[i])
+    total = block_total(total, lanes)
+    if cuda.threadIdx.x == 0:
+        partial[cuda.blockIdx.x] = total
+
+
+@kernel
+def _clip(d, limit, scale):
+    for i in range(cuda.grid(1), d.size, cuda.gridsize(1)):
+        d[i] = clip_one(d[i], like(limit, d[i]), like(scale, d[i]))
+
+
+@kernel
+def _soft_threshold(w, amount):
+    first = cuda.grid(1)
+    if first < w.size:
+        soft_threshold_block(w[first :: cuda.gridsize(1)], amount)
+
+
+def _run(
+    kind: int,
+    param: Any,
+    states: dict[str, Any],
+    grad: Any,
+    hyper: np.ndarray,
+    options: dict[str, float],
+    decay: float = 0.0,
+) -> None:
+    """Do one optimizer step on device arrays, in place of `kernels/update._run`."""
+    given = {name: state for name, state in states.items() if state is not None or name not in ("velocity", "mean")}
+    shape = getattr(param, "shape", None)
+    arrays = check_arrays({"param": param, **given}, {"grad": grad}, dict.fromkeys([*given, "grad"], shape))
+    for name, value in options.items():
+        check_scalar(name, value, low=None if name == "grad_scale" else 0.0)
+    l1, l2, scale, truncate = (float(options[name]) for name in ("l1", "l2", "grad_scale", "truncate"))
+    hyper[on_cpu.CLIP_VALUE] = options["clip_value"]
+    size, dtype = arrays["param"].size, arrays["param"].dtype
+    if size == 0:
+        return
+    kept = [flat(arrays[name]) if name in given else None for name in states] + [None] * (3 - len(states))
+    slots = [empty(1, dtype) if state is None else state for state in kept]
+    sizes = [0 if state is None else size for state in kept]
+    launch(
+        _update, grid_of(size), kind, flat(arrays["param"]), *slots, *sizes, flat(arrays["grad"]), to_device(hyper),
+        l1, l2, float(decay), scale, truncate,
+    )  # fmt: skip
+
+
+def _on_device_arrays(function: Callable[..., Any], **replaced: Any) -> Callable[..., None]:
+    """Return a CPU update that ends in this module's `_run`: its checks and numbers are the same."""
+    twin = types.FunctionType(
+        function.__code__, {**function.__globals__, "_run": _run, **replaced}, function.__name__, function.__defaults__
+    )
+    functools.update_wrapper(twin, function)
+    twin.__kwdefaults__, twin.__module__ = function.__kwdefaults__, __name__
+    del twin.__wrapped__  # type: ignore[attr-defined]
+    return twin
+
+
+_adam = _on_device_arrays(on_cpu._adam)
+sgd_update = _on_device_arrays(on_cpu.sgd_update)
+adagrad_update = _on_device_arrays(on_cpu.adagrad_update)
+rmsprop_update = _on_device_arrays(on_cpu.rmsprop_update)
+adam_update = _on_device_arrays(on_cpu.adam_update, _adam=_adam)
+adamw_update = _on_device_arrays(on_cpu.adamw_update, _adam=_adam)
+amsgrad_update = _on_device_arrays(on_cpu.amsgrad_update, _adam=_adam)
+
+
+def _total(kernel_: Any, size: int, *arguments: Any) -> float:
+    blocks = grid_of(size)
+    partial = empty(blocks, np.float64)
+    launch(kernel_, blocks, partial, *arguments)
+    return total_of(partial, blocks)
+
+
+def penalty(w: Any, l1: float, l2: float) -> float:
+    """Return l1 sum|w| + l2/2 sum w^2: `fastnn.kernels.penalty` on a device array."""
+    view = check_array("w", w)
+    check_scalar("l1", l1, low=0.0)
+    check_scalar("l2", l2, low=0.0)
+    return _total(_penalty, view.size, flat(view), float(l1), float(l2)) if view.size else 0.0
+
+
+def global_norm(grad: Any) -> float:
+    """Return sqrt(sum g^2), summed in float64: `fastnn.kernels.global_norm` on a device array."""
+    view = check_array("grad", grad)
+    return math.sqrt(_total(_squared_norm, view.size, flat(view))) if view.size else 0.0
+
+
+def clip_by_value(grad: Any, limit: float) -> None:
+    """Clip `grad` in place to [-limit, limit]: `fastnn.kernels.clip_by_value` on a device array."""
+    view = check_array("grad", grad, writable=True)
+    check_scalar("limit", limit, low=0.0)
+    if view.size:
+        launch(_clip, grid_of(view.size), flat(view), float(limit), 1.0)
+
+
+def clip_by_norm(grad: Any, limit: float) -> float:
+    """Scale `grad` in place to a norm of at most `limit`, return the norm before: `fastnn.kernels.clip_by_norm` there."""
+    view = check_array("grad", grad, writable=True)
+    check_scalar("limit", limit, low=0.0)
+    norm = global_norm(view)
+    if norm > limit:
+        launch(_clip, grid_of(view.size), flat(view), math.inf, limit / norm)
+    return norm
+
+
+def soft_threshold(w: Any, amount: float) -> None:
+    """Replace w by sign(w) max(|w| - amount, 0) in place: `fastnn.kernels.soft_threshold` on a device array."""
+    view = check_array("w", w, writable=True)
+    check_scalar("amount", amount, low=0.0)
+    if view.size:
+        launch(_soft_threshold, grid_of(view.size), flat(view), float(amount))

@@ -1,0 +1,251 @@
+"""Models on a GPU, or in Numba's simulator: the numbers of the oracle and of the CPU."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import naive
+import numpy as np
+import pytest
+from support import naive_layers, naive_weights, run_python
+
+import fastnn
+from fastnn import cuda
+from fastnn.cuda import step as s
+from fastnn.cuda._numba import SIMULATED
+
+pytestmark = pytest.mark.skipif(bool(cuda.missing()), reason=cuda.missing())
+
+CLASSES = ("cross_entropy", "binary_cross_entropy")
+
+
+def data(rng, rows, inputs, outputs, loss):
+    x = rng.normal(size=(rows, inputs))
+    if loss == "cross_entropy":
+        return x, rng.integers(0, outputs, rows)
+    if loss == "binary_cross_entropy":
+        return x, rng.integers(0, 2, (rows, outputs)).astype(float)
+    return x, rng.normal(size=(rows, outputs))
+
+
+def one_hot(t, loss, outputs):
+    return np.eye(outputs)[t] if loss == "cross_entropy" else t
+
+
+NETWORKS = {
+    "small": [fastnn.Dense(5, "tanh"), fastnn.Dense(3)],
+    "deep": [fastnn.Dense(4, "relu"), fastnn.Dense(4, "gelu"), fastnn.Dense(5, "sigmoid"), fastnn.Dense(3)],
+    "dropout": [
+        fastnn.Dense(6, "silu"), fastnn.Dropout(0.3), fastnn.Dense(5, "elu"), fastnn.Dropout(0.5), fastnn.Dense(3)
+    ],
+    "pieces": [
+        fastnn.Rescale(0.5, 0.1), fastnn.Dropout(0.1), fastnn.Activation("leaky_relu"),
+        fastnn.Dense(7, use_bias=False), fastnn.Activation("softplus"), fastnn.Activation("tanh"), fastnn.Dense(3),
+    ],
+}  # fmt: skip
+OPTIMIZERS = {
+    "sgd": (fastnn.SGD(0.1, momentum=0.9, nesterov=True), {"name": "sgd", "momentum": 0.9, "nesterov": True}),
+    "adagrad": (fastnn.AdaGrad(0.1, clip_value=0.5), {"name": "adagrad", "eps": 1e-10, "clip_value": 0.5}),
+    "rmsprop": (fastnn.RMSprop(0.02), {"name": "rmsprop", "alpha": 0.99, "eps": 1e-8}),
+    "adam": (fastnn.Adam(0.05, clip_norm=0.3), {"name": "adam", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 0.3}),
+}
+
+
+@pytest.fixture(params=["fused", "staged", "alone"])
+def route(request, monkeypatch):
+    """Each of the kernels, whatever the size: fused rows, stage by stage, and one block in its own memory."""
+    from fastnn.cuda import runtime
+
+    monkeypatch.setattr(runtime, "SHARED_BYTES", 46 * 1024 if request.param == "alone" else 0)
+    monkeypatch.setattr(s, "WIDEST_FUSED", 0 if request.param == "staged" else 128)
+    return request.param
+
+
+def assert_same_training(model, x, y, loss, numbers, epochs=2, batch=5, weights=None, rtol=1e-9):
+    layers = naive_layers(model)
+    history = model.fit(x, y, epochs=epochs, batch_size=batch, sample_weight=weights, verbose=False)
+    t = one_hot(y, loss, model.network.units)
+    optimizer = {"lr": model.optimizer.lr, **numbers}
+    want = naive.network_train(
+        layers, x, t, loss, optimizer, epochs=epochs, batch_size=batch, seed=model.seed, w=weights, l1_mode=model.l1_mode
+    )
+    assert history.history["loss"] == pytest.approx(want, rel=max(rtol, 1e-6) if model.dtype == np.float32 else rtol)
+    for got, wanted in zip(model.get_weights(), naive_weights(layers), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_training_is_the_oracles(network, route, rng):
+    x, y = data(rng, 13, 4, 3, "cross_entropy")
+    model = fastnn.Sequential(
+        NETWORKS[network], "cross_entropy", OPTIMIZERS["adam"][0], seed=3, dtype="float64", device="cuda", l2=0.01,
+        input_size=4,
+    )  # fmt: skip
+    assert_same_training(model, x, y, "cross_entropy", OPTIMIZERS["adam"][1])
+
+
+@pytest.mark.parametrize("mode", ["gradient", "truncate"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_and_penalties(name, mode, rng):
+    x, y = data(rng, 11, 3, 2, "squared_error")
+    optimizer, numbers = OPTIMIZERS[name]
+    model = fastnn.Sequential(
+        [fastnn.Dense(4, "tanh"), fastnn.Dense(2)], "squared_error", optimizer, seed=1, dtype="float64", device="cuda",
+        l1=0.01, l2=0.02, l1_mode=mode, input_size=3,
+    )  # fmt: skip
+    assert_same_training(model, x, y, "squared_error", numbers)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "huber", "cross_entropy", "binary_cross_entropy"])
+def test_losses_and_weights(loss, rng):
+    x, y = data(rng, 9, 3, 4, loss)
+    last = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid"}.get(loss)
+    model = fastnn.Sequential(
+        [fastnn.Dense(5, "relu"), fastnn.Dense(4, last)], loss, fastnn.SGD(0.1), seed=2, dtype="float64", device="cuda",
+        input_size=3,
+    )  # fmt: skip
+    assert_same_training(model, x, y, loss, {"name": "sgd"}, weights=rng.random(9), batch=4)
+
+
+def test_float32_is_near_the_oracle(route, rng):
+    x, y = data(rng, 13, 4, 3, "cross_entropy")
+    model = fastnn.Sequential(NETWORKS["dropout"], "cross_entropy", fastnn.Adam(0.01), seed=3, device="cuda", input_size=4)
+    numbers = {"name": "adam", "b1": 0.9, "b2": 0.999, "eps": 1e-8}
+    assert_same_training(model, x, y, "cross_entropy", numbers, rtol=2e-4)
+
+
+def test_a_batch_in_chunks_of_rows(route, rng, monkeypatch):
+    if not SIMULATED:
+        pytest.skip("compiled kernels have their chunk size built in")
+    monkeypatch.setattr(s, "CHUNK_ROWS", 3)
+    x, y = data(rng, 11, 3, 2, "squared_error")
+    model = fastnn.Sequential(
+        [fastnn.Dense(4, "tanh"), fastnn.Dense(2)], "squared_error", fastnn.SGD(0.1), dtype="float64", device="cuda",
+        input_size=3,
+    )  # fmt: skip
+    assert_same_training(model, x, y, "squared_error", {"name": "sgd"}, batch=11)
+
+
+def pair(layers, loss, **settings):
+    """The same model on the CPU and on the device."""
+    return tuple(fastnn.Sequential(layers, loss, device=device, **settings) for device in ("cpu", "cuda"))
+
+
+def test_bytes_rescaled_streams_and_validation(rng):
+    x, y = rng.integers(0, 255, (14, 6), np.uint8), rng.integers(0, 3, 14)
+    layers = [fastnn.Rescale(1 / 255), fastnn.Dense(5, "relu"), fastnn.Dropout(0.2), fastnn.Dense(3)]
+    here, there = pair(layers, "cross_entropy", seed=4)
+    for model in (here, there):
+        model.fit(x, y, epochs=2, batch_size=4, validation_data=(x[:5], y[:5]), verbose=False)
+        model.fit(fastnn.stream(x, y, buffer_rows=8), epochs=1, batch_size=4, verbose=False)
+    for name in ("loss", "val_loss", "val_accuracy", "accuracy"):
+        assert there.history.history[name] == pytest.approx(here.history.history[name], rel=2e-5)
+    for got, want in zip(there.get_weights(), here.get_weights(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("last", [None, "softmax"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_all_that_a_model_does(last, loss, rng):
+    layers = [fastnn.Dense(5, "gelu"), fastnn.Activation("tanh"), fastnn.Dense(3, last)]
+    here, there = pair(layers, loss, seed=4, input_size=4, dtype="float64", l2=0.1)
+    x, y = data(rng, 7, 4, 3, loss)
+    close = {"rtol": 1e-10, "atol": 1e-12}
+    np.testing.assert_allclose(there.predict(x), here.predict(x), **close)
+    assert there.evaluate(x, y) == pytest.approx(here.evaluate(x, y), rel=1e-10)
+    if loss == "cross_entropy":
+        np.testing.assert_allclose(there.predict_proba(x), here.predict_proba(x), **close)
+        np.testing.assert_array_equal(there.predict_class(x), here.predict_class(x))
+    dy = rng.normal(size=(7, 3))
+    for got, want in (
+        (there.gradients(x, y), here.gradients(x, y)),
+        (there.backward(x, dy), here.backward(x, dy)),
+    ):
+        np.testing.assert_allclose(got[0], want[0], **close)
+        for one, other in zip(got[1], want[1], strict=True):
+            np.testing.assert_allclose(one, other, **close)
+    for name, value in here.layer_outputs(x).items():
+        np.testing.assert_allclose(there.layer_outputs(x)[name], value, **close)
+    assert there.train_on_batch(x, y) == pytest.approx(here.train_on_batch(x, y), rel=1e-10)
+    there.set_weights([2 * weight for weight in there.get_weights()])  # what the host writes reaches the device
+    here.set_weights([2 * weight for weight in here.get_weights()])
+    assert there.train_on_batch(x, y) == pytest.approx(here.train_on_batch(x, y), rel=1e-9)
+
+
+def test_save_load_clone_pickle_go_on_with_the_same_bits(rng, tmp_path):
+    x, y = data(rng, 9, 4, 3, "cross_entropy")
+    model = fastnn.Sequential(NETWORKS["dropout"], "cross_entropy", "adam", seed=1, device="cuda")
+    model.fit(x, y, epochs=1, batch_size=4, verbose=False)
+    model.save(tmp_path / "m.safetensors")
+    others = [
+        fastnn.load(tmp_path / "m.safetensors", device="cuda"), model.clone(), copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+    ]  # fmt: skip
+    assert fastnn.load(tmp_path / "m.safetensors").device == "cpu"
+    model.fit(x, y, epochs=1, batch_size=4, verbose=False)
+    for other in others:
+        assert other.device == "cuda"
+        other.fit(x, y, epochs=1, batch_size=4, verbose=False)
+        assert [w.tobytes() for w in other.get_weights()] == [w.tobytes() for w in model.get_weights()]
+
+
+def test_divergence_keeps_the_last_good_weights(rng):
+    x, y = data(rng, 8, 3, 2, "squared_error")
+    model = fastnn.Sequential(
+        [fastnn.Dense(4), fastnn.Dense(2)], "squared_error", fastnn.SGD(0.01), device="cuda", check_finite=False
+    )
+    model.fit(x, y, epochs=1, verbose=False)
+    before = model.get_weights()
+    x[5] = np.inf
+    with pytest.raises(fastnn.TrainingDiverged, match="loss: became NaN or infinite in step 2"):
+        model.fit(x, y, epochs=1, batch_size=8, verbose=False)
+    for got, want in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_gradient_flow_and_early_stopping(rng):
+    x, y = data(rng, 12, 4, 3, "cross_entropy")
+    here, there = pair(NETWORKS["small"], "cross_entropy", seed=2)
+    flows = [fastnn.GradientFlow(rows=6) for _ in range(2)]
+    for model, flow in zip((here, there), flows, strict=True):
+        stop = fastnn.EarlyStopping(patience=1)
+        model.fit(x, y, epochs=3, batch_size=4, validation_data=(x, y), callbacks=[flow, stop], verbose=False)
+    for name, rows in flows[0].history.items():
+        np.testing.assert_allclose(flows[1].history[name], rows, rtol=2e-3, atol=1e-4)
+
+
+def test_estimators(rng):
+    pytest.importorskip("sklearn")
+    x, y = rng.normal(size=(20, 3)), rng.integers(0, 3, 20)
+    options = {"hidden_layer_sizes": (4,), "max_iter": 3, "batch_size": 8, "random_state": 0, "dropout": 0.2}
+    with pytest.warns(Warning):  # three epochs are too few
+        here, there = (fastnn.MLPClassifier(**options, device=device).fit(x, y) for device in ("cpu", "cuda"))
+    for got, want in zip(there.coefs_ + there.intercepts_, here.coefs_ + here.intercepts_, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(there.predict_proba(x), here.predict_proba(x), rtol=1e-9)
+    assert there.loss_curve_ == pytest.approx(here.loss_curve_)
+
+
+def test_without_a_device_a_sentence_says_what_is_missing():
+    script = """
+import fastnn
+layers = [fastnn.Dense(2)]
+assert fastnn.Sequential(layers, "huber", device="auto").device in ("cpu", "cuda")
+if fastnn.cuda.missing():
+    try:
+        fastnn.Sequential(layers, "huber", device="cuda")
+    except RuntimeError as error:
+        print(error)
+else:
+    print("device: got 'cuda', but pip install 'fastnn[cuda]' NUMBA_ENABLE_CUDASIM")
+"""
+    text = run_python(script, NUMBA_ENABLE_CUDASIM="0")
+    for part in ("device: got 'cuda', but", "pip install 'fastnn[cuda]'", "NUMBA_ENABLE_CUDASIM"):
+        assert part in text
+    assert text.strip().count("\n") == 0
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ValueError, match="device: got 'gpu'"):
+        fastnn.Sequential([fastnn.Dense(2)], "huber", device="gpu")
