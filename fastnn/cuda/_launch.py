@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from fastnn.cuda._numba import SIMULATED, driver
@@ -27,5 +30,19 @@ def grid_of(elements: int) -> int:
 
 def launch(kernel: Any, blocks: int, *arguments: Any, shared: int = 0) -> None:
     """Launch a kernel of `blocks` blocks on the default stream; `shared` is in bytes."""
-    with lock:
+    with lock, _short_turns():
         kernel[blocks, THREADS, 0, shared](*arguments)
+
+
+@contextlib.contextmanager
+def _short_turns() -> Iterator[None]:
+    """In the simulator, let Python change threads often: its main thread polls the others without a pause."""
+    if not SIMULATED:
+        yield
+        return
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(2e-5)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

@@ -134,6 +134,12 @@ class CudaRuntime(Runtime):
         self._device_sums: Any = None
         self._last: tuple[DevicePlan, Any] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles begin with the host's arrays."""
+        self.to_host()
+        nothing = {"_on_device": {}, "_kept": None, "_orders": [], "_device_work": None, "_device_sums": None}
+        return {**self.__dict__, **nothing, "_last": None}
+
     def _get(self, name: str) -> Array:
         if self._newer == "device":
             for each, array in self._on_device.items():
