@@ -31,13 +31,13 @@ def make_matmul(dtype: np.dtype[Any], tile: Tile) -> Any:
     product, product_and_sums = make_product(dtype, tile), make_product(dtype, tile, with_sums=True)
     element, zero = numba.from_dtype(dtype), dtype.type(0)
     per_m, per_n, threads_m, threads_n = tile.per_m, tile.per_n, tile.threads_m, tile.threads_n
-    rows, columns, shared_size = tile.rows, tile.columns, tile.shared
+    rows, columns, shared_size, n_sums = tile.rows, tile.columns, tile.shared, per_m * per_n
 
     @kernel
     def matmul(c, activated, code, sums, want_sums, a, a_row, a_col, b, b_row, b_col, bias, biased, m, n, k):
         shared = cuda.shared.array(shared_size, element)
-        acc, column_sums = cuda.local.array(per_m * per_n, element), cuda.local.array(per_n, element)
-        for x in range(per_m * per_n):
+        acc, column_sums = cuda.local.array(n_sums, element), cuda.local.array(per_n, element)
+        for x in range(n_sums):
             acc[x] = zero
         for x in range(per_n):
             column_sums[x] = zero

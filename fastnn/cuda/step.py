@@ -336,15 +336,15 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
     fused, rows_each, columns_each = shape.fused, tile.rows, tile.columns
     per_m, per_n, threads_m, threads_n = tile.per_m, tile.per_n, tile.threads_m, tile.threads_n
     g_m, g_n, g_threads_m, g_threads_n = grad.per_m, grad.per_n, grad.threads_m, grad.threads_n
-    g_rows, g_columns = grad.rows, grad.columns
+    g_rows, g_columns, n_sums, g_sums = grad.rows, grad.columns, per_m * per_n, g_m * g_n
 
     @device_function
     def forward_tile(net, s, step, rows, i0, j0):
         """One tile of a stage's outputs."""
         k, n, work, bias = net.stages[s, N_IN], net.stages[s, N_OUT], net.work, net.stages[s, BIAS]
         dense = net.stages[s, KIND] == DENSE
-        acc, unused = cuda.local.array(per_m * per_n, element), cuda.local.array(1, element)
-        for x in range(per_m * per_n):
+        acc, unused = cuda.local.array(n_sums, element), cuda.local.array(1, element)
+        for x in range(n_sums):
             acc[x] = zero
         if dense:
             product(
@@ -368,8 +368,8 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
         """One tile of the gradient of stage s's input, carried through the stage before (for s = 0: as it is)."""
         k, n, work, delta = net.stages[s, N_IN], net.stages[s, N_OUT], net.work, net.stages[s, DELTA]
         dense = net.stages[s, KIND] == DENSE
-        acc, unused = cuda.local.array(per_m * per_n, element), cuda.local.array(1, element)
-        for x in range(per_m * per_n):
+        acc, unused = cuda.local.array(n_sums, element), cuda.local.array(1, element)
+        for x in range(n_sums):
             acc[x] = zero
         if dense:
             product(
@@ -392,8 +392,8 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
         k, n, bias = net.stages[s, N_IN], net.stages[s, N_OUT], net.stages[s, BIAS]
         each = (rows + chunks - 1) // chunks
         first = chunk * each
-        acc, column_sums = cuda.local.array(g_m * g_n, element), cuda.local.array(g_n, element)
-        for x in range(g_m * g_n):
+        acc, column_sums = cuda.local.array(g_sums, element), cuda.local.array(g_n, element)
+        for x in range(g_sums):
             acc[x] = zero
         for x in range(g_n):
             column_sums[x] = zero
