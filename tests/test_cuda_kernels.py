@@ -10,6 +10,7 @@ import pytest
 from conftest import assert_ulps
 
 from fastnn import cuda, kernels
+from fastnn.cuda import check
 from fastnn.cuda._numba import SIMULATED, driver
 
 pytestmark = pytest.mark.skipif(bool(cuda.missing()), reason=cuda.missing())
@@ -261,3 +262,12 @@ def test_bad_arguments_are_refused_and_write_nothing(dtype, there):
         assert text in str(caught.value), (what, str(caught.value))
     assert np.isnan(y.copy_to_host()).all()
     np.testing.assert_array_equal(x_there.copy_to_host(), x)
+
+
+def test_the_check_finds_nothing_and_would_find_something(capsys, monkeypatch):
+    assert check.main() == 0
+    assert "all well" in capsys.readouterr().out
+    monkeypatch.setattr(check, "CHECKS", {"losses": check.check_losses})
+    monkeypatch.setattr(cuda, "huber", lambda dy, y, t, w: 1.001 * cuda.absolute_error(dy, y, t, w), raising=False)
+    assert check.main() == 1
+    assert "FAILED: huber: got" in capsys.readouterr().out

@@ -1,0 +1,211 @@
+"""``python -m fastnn.cuda.check``: is this device fit for use? Every kernel against its oracle, and a short training run.
+
+Prints the device and a line a check; ends with 1 if anything is off, with 2 if there is no device. The oracles are NumPy
+in float64 and, for formulas that have a kernel on the CPU, that kernel, which is tested against others.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import fastnn
+from fastnn import cuda, kernels
+from fastnn.cuda import _numba
+
+SIZES = ((1, 1, 1), (3, 5, 2), (9, 7, 11)) if _numba.SIMULATED else ((1, 1, 1), (65, 33, 130), (257, 784, 129))
+LARGE = () if _numba.SIMULATED else ((1200, 96, 1100),)
+ROWS, VALUES, EPOCHS = (7, 9, 1) if _numba.SIMULATED else (33, 777, 2)
+UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
+
+
+def describe() -> str:
+    """Return what the kernels run on."""
+    if _numba.SIMULATED:
+        return "Numba's CUDA simulator"
+    device = _numba.driver.get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    implementation = getattr(_numba.driver, "implementation", "Built-in")
+    return (
+        f"{name}, compute capability {'.'.join(map(str, device.compute_capability))}, "
+        f"{device.MULTIPROCESSOR_COUNT} multiprocessors; Numba's CUDA target: {implementation}"
+    )
+
+
+def _there(array: np.ndarray) -> Any:
+    return _numba.driver.to_device(array)
+
+
+def _off(got: Any, want: np.ndarray, bound: np.ndarray | float) -> str:
+    """Return "" where |got - want| <= bound, NaN where NaN is expected; else what is off."""
+    values = got.copy_to_host().astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        right = (np.abs(values - want) <= bound) | (values == want) | (np.isnan(values) & np.isnan(want))
+    if right.all():
+        return ""
+    at = np.unravel_index(int(np.argmin(right)), right.shape)
+    return f"{(~right).sum()} of {right.size} are off; at {tuple(map(int, at))} got {values[at]!r}, expected {want[at]!r}"
+
+
+def check_products(dtype: str, rng: np.random.Generator) -> Iterator[str]:
+    """Dense forward and backward in all their shapes."""
+    for m, k, n in SIZES + LARGE:
+        x, w, b, dz = (rng.normal(size=s).astype(dtype) for s in ((m, k), (k, n), (n,), (m, n)))
+        there = [_there(array) for array in (x, w, b, dz)]
+        a, z, dx, dw, db = (_there(np.full(s, np.nan, dtype)) for s in ((m, n), (m, n), (m, k), (k, n), (n,)))
+        cuda.dense_forward(a, z, there[0], there[1], there[2], "relu")
+        cuda.dense_backward(dx, dw, db, there[3], there[0], there[1])
+        x, w, b, dz = (array.astype(np.float64) for array in (x, w, b, dz))
+        bound = UNIT[dtype] * 4
+        yield _off(z, x @ w + b, bound * (k + 4) * (np.abs(x) @ np.abs(w) + np.abs(b)))
+        yield _off(a, np.maximum(x @ w + b, 0), bound * (k + 4) * (np.abs(x) @ np.abs(w) + np.abs(b)))
+        yield _off(dw, x.T @ dz, bound * (m + 4) * (np.abs(x).T @ np.abs(dz)))
+        yield _off(db, dz.sum(axis=0), bound * (m + 4) * np.abs(dz).sum(axis=0))
+        yield _off(dx, dz @ w.T, bound * (n + 4) * (np.abs(dz) @ np.abs(w).T))
+
+
+def check_elementwise(dtype: str, rng: np.random.Generator) -> Iterator[str]:
+    """Activations, softmax, dropout and statistics, against the CPU's kernels."""
+    z = (4 * rng.normal(size=(3, VALUES))).astype(dtype)
+    z[0, :6] = 0.0, np.inf, -np.inf, np.nan, 1e30, -1e-30
+    da, finite = rng.normal(size=z.shape).astype(dtype), np.nan_to_num(z, nan=1.0, posinf=5.0, neginf=-5.0)
+    rough = 16 * UNIT[dtype]
+    for name in ("identity", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "gelu", "silu"):
+        a, slope, stats = np.empty_like(z), np.empty_like(z), np.empty(4)
+        kernels.activation_forward(a, z, name)
+        kernels.activation_backward(slope, da, z, a, name)
+        got, dz = _there(np.full_like(z, np.nan)), _there(np.full_like(z, np.nan))
+        cuda.activation_forward(got, _there(z), name)
+        cuda.activation_backward(dz, _there(da), _there(z), _there(a), name)
+        yield _off(got, a, rough * np.abs(a))
+        yield _off(dz, slope, rough * (np.abs(slope) + np.abs(da)))
+        kernels.activation_forward(a, finite, name)
+        kernels.activation_statistics(stats, a, finite, name)
+        sums = _there(np.full(4, np.nan))
+        cuda.activation_statistics(sums, _there(a), _there(finite), name)
+        yield _off(sums, stats, 1e-9)
+    p, got = np.empty_like(z), _there(np.full_like(z, np.nan))
+    kernels.softmax_forward(p, finite)
+    cuda.softmax_forward(got, _there(finite))
+    yield _off(got, p, rough * p)
+    for seed, step, layer in ((0, 0, 0), (2**64 - 1, 2**32 - 1, 5)):
+        kernels.dropout_forward(p, finite, 0.3, seed, step, layer)
+        cuda.dropout_forward(got, _there(finite), 0.3, seed, step, layer)
+        yield _off(got, p, 0.0)
+
+
+def check_losses(dtype: str, rng: np.random.Generator) -> Iterator[str]:
+    """Losses with weights, against the CPU's kernels."""
+    y, t = (np.abs(rng.normal(size=(ROWS, 5))).astype(dtype) for _ in range(2))
+    t /= t.sum(axis=1, keepdims=True)
+    w, labels = rng.random(ROWS).astype(dtype), rng.integers(0, 5, ROWS)
+    for name, target in (
+        ("squared_error", t), ("absolute_error", t), ("huber", t), ("cross_entropy", t), ("cross_entropy", labels),
+        ("binary_cross_entropy", t), ("poisson", t),
+    ):  # fmt: skip
+        d, got = np.empty_like(y), _there(np.full_like(y, np.nan))
+        want = getattr(kernels, name)(d, y, target, w)
+        value = getattr(cuda, name)(got, _there(y), _there(target), _there(w))
+        yield "" if abs(value - want) <= 100 * UNIT[dtype] * abs(want) else f"{name}: got {value}, expected {want}"
+        yield _off(got, d, 32 * UNIT[dtype] * (np.abs(d) + 0.1))
+
+
+def check_updates(dtype: str, rng: np.random.Generator) -> Iterator[str]:
+    """Optimizer steps, penalties and clipping, against the CPU's kernels."""
+    size = VALUES
+    extras = {"l1": 0.01, "l2": 0.02, "grad_scale": 0.7, "clip_value": 0.9, "truncate": 0.001}
+    adam = {"lr": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-6, "step": 3}
+    for name, states, numbers in (
+        ("sgd_update", ["velocity"], {"lr": 0.1, "momentum": 0.9, "nesterov": True, "step": 2}),
+        ("adagrad_update", ["g2"], {"lr": 0.1}),
+        ("rmsprop_update", ["v", "velocity", "mean"], {"lr": 0.1, "momentum": 0.5, "centered": True}),
+        ("adam_update", ["m", "v"], adam),
+        ("adamw_update", ["m", "v"], {**adam, "weight_decay": 0.1}),
+        ("amsgrad_update", ["m", "v", "vmax"], adam),
+    ):
+        arrays = {each: np.abs(rng.normal(size=size)).astype(dtype) for each in ["param", "grad", *states]}
+        if "mean" in arrays:
+            arrays["mean"] *= dtype_like(dtype, 0.01)
+        there = {each: _there(array) for each, array in arrays.items()}
+        getattr(cuda, name)(**there, **numbers, **extras)
+        getattr(kernels, name)(**arrays, **numbers, **extras)
+        for each, array in arrays.items():
+            yield _off(there[each], array, 64 * UNIT[dtype] * (np.abs(array) + 1.0))
+    w = rng.normal(size=size).astype(dtype)
+    for value, want in (
+        (cuda.penalty(_there(w), 0.3, 0.7), kernels.penalty(w, 0.3, 0.7)),
+        (cuda.global_norm(_there(w)), kernels.global_norm(w)),
+    ):
+        yield "" if abs(value - want) <= 1e-12 * want else f"got {value}, expected {want}"
+
+
+def dtype_like(dtype: str, value: float) -> Any:
+    """Return a number in a float type."""
+    return np.dtype(dtype).type(value)
+
+
+def check_training(dtype: str, rng: np.random.Generator) -> Iterator[str]:
+    """A short training run on the device and on the CPU, by each kernel that there is for one."""
+    rows, width, wide = (8, 4, 5) if _numba.SIMULATED else (1000, 32, 300)
+    x, y = rng.normal(size=(rows, 4)), rng.integers(0, 3, rows)
+    for units, batch in ((width, 5), (width, rows), (wide, max(5, rows // 4))):
+        layers = [
+            fastnn.Dense(units, "gelu"), fastnn.Dropout(0.2), fastnn.Activation("tanh"), fastnn.Dense(units, "relu"),
+            fastnn.Dense(3),
+        ]  # fmt: skip
+        models = [
+            fastnn.Sequential(
+                layers, "cross_entropy", fastnn.Adam(0.01, clip_norm=1.0), device=device, dtype=dtype, seed=3, l2=1e-3
+            )
+            for device in ("cpu", "cuda")
+        ]
+        for model in models:
+            model.fit(x, y, epochs=EPOCHS, batch_size=batch, validation_data=(x, y), verbose=False)
+        for name in ("loss", "val_loss"):
+            want, got = (np.array(model.history.history[name]) for model in models)
+            off = np.abs(got / want - 1).max()
+            limit = 1e-2 if dtype == "float32" else 1e-7
+            yield "" if off <= limit else f"{name} differs by {off:.1e}: got {got.tolist()}, expected {want.tolist()}"
+        again = fastnn.Sequential(
+            layers, "cross_entropy", fastnn.Adam(0.01, clip_norm=1.0), device="cuda", dtype=dtype, seed=3, l2=1e-3
+        )
+        again.fit(x, y, epochs=EPOCHS, batch_size=batch, validation_data=(x, y), verbose=False)
+        same = [w.tobytes() for w in again.get_weights()] == [w.tobytes() for w in models[1].get_weights()]
+        yield "" if same else "two runs with one seed differ: blocks do not wait for each other"
+
+
+CHECKS: dict[str, Callable[[str, np.random.Generator], Iterator[str]]] = {
+    "products": check_products,
+    "activations, dropout, statistics": check_elementwise,
+    "losses": check_losses,
+    "updates, penalties, norms": check_updates,
+    "training": check_training,
+}
+
+
+def main() -> int:
+    """Run all checks; returns the exit code."""
+    reason = cuda.missing()
+    if reason:
+        print(f"no device: {reason}", file=sys.stderr)
+        return 2
+    print(f"fastnn {fastnn.__version__} on {describe()}")
+    failed = 0
+    for name, check in CHECKS.items():
+        for dtype in ("float32", "float64"):
+            start = time.perf_counter()
+            results = list(check(dtype, np.random.default_rng(0)))
+            problems = [problem for problem in results if problem]
+            failed += bool(problems)
+            outcome = "ok" if not problems else f"FAILED: {problems[0]}"
+            print(f"  {name}, {dtype}: {len(results)} compared, {time.perf_counter() - start:.1f} s: {outcome}", flush=True)
+    print("all well" if not failed else f"{failed} checks failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
