@@ -853,6 +853,14 @@ _WORKLOADS = (
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _WORKLOADS}
 
+_FOR_A_GPU = (
+    # As tiny-cuda-nn's published networks, with biases: 64 wide, 4 hidden layers, 2^18 rows a batch.
+    Workload("mlp64", 1 << 19, (64, 64, 64, 64, 64, 10), 1 << 18, "relu", "adam", 1e-3, 4),
+    Workload("wide4096", 16_384, (784, 4096, 4096, 10), 1024, "relu", "rmsprop", 1e-4),
+)
+ALL_WORKLOADS = WORKLOADS | {workload.name: workload for workload in _FOR_A_GPU}
+"""With those that say something about a GPU only."""
+
 
 @functools.lru_cache(maxsize=1)
 def training_data(name: str, rows: int | None = None) -> tuple[Array, Array]:
@@ -862,7 +870,7 @@ def training_data(name: str, rows: int | None = None) -> tuple[Array, Array]:
     random: a loss then has a floor that the network comes near to, and stops there in every library alike.
     "waves" is a smooth function of three projections with noise half as wide; "expm" the exponential of 2 x 2 matrices.
     """
-    workload = WORKLOADS[name]
+    workload = ALL_WORKLOADS[name]
     rows = workload.rows if rows is None else min(rows, workload.rows)
     inputs, outputs = workload.sizes[0], workload.sizes[-1]
     rng = np.random.default_rng(20240229)
@@ -900,7 +908,7 @@ def first_weights(workload: Workload, seed: int) -> list[Array]:
     return weights
 
 
-def fastnn_model(workload: Workload, seed: int = 0, n_threads: int | None = None) -> Any:
+def fastnn_model(workload: Workload, seed: int = 0, n_threads: int | None = None, device: str = "cpu") -> Any:
     """Return the workload's network in fastnn, built, with `first_weights`."""
     import fastnn
 
@@ -917,7 +925,7 @@ def fastnn_model(workload: Workload, seed: int = 0, n_threads: int | None = None
     }
     model = fastnn.Sequential(
         layers, loss=workload.loss, optimizer=optimizers[workload.optimizer](), seed=seed, l2=workload.l2,
-        input_size=workload.sizes[0], n_threads=n_threads,
+        input_size=workload.sizes[0], n_threads=n_threads, **({} if device == "cpu" else {"device": device}),
     )  # fmt: skip
     model.set_weights(first_weights(workload, seed))
     return model

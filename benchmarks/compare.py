@@ -40,6 +40,7 @@ TRAINERS = ("fastnn", "fastnn-1", "torch", "torch-1", "torch-compile", "jax", "s
 PRODUCERS = ("fastnn", "numpy", "torch", "jax")
 UPDATERS = ("fastnn", "torch")
 FUNCTIONS = ("fastnn-1", "numpy-1", "torch-1")
+GPU_WORKLOADS = ("tiny", "mnist", "tabular", "deep", "wide", "mlp64", "wide4096")
 
 JUDGED_ROWS = 10_000
 LOSS_FLOOR = 0.01
@@ -132,12 +133,12 @@ def disagreements(
 class Team:
     """The workers of one comparison; those that fail leave it, and it is said why."""
 
-    def __init__(self, names: Iterable[str], threads: int) -> None:
+    def __init__(self, names: Iterable[str], threads: int, device: str = "cpu") -> None:
         self.workers: dict[str, Worker] = {}
         self.versions: dict[str, str] = {}
         self.failures: dict[str, str] = {}
         for name in names:
-            worker = Worker(name, threads)
+            worker = Worker(name, threads, device)
             try:
                 self.versions[name] = worker.ask("version")
                 self.workers[name] = worker
@@ -189,9 +190,9 @@ class Team:
 class Peaks:
     """The machine's peak of multiply-adds on registers, in GFLOP/s: the best measurement of the run counts."""
 
-    def __init__(self, team: Team, threads: int) -> None:
-        self.team = team
-        self.threads = threads
+    def __init__(self, team: Team, threads: int, device: str = "cpu") -> None:
+        self.team, self.device = team, device
+        self.threads = threads if device == "cpu" else 1
         self.best: dict[str, float] = {}
 
     def measure(self) -> None:
@@ -205,7 +206,7 @@ class Peaks:
 
     def of(self, name: str, dtype: str = "float32") -> float:
         """Return what a peer could reach at most."""
-        return self.best.get(self._key(dtype, self.threads if peers.PEERS[name][1] else 1), math.nan)
+        return self.best.get(self._key(dtype, self.threads if peers.on(self.device)[name][1] else 1), math.nan)
 
     @staticmethod
     def _key(dtype: str, threads: int) -> str:
@@ -229,7 +230,7 @@ def _percent(value: float) -> str:
 
 def compare_workload(name: str, team: Team, peaks: Peaks, rounds: int, rows: int | None, epochs: int | None) -> Any:
     """Run one workload on everybody, print its table, and return what was measured."""
-    workload = cases.WORKLOADS[name]
+    workload = cases.ALL_WORKLOADS[name]
     rows = workload.rows if rows is None else min(rows, workload.rows)
     batch = min(workload.batch, rows)
     epochs = workload.epochs if epochs is None else min(epochs, workload.epochs)
@@ -280,7 +281,7 @@ def compare_workload(name: str, team: Team, peaks: Peaks, rounds: int, rows: int
 
 def _seed(peer: str, number: int) -> int:
     """Return a seed that no other library has in any round."""
-    return 1000 * (1 + list(peers.PEERS).index(peer)) + number
+    return 1000 * (1 + [*peers.PEERS, "torch-graph"].index(peer)) + number
 
 
 def _print_workload(result: dict[str, Any], measures: Sequence[str]) -> None:
@@ -300,8 +301,8 @@ def _print_workload(result: dict[str, Any], measures: Sequence[str]) -> None:
 
 def compare_training(options: argparse.Namespace) -> dict[str, Any]:
     """Compare whole epochs of training."""
-    with Team(options.peers, options.threads) as team:
-        peaks = Peaks(team, options.threads)
+    with Team(options.peers, options.threads, options.device) as team:
+        peaks = Peaks(team, options.threads, options.device)
         peaks.measure()
         rows, epochs = (QUICK_ROWS, 20) if options.quick else (None, None)
         results = [
@@ -517,12 +518,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     mode.add_argument("--updates", action="store_true", help="compare optimizer steps")
     mode.add_argument("--transcendentals", action="store_true", help=f"compare {', '.join(peers.FUNCTIONS)}")
     parser.add_argument(
-        "--workloads", default=list(cases.WORKLOADS), metavar="A,B",
-        type=lambda text: _names(text, tuple(cases.WORKLOADS)),
-        help=f"which to train: {', '.join(cases.WORKLOADS)} (default: all)",
+        "--workloads", metavar="A,B", type=lambda text: _names(text, tuple(cases.ALL_WORKLOADS)),
+        help=f"which to train: {', '.join(cases.ALL_WORKLOADS)} (default: all that the device is for)",
     )  # fmt: skip
     parser.add_argument(
-        "--peers", metavar="A,B", type=lambda text: _names(text, tuple(peers.PEERS)),
+        "--peers", metavar="A,B", type=lambda text: _names(text, (*peers.PEERS, "torch-graph")),
         help=f"which to compare, of {', '.join(peers.PEERS)}; fastnn always takes part (default: all installed)",
     )  # fmt: skip
     parser.add_argument("--rounds", type=_count, help="how often each of them runs, at least 2 (default: 7)")
@@ -532,6 +532,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write all measurements there")
     parser.add_argument("--plot", metavar="FILE", help="draw the ratios of the training workloads there")
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: shows that it runs, not how fast")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train (default: cpu)")
     options = parser.parse_args(arguments)
     modes = {"products": PRODUCERS, "updates": UPDATERS, "transcendentals": FUNCTIONS, "training": TRAINERS}
     options.mode = next((name for name in modes if getattr(options, name, False)), "training")
@@ -543,12 +544,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--threads: got {options.threads}, expected at most {cores}")
     if options.plot and options.mode != "training":
         parser.error("--plot: draws training workloads only")
+    if options.device == "cuda" and options.mode != "training":
+        parser.error("--device: cuda is for training workloads; python -m benchmarks.cuda has products and updates")
+    if options.workloads is None:
+        options.workloads = list(cases.WORKLOADS) if options.device == "cpu" else list(GPU_WORKLOADS)
     own = "fastnn-1" if options.mode == "transcendentals" else "fastnn"
     if options.peers is None:
-        options.peers = [name for name in modes[options.mode] if peers.is_installed(name)]
+        names = modes[options.mode] if options.device == "cpu" else tuple(peers.on("cuda"))
+        options.peers = [name for name in names if peers.is_installed(name, options.device)]
     else:
         for name in options.peers:
-            if not peers.is_installed(name):
+            if name not in peers.on(options.device):
+                parser.error(f"--peers: {name} is not there on {options.device}")
+            if not peers.is_installed(name, options.device):
                 parser.error(f"--peers: {name} is not installed")
         options.peers = [own, *(name for name in options.peers if name != own)]
     return options

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from benchmarks import cases
-from benchmarks.cases import WORKLOADS, Workload, aligned
+from benchmarks.cases import ALL_WORKLOADS, Workload, aligned
 
 Array = np.ndarray
 Shape = tuple[int, int, int]
@@ -63,7 +63,7 @@ class Peer:
 
     def load(self, name: str, rows: int, epochs: int) -> float:
         """Take the data of a workload and train once, to compile; returns the seconds that took."""
-        self.workload = WORKLOADS[name]
+        self.workload = ALL_WORKLOADS[name]
         self.x, self.y = cases.training_data(name, rows)
         start = time.perf_counter()
         self.prepare()
@@ -618,9 +618,18 @@ PEERS: dict[str, tuple[type[Peer], bool]] = {
 _IMPORTS = {"scikit-learn": "sklearn"}
 
 
-def is_installed(name: str) -> bool:
+def on(device: str) -> dict[str, tuple[type[Peer], bool]]:
+    """Return the table of peers for a device, "cpu" or "cuda"."""
+    if device == "cpu":
+        return PEERS
+    from benchmarks import peers_cuda
+
+    return peers_cuda.PEERS
+
+
+def is_installed(name: str, device: str = "cpu") -> bool:
     """Return whether a peer's package is there."""
-    package = PEERS[name][0].package
+    package = on(device)[name][0].package
     return importlib.util.find_spec(_IMPORTS.get(package, package)) is not None
 
 
@@ -657,16 +666,20 @@ class Worker:
     threads : int
         How many a peer gets that is not limited to one. With fewer than the machine has, the process is bound to
         as many CPUs, since not every library can be told in another way.
+    device : str
+        "cpu" or "cuda".
     """
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, device: str = "cpu") -> None:
         self.name = name
-        self.threads = threads if PEERS[name][1] else 1
+        self.threads = threads if on(device)[name][1] else 1
         cores = threads if threads < cases.available_cores() else 0
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         with _set(_environment(self.threads)):
-            self._process = context.Process(target=_serve, args=(theirs, name, self.threads, cores), daemon=True)
+            self._process = context.Process(
+                target=_serve, args=(theirs, name, self.threads, cores, device), daemon=True
+            )
             self._process.start()
         theirs.close()
 
@@ -701,7 +714,7 @@ class Worker:
             self._process.join(5)
 
 
-def _serve(connection: Any, name: str, threads: int, cores: int) -> None:
+def _serve(connection: Any, name: str, threads: int, cores: int, device: str) -> None:
     """Answer the requests of a `Worker`; runs in its process."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
@@ -713,7 +726,7 @@ def _serve(connection: Any, name: str, threads: int, cores: int) -> None:
             return
         try:
             if peer is None:
-                peer = PEERS[name][0](threads)
+                peer = on(device)[name][0](threads)
             answer = ("done", getattr(peer, method)(*arguments))
         except Unsupported as reason:
             answer = ("unsupported", str(reason))

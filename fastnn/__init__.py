@@ -2,7 +2,18 @@
 
 from typing import Any as _Any
 
-from fastnn import callbacks, cuda, datasets, diagnostics, initializers, kernels, losses, optimizers, plotting, schedules
+from fastnn import (
+    callbacks,
+    cuda,
+    datasets,
+    diagnostics,
+    initializers,
+    kernels,
+    losses,
+    optimizers,
+    plotting,
+    schedules,
+)
 from fastnn._version import __version__
 from fastnn.callbacks import Callback, Checkpoint, EarlyStopping, LambdaCallback, TensorBoard
 from fastnn.datasets import load_digits, load_idx, load_idx_dir

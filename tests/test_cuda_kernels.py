@@ -189,7 +189,9 @@ UPDATES = {
         {"lr": 0.1, "alpha": 0.9, "eps": 1e-6, "momentum": 0.5, "centered": True},
     ),
     "adam": ("adam_update", ["m", "v"], {"lr": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-6, "step": 4}),
-    "adamw": ("adamw_update", ["m", "v"], {"lr": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-6, "step": 4, "weight_decay": 0.1}),
+    "adamw": (
+        "adamw_update", ["m", "v"], {"lr": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-6, "step": 4, "weight_decay": 0.1}
+    ),
     "amsgrad": ("amsgrad_update", ["m", "v", "vmax"], {"lr": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-6, "step": 4}),
 }  # fmt: skip
 EXTRAS = {"l1": 0.01, "l2": 0.02, "grad_scale": 0.7, "clip_value": 0.9, "truncate": 0.003}
@@ -246,14 +248,30 @@ def test_bad_arguments_are_refused_and_write_nothing(dtype, there):
     y = output((4, 3), dtype)
     bad = {
         "a NumPy array": (TypeError, "a: got ndarray", lambda: cuda.activation_forward(x, x_there, "relu")),
-        "a shape": (ValueError, "z: got shape", lambda: cuda.activation_forward(y, there(3, 4, dtype=dtype)[1], "relu")),
-        "a dtype": (TypeError, "z: got dtype", lambda: cuda.activation_forward(y, driver.to_device(x.astype(int)), "relu")),
+        "a shape": (
+            ValueError,
+            "z: got shape",
+            lambda: cuda.activation_forward(y, there(3, 4, dtype=dtype)[1], "relu"),
+        ),
+        "a dtype": (
+            TypeError,
+            "z: got dtype",
+            lambda: cuda.activation_forward(y, driver.to_device(x.astype(int)), "relu"),
+        ),
         "overlap": (ValueError, "a: shares memory", lambda: cuda.activation_forward(x_there, x_there, "relu")),
         "a name": (ValueError, "activation: got", lambda: cuda.activation_forward(y, x_there, "rely")),
-        "a label": (ValueError, "t: got labels", lambda: cuda.cross_entropy(y, x_there, driver.to_device(np.arange(4)))),
+        "a label": (
+            ValueError,
+            "t: got labels",
+            lambda: cuda.cross_entropy(y, x_there, driver.to_device(np.arange(4))),
+        ),
         "a rate": (ValueError, "rate: got", lambda: cuda.dropout_forward(y, x_there, 1.0, 0, 0, 0)),
         "a state": (ValueError, "velocity: got None", lambda: cuda.sgd_update(y, None, x_there, 0.1, 0.9)),
-        "columns": (ValueError, "w: got shape", lambda: cuda.dense_forward(y, output((4, 3), dtype), x_there, x_there, None)),
+        "columns": (
+            ValueError,
+            "w: got shape",
+            lambda: cuda.dense_forward(y, output((4, 3), dtype), x_there, x_there, None),
+        ),
         "order": (ValueError, "C-contiguous", lambda: cuda.global_norm(driver.to_device(np.asfortranarray(x)))),
     }
     for what, (kind, text, call) in bad.items():

@@ -68,7 +68,16 @@ def assert_same_training(model, x, y, loss, numbers, epochs=2, batch=5, weights=
     t = one_hot(y, loss, model.network.units)
     optimizer = {"lr": model.optimizer.lr, **numbers}
     want = naive.network_train(
-        layers, x, t, loss, optimizer, epochs=epochs, batch_size=batch, seed=model.seed, w=weights, l1_mode=model.l1_mode
+        layers,
+        x,
+        t,
+        loss,
+        optimizer,
+        epochs=epochs,
+        batch_size=batch,
+        seed=model.seed,
+        w=weights,
+        l1_mode=model.l1_mode,
     )
     if weights is None:  # the oracle weighs batches by their weight, `fit` by their rows
         assert history.history["loss"] == pytest.approx(want, rel=max(rtol, 1e-6))
@@ -111,7 +120,9 @@ def test_losses_and_weights(loss, rng):
 
 def test_float32_is_near_the_oracle(route, rng):
     x, y = data(rng, 13, 4, 3, "cross_entropy")
-    model = fastnn.Sequential(NETWORKS["dropout"], "cross_entropy", fastnn.Adam(0.01), seed=3, device="cuda", input_size=4)
+    model = fastnn.Sequential(
+        NETWORKS["dropout"], "cross_entropy", fastnn.Adam(0.01), seed=3, device="cuda", input_size=4
+    )
     numbers = {"name": "adam", "b1": 0.9, "b2": 0.999, "eps": 1e-8}
     assert_same_training(model, x, y, "cross_entropy", numbers, rtol=2e-4)
 
@@ -220,7 +231,7 @@ def test_estimators(rng):
     pytest.importorskip("sklearn")
     x, y = rng.normal(size=(20, 3)), rng.integers(0, 3, 20)
     options = {"hidden_layer_sizes": (4,), "max_iter": 3, "batch_size": 8, "random_state": 0, "dropout": 0.2}
-    with pytest.warns(Warning):  # three epochs are too few
+    with pytest.warns(UserWarning, match="Maximum iterations"):  # three epochs are too few
         here, there = (fastnn.MLPClassifier(**options, device=device).fit(x, y) for device in ("cpu", "cuda"))
     for got, want in zip(there.coefs_ + there.intercepts_, here.coefs_ + here.intercepts_, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-11)

@@ -1,8 +1,8 @@
 """The kernels of `fastnn.kernels` on an NVIDIA GPU, with the same names, arguments and formulas, for device arrays.
 
-Arrays are what ``numba.cuda.to_device`` returns, or anything else with ``__cuda_array_interface__``: CuPy's arrays and
-PyTorch's CUDA tensors pass in without a copy. A kernel checks its arguments, writes into its outputs and returns nothing
-(a loss or a norm returns its number). ``Sequential(..., device="cuda")`` trains whole models here.
+Arrays are what ``numba.cuda.to_device`` returns, or anything else with ``__cuda_array_interface__``: CuPy's arrays
+and PyTorch's CUDA tensors pass in without a copy. A kernel checks its arguments, writes into its outputs and returns
+nothing (a loss or a norm returns its number). ``Sequential(..., device="cuda")`` trains whole models here.
 
 Numba's CUDA is imported when the first kernel is asked for. ``pip install 'fastnn[cuda]'`` brings it with its compiler.
 With ``NUMBA_ENABLE_CUDASIM=1`` the kernels run in Numba's simulator, without a GPU, and slowly.
@@ -20,8 +20,8 @@ _WHERE = {
     "loss": ("absolute_error", "binary_cross_entropy", "cross_entropy", "huber", "poisson", "squared_error"),
     "statistics": ("activation_statistics",),
     "update": (
-        "adagrad_update", "adam_update", "adamw_update", "amsgrad_update", "clip_by_norm", "clip_by_value", "global_norm",
-        "penalty", "rmsprop_update", "sgd_update", "soft_threshold",
+        "adagrad_update", "adam_update", "adamw_update", "amsgrad_update", "clip_by_norm", "clip_by_value",
+        "global_norm", "penalty", "rmsprop_update", "sgd_update", "soft_threshold",
     ),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}

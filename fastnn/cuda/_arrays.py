@@ -27,7 +27,9 @@ def as_device(name: str, array: Any) -> Any:
             return array
     elif driver.is_cuda_array(array):
         return driver.as_cuda_array(array)
-    raise TypeError(f"{name}: got {type(array).__name__}, expected an array on the device (numba.cuda.to_device makes it)")
+    raise TypeError(
+        f"{name}: got {type(array).__name__}, expected an array on the device (numba.cuda.to_device makes it)"
+    )
 
 
 def _extent(array: Any) -> tuple[int, int]:
@@ -45,7 +47,9 @@ def _is_read_only(array: Any) -> bool:
     return not array.flags.writeable if SIMULATED else bool(array.__cuda_array_interface__["data"][1])
 
 
-def check_array(name: str, array: Any, dtypes: tuple[Any, ...] = FLOATS, shape: Any = None, writable: bool = False) -> Any:
+def check_array(
+    name: str, array: Any, dtypes: tuple[Any, ...] = FLOATS, shape: Any = None, writable: bool = False
+) -> Any:
     """Return Numba's view of a device array of one of `dtypes` and of `shape` (None: any length), or raise.
 
     Raises
@@ -69,8 +73,12 @@ def check_array(name: str, array: Any, dtypes: tuple[Any, ...] = FLOATS, shape: 
     return view
 
 
-def check_arrays(outputs: dict[str, Any], inputs: dict[str, Any], shapes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return Numba's views of float arrays that belong together: one dtype, the shapes given, outputs that overlap nothing.
+def check_arrays(
+    outputs: dict[str, Any], inputs: dict[str, Any], shapes: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return Numba's views of float arrays that belong together:
+
+    One dtype, the shapes given, and outputs that overlap nothing.
 
     Raises
     ------

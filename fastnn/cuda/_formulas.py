@@ -1,8 +1,8 @@
-"""The CPU kernels' formulas and loops as device functions: the same source, compiled for CUDA (or run by its simulator).
+"""The CPU kernels' formulas and loops as device functions: the same source, for CUDA (or its simulator).
 
-`on_device` takes a compiled CPU function, and rebuilds the Python function behind it with names that mean the same on the
-device: formulas are rebuilt in turn, and the few primitives that emit LLVM IR (`kernels/elementary.py`) have a form of
-their own here, since NVVM knows not all of LLVM's functions.
+`on_device` takes a compiled CPU function, and rebuilds the Python function behind it with names that mean the same on
+the device: formulas are rebuilt in turn, and the few primitives that emit LLVM IR (`kernels/elementary.py`) have a form
+of their own here, since NVVM knows not all of LLVM's functions.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import numba
 import numpy as np
 from numba.extending import is_jitted
 
@@ -88,7 +89,12 @@ def _copysign(magnitude, sign):
     return math.copysign(magnitude, sign)
 
 
-_FOR_NVVM = {"largest": _largest, "smallest": _smallest, "absolute": _absolute, "copysign": _copysign}
+_FOR_NVVM: dict[str, Callable[..., Any]] = {
+    "largest": _largest,
+    "smallest": _smallest,
+    "absolute": _absolute,
+    "copysign": _copysign,
+}
 
 
 # In the simulator: the same in NumPy's numbers.
@@ -154,13 +160,9 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def _simulated_globals() -> dict[int, Any]:
-    from numba import uint32, uint64
-
-    return {id(uint32): _word(32), id(uint64): _word(64)}
-
-
-_SIMULATED_GLOBALS = _simulated_globals() if SIMULATED else {}
+uint32: Any = _word(32) if SIMULATED else numba.uint32
+uint64: Any = _word(64) if SIMULATED else numba.uint64
+_SIMULATED_GLOBALS = {id(numba.uint32): uint32, id(numba.uint64): uint64}
 
 
 @functools.cache

@@ -24,7 +24,7 @@ def processors() -> int:
 
 
 def grid_of(elements: int) -> int:
-    """Return how many blocks element-wise work is worth: some for each multiprocessor at most, each with several turns."""
+    """Return how many blocks element-wise work is worth: some for each multiprocessor at most."""
     return max(1, min(8 * processors(), -(-elements // THREADS)))
 
 

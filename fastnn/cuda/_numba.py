@@ -22,10 +22,13 @@ _import_error = ""
 try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the bundled target has a successor
-        from numba import cuda as driver
+        from numba import cuda as _driver
 except ImportError as error:  # numba-cuda beside a Numba it does not fit
-    driver = None
+    _driver = None  # type: ignore[assignment]
     _import_error = str(error)
+
+driver: Any = _driver
+"""What the host uses: arrays, events, the device's properties."""
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 """Whether kernels run in Numba's CUDA simulator."""

@@ -1,7 +1,7 @@
-"""``python -m fastnn.cuda.check``: is this device fit for use? Every kernel against its oracle, and a short training run.
+"""``python -m fastnn.cuda.check``: is this device fit for use? Every kernel against its oracle, and short training.
 
-Prints the device and a line a check; ends with 1 if anything is off, with 2 if there is no device. The oracles are NumPy
-in float64 and, for formulas that have a kernel on the CPU, that kernel, which is tested against others.
+Prints the device and a line a check; ends with 1 if anything is off, with 2 if there is no device. The oracles are
+NumPy in float64 and, for formulas that have a kernel on the CPU, that kernel, which is tested against others.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def _off(got: Any, want: np.ndarray, bound: np.ndarray | float) -> str:
     if right.all():
         return ""
     at = np.unravel_index(int(np.argmin(right)), right.shape)
-    return f"{(~right).sum()} of {right.size} are off; at {tuple(map(int, at))} got {values[at]!r}, expected {want[at]!r}"
+    return (
+        f"{(~right).sum()} of {right.size} are off; at {tuple(map(int, at))} got {values[at]!r}, expected {want[at]!r}"
+    )
 
 
 def check_products(dtype: str, rng: np.random.Generator) -> Iterator[str]:
@@ -202,7 +204,10 @@ def main() -> int:
             problems = [problem for problem in results if problem]
             failed += bool(problems)
             outcome = "ok" if not problems else f"FAILED: {problems[0]}"
-            print(f"  {name}, {dtype}: {len(results)} compared, {time.perf_counter() - start:.1f} s: {outcome}", flush=True)
+            print(
+                f"  {name}, {dtype}: {len(results)} compared, {time.perf_counter() - start:.1f} s: {outcome}",
+                flush=True,
+            )
     print("all well" if not failed else f"{failed} checks failed")
     return 1 if failed else 0
 

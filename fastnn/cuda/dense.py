@@ -68,7 +68,7 @@ def make_matmul(dtype: np.dtype[Any], tile: Tile) -> Any:
     return matmul
 
 
-def _product(c: Any, a: Any, b: Any, m: int, n: int, k: int, strides: tuple[int, int, int, int], **extra: Any) -> None:
+def _product(c: Any, a: Any, b: Any, m: int, n: int, k: int, strides: tuple[int, ...], **extra: Any) -> None:
     """Launch C = A B; `strides` are those of A by row and column and of B by row and column."""
     nothing = empty(1, c.dtype)
     bias, activated, sums = extra.get("bias"), extra.get("activated"), extra.get("sums")
@@ -84,7 +84,7 @@ def _product(c: Any, a: Any, b: Any, m: int, n: int, k: int, strides: tuple[int,
 
 def matmul(c: Any, a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> None:
     """Write C = A B: `fastnn.kernels.matmul` on device arrays."""
-    arrays = check_arrays({"c": c}, {"a": a, "b": b}, {name: (None, None) for name in ("c", "a", "b")})
+    arrays = check_arrays({"c": c}, {"a": a, "b": b}, dict.fromkeys(("c", "a", "b"), (None, None)))
     m, k = arrays["a"].shape[::-1] if transpose_a else arrays["a"].shape
     n = arrays["b"].shape[0 if transpose_b else 1]
     check_arrays(

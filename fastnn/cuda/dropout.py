@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import uint32, uint64
-
 from fastnn.cuda._arrays import check_array, check_arrays, flat
-from fastnn.cuda._formulas import on_device
+from fastnn.cuda._formulas import on_device, uint32, uint64
 from fastnn.cuda._launch import grid_of, launch
-from fastnn.cuda._numba import SIMULATED, cuda, device_function, kernel
+from fastnn.cuda._numba import cuda, device_function, kernel
 from fastnn.kernels import random
 from fastnn.kernels._check import check_scalar
 from fastnn.kernels.dropout import signed, threshold_of
 from fastnn.kernels.random import check_key
 
 philox = on_device(random.philox)
-
-if SIMULATED:
-    _MASK_32, _MASK_64 = (1 << 32) - 1, (1 << 64) - 1
-
-    def uint32(x):  # noqa: F811
-        """Cut an integer to 32 bits."""
-        return int(x) & _MASK_32
-
-    def uint64(x):  # noqa: F811
-        """Cut an integer to 64 bits."""
-        return int(x) & _MASK_64
 
 
 @device_function

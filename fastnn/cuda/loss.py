@@ -132,7 +132,7 @@ def huber(dy: Any, y: Any, t: Any, w: Any = None, delta: float = 1.0) -> float:
 
 
 def cross_entropy(dz: Any, z: Any, t: Any, w: Any = None) -> float:
-    """Return the softmax cross entropy of logits and write its gradient: `fastnn.kernels.cross_entropy` on the device."""
+    """Return the softmax cross entropy of logits and write its gradient: `fastnn.kernels.cross_entropy` there."""
     return _run(CROSS_ENTROPY, dz, z, t, w, "z t")
 
 

@@ -52,7 +52,7 @@ class DevicePlan:
 def make_plan(network: Network, rows: int, blocks: int, with_dx: bool) -> DevicePlan:
     """Lay out a workspace; `blocks` is the number of blocks of parameters."""
     layout = network.plan(rows, 1).stages
-    table = np.zeros((len(layout), s.N_STAGE + 1), np.int64)
+    table = np.zeros((len(layout), e.N_STAGE + 1), np.int64)
     table[:, : e.N_STAGE] = layout
     place = _aligned(rows * network.inputs)
     before = 0
@@ -103,8 +103,8 @@ def _upload(array: Array) -> Any:
 class CudaRuntime(Runtime):
     """Parameters, gradients, optimizer state and workspace on the device.
 
-    Who asks for `params`, `grads` or `state` gets host arrays, as on the CPU, with what the device has made of them; what
-    is written there goes to the device before the next launch. While nobody asks, they stay on the device.
+    Who asks for `params`, `grads` or `state` gets host arrays, as on the CPU, with what the device has made of them;
+    what is written there goes to the device before the next launch. While nobody asks, they stay on the device.
 
     Parameters
     ----------
@@ -137,7 +137,13 @@ class CudaRuntime(Runtime):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles begin with the host's arrays."""
         self.to_host()
-        nothing = {"_on_device": {}, "_kept": None, "_orders": [], "_device_work": None, "_device_sums": None}
+        nothing: dict[str, Any] = {
+            "_on_device": {},
+            "_kept": None,
+            "_orders": [],
+            "_device_work": None,
+            "_device_sums": None,
+        }
         return {**self.__dict__, **nothing, "_last": None}
 
     def _get(self, name: str) -> Array:
@@ -258,7 +264,7 @@ class CudaRuntime(Runtime):
         plan, work = self._last
         row, size = plan.table[stage], rows * plan.table[stage, e.N_OUT]
         found = (work[row[at] : row[at] + size].copy_to_host().reshape(rows, -1) for at in (e.OUT, e.SOURCE))
-        return tuple(found)  # type: ignore[return-value]
+        return tuple(found)
 
     @property
     def rows(self) -> int:

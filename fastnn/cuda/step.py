@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from fastnn.cuda._formulas import like, on_device
+from fastnn.cuda._formulas import like
 from fastnn.cuda._numba import cuda, device_function, kernel
 from fastnn.cuda.activation import activate_one, slope_one, softmax_rows
 from fastnn.cuda.dropout import drop
@@ -39,11 +39,55 @@ from fastnn.cuda.tile import FLAT, LARGE, SQUARE, THREADS, Tile, make_product
 from fastnn.cuda.update import penalty_block, squared_norm_block, update_block
 from fastnn.kernels import epoch
 from fastnn.kernels.epoch import (
-    ACTIVATION, BATCH, BIAS, CLIP_NORM, DENSE, DROPOUT, FIRST_ROW, FIRST_STEP, FORWARD, GRADIENT,
-    HUBER_DELTA, IN, KEEP, KEEP_A, KEEP_Z, KIND, LAYER, LOSS, LOSS_SCALE, MODE, N_IN, N_OUT, N_ROWS, N_STAGE,
-    N_STEPS, OPTIMIZER, OUT, OUTPUT, PER_WEIGHT, REPORT_CORRECT, REPORT_LOSS, REPORT_NORM, REPORT_PENALTY, REPORT_ROWS,
-    REPORT_WEIGHT, SEED, SIGMOID_FOLDED, SOFTMAX, SOFTMAX_FOLDED, SOURCE, STATE_0, STATE_1, STATE_2, THRESHOLD, TRAIN,
-    WANT_DX, WANT_OUT, WEIGHT, X_OFFSET,
+    ACTIVATION,
+    BATCH,
+    BIAS,
+    CLIP_NORM,
+    DENSE,
+    DROPOUT,
+    FIRST_ROW,
+    FIRST_STEP,
+    FORWARD,
+    GRADIENT,
+    HUBER_DELTA,
+    IN,
+    KEEP,
+    KEEP_A,
+    KEEP_Z,
+    KIND,
+    LAYER,
+    LOSS,
+    LOSS_SCALE,
+    MODE,
+    N_IN,
+    N_OUT,
+    N_ROWS,
+    N_STAGE,
+    N_STEPS,
+    OPTIMIZER,
+    OUT,
+    OUTPUT,
+    PER_WEIGHT,
+    REPORT_CORRECT,
+    REPORT_LOSS,
+    REPORT_NORM,
+    REPORT_PENALTY,
+    REPORT_ROWS,
+    REPORT_WEIGHT,
+    SEED,
+    SIGMOID_FOLDED,
+    SOFTMAX,
+    SOFTMAX_FOLDED,
+    SOURCE,
+    STATE_0,
+    STATE_1,
+    STATE_2,
+    THRESHOLD,
+    TRAIN,
+    WANT_DX,
+    WANT_OUT,
+    WEIGHT,
+    X_OFFSET,
 )  # fmt: skip
 from fastnn.kernels.formulas import IDENTITY, RELU, SIGMOID
 from fastnn.kernels.loss import EXTERNAL
@@ -161,10 +205,8 @@ def finish_backward(net, s, step, at, d):
     """Return the gradient of a stage's sum at index `at` for that of its output: mask, then slope."""
     code = net.stages[s, ACTIVATION]
     if net.numbers[DROPOUT] != 0 and net.stages[s, THRESHOLD] > 0:
-        if code == RELU:  # a dropped unit's output is 0, and so is the slope there
-            d = d * like(net.scales[s], d)
-        else:
-            d = dropped(net, s, step, at, d)
+        # A dropped unit of ReLU puts out 0, and so is the slope there.
+        d = d * like(net.scales[s], d) if code == RELU else dropped(net, s, step, at, d)
     if code != IDENTITY:
         d = d * slope_one(code, net.work[net.stages[s, SOURCE] + at])
     return d
@@ -200,10 +242,9 @@ def loss_row(net, b, row0, step, factor):
                 y[j] = activate_one(SIGMOID, y[j])
                 d[j] = d[j] * slope_one(SIGMOID, y[j])
     else:
-        loss_rows(
-            result, net.numbers[LOSS], net.floats[HUBER_DELTA], d, y, net.labels[source : source + net.numbers[LABELLED]],
-            target, net.weights[source : source + net.numbers[WEIGHTED]], 1, n, factor,
-        )  # fmt: skip
+        label = net.labels[source : source + net.numbers[LABELLED]]
+        weight = net.weights[source : source + net.numbers[WEIGHTED]]
+        loss_rows(result, net.numbers[LOSS], net.floats[HUBER_DELTA], d, y, label, target, weight, 1, n, factor)
     if net.numbers[MODE] == TRAIN or net.numbers[MODE] == GRADIENT:
         if output == SOFTMAX or (output == SOFTMAX_FOLDED and external):
             softmax_slope(d, y)
@@ -556,19 +597,18 @@ def make_kernel(dtype: np.dtype[Any], shape: Shape) -> Any:
         rescale, labels, targets, weights, order, rates, report, result, arrivals,
     ):  # fmt: skip
         shared, lanes = cuda.shared.array(0, element), cuda.shared.array(THREADS, numba.float64)
-        steps(
-            Net(
-                numbers, stages, floats, scales, hyper, blocks, block_floats, params, grads, state, work, sums, x,
-                x_bytes, rescale, labels, targets, weights, order, rates, report, result, arrivals, shared, lanes,
-            )  # fmt: skip
-        )
+        net = Net(
+            numbers, stages, floats, scales, hyper, blocks, block_floats, params, grads, state, work, sums, x, x_bytes,
+            rescale, labels, targets, weights, order, rates, report, result, arrivals, shared, lanes,
+        )  # fmt: skip
+        steps(net)
 
     return run
 
 
 @functools.cache
 def make_kernel_alone(dtype: np.dtype[Any], shape: Shape) -> Any:
-    """Return the kernel for one block: parameters, gradients, state and workspace in its shared memory all the while."""
+    """Return the kernel for one block: parameters, gradients, state and workspace in its shared memory."""
     steps, element, tile_size = make_steps(dtype, shape), numba.from_dtype(dtype), tile_room(shape)
 
     @kernel
@@ -585,13 +625,12 @@ def make_kernel_alone(dtype: np.dtype[Any], shape: Shape) -> Any:
         for p in range(cuda.threadIdx.x, n_state, THREADS):
             shared[s0 + p] = state[p]
         cuda.syncthreads()
-        steps(
-            Net(
-                numbers, stages, floats, scales, hyper, blocks, block_floats, shared[w0:g0], shared[g0:s0],
-                shared[s0:a0], shared[a0 : a0 + work.size], sums, x, x_bytes, rescale, labels, targets, weights, order,
-                rates, report, result, arrivals, shared, lanes,
-            )  # fmt: skip
-        )
+        net = Net(
+            numbers, stages, floats, scales, hyper, blocks, block_floats, shared[w0:g0], shared[g0:s0], shared[s0:a0],
+            shared[a0 : a0 + work.size], sums, x, x_bytes, rescale, labels, targets, weights, order, rates, report,
+            result, arrivals, shared, lanes,
+        )  # fmt: skip
+        steps(net)
         cuda.syncthreads()
         for p in range(cuda.threadIdx.x, n, THREADS):
             params[p] = shared[w0 + p]

@@ -1,8 +1,8 @@
 """A tile of a matrix product by one block of threads, through shared memory: the heart of every dense layer here.
 
-Each thread owns PER_M x PER_N sums in registers. While a slice of A and B of `depth` columns is multiplied out of shared
-memory, the next one is on its way from global memory in registers. Each sum is one chain over k in order, as on the CPU,
-so results depend on shapes alone. Volkov and Demmel, "Benchmarking GPUs to tune dense linear algebra", SC'08.
+Each thread owns PER_M x PER_N sums in registers. While a slice of A and B of `depth` columns is multiplied out of
+shared memory, the next one is on its way from global memory in registers. Each sum is one chain over k in order, as on
+the CPU, so results depend on shapes alone. Volkov and Demmel, "Benchmarking GPUs to tune dense linear algebra", SC'08.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Optimizer steps, penalties and clipping on device arrays, by the CPU's formulas and loops.
 
-A thread takes every so-many-th element of a vector, so that neighbouring threads read neighbouring numbers, and runs the
-CPU's loop over them.
+A thread takes every so-many-th element of a vector, so that neighbouring threads read neighbouring numbers, and runs
+the CPU's loop over them.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def clip_by_value(grad: Any, limit: float) -> None:
 
 
 def clip_by_norm(grad: Any, limit: float) -> float:
-    """Scale `grad` in place to a norm of at most `limit`, return the norm before: `fastnn.kernels.clip_by_norm` there."""
+    """Scale `grad` in place to a norm of at most `limit`, return the norm before; as `fastnn.kernels`."""
     view = check_array("grad", grad, writable=True)
     check_scalar("limit", limit, low=0.0)
     norm = global_norm(view)

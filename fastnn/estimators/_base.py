@@ -23,8 +23,8 @@ from sklearn.utils.validation import _check_sample_weight
 
 from fastnn._errors import check_number, shown
 from fastnn.activations import NAMES, SOFTMAX
-from fastnn.estimators._compat import CallbackSupportMixin, OldTags, validate_data
 from fastnn.devices import DEVICES, check_device
+from fastnn.estimators._compat import CallbackSupportMixin, OldTags, validate_data
 from fastnn.estimators._engine import Engine, Objective, Shape
 from fastnn.estimators._lbfgs import minimize_loss
 from fastnn.estimators._optimizer import STOCHASTIC, Steps

@@ -159,7 +159,7 @@ def _polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
 
         return x(x), generate
 
-    polynomial.coefficients = (single, double)
+    polynomial.coefficients = (single, double)  # type: ignore[attr-defined]
     return polynomial
 
 

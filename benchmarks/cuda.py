@@ -1,0 +1,165 @@
+"""Kernels and training on a GPU: an asv suite that skips itself where there is none, and ``python -m benchmarks.cuda``.
+
+A suite is run with ``asv run --launch-method spawn``: a device does not survive a fork. Times are by device events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from benchmarks import cases
+
+SHAPES = ("256x784x1024", "256x1024x1024", "4096x4096x4096", "262144x64x64")
+SIZES = (100_000, 1_000_000, 25_000_000)
+TRAINED = ("tiny", "mnist", "tabular", "deep", "wide", "mlp64", "wide4096")
+
+
+def _device() -> Any:
+    """Return Numba's CUDA, or skip: asv takes NotImplementedError in `setup` for that."""
+    import fastnn
+
+    if fastnn.cuda.missing():
+        raise NotImplementedError(fastnn.cuda.missing())
+    from fastnn.cuda._numba import SIMULATED, driver
+
+    if SIMULATED:
+        raise NotImplementedError("the simulator says nothing about time")
+    return driver
+
+
+def product_call(shape: str, kind: str) -> tuple[Callable[[], Any], float]:
+    """Return a product of a dense layer on the device, and its operations."""
+    from fastnn import cuda
+    from fastnn.cuda._numba import driver
+
+    rows, k, n = map(int, shape.split("x"))
+    x, w, d = (driver.to_device(np.random.default_rng(0).random(s, np.float32)) for s in ((rows, k), (k, n), (rows, n)))
+    out = {
+        name: driver.device_array(s, np.float32)
+        for name, s in {"forward": (rows, n), "dX": (rows, k), "dW": (k, n)}.items()
+    }
+    calls = {
+        "forward": lambda: cuda.matmul(out["forward"], x, w),
+        "dX": lambda: cuda.matmul(out["dX"], d, w, transpose_b=True),
+        "dW": lambda: cuda.matmul(out["dW"], x, d, transpose_a=True),
+    }
+    return calls[kind], 2.0 * rows * k * n
+
+
+def update_call(name: str, size: int) -> tuple[Callable[[], Any], float]:
+    """Return an optimizer step on the device, and the bytes that it reads and writes."""
+    from fastnn import cuda
+    from fastnn.cuda._numba import driver
+
+    def zeros() -> Any:
+        return driver.to_device(np.zeros(size, np.float32))
+
+    w, g, m, v = zeros(), driver.to_device(np.full(size, 0.01, np.float32)), zeros(), zeros()
+    calls = {
+        "adam": (lambda: cuda.adam_update(w, m, v, g, 1e-9, 0.9, 0.999, 1e-8, 1), 7),
+        "rmsprop": (lambda: cuda.rmsprop_update(w, v, None, None, g, 1e-9), 5),
+        "adagrad": (lambda: cuda.adagrad_update(w, v, g, 1e-9), 5),
+    }
+    call, touched = calls[name]
+    return call, 4.0 * touched * size
+
+
+class Product:
+    """GFLOP/s, and share of what the device's registers can do."""
+
+    params: ClassVar[list[list[Any]]] = [list(SHAPES), ["forward", "dX", "dW"]]
+    param_names: ClassVar[list[str]] = ["shape", "kind"]
+
+    def setup(self, shape: str, kind: str) -> None:
+        _device()
+        self._call, self._operations = product_call(shape, kind)
+
+    def track_rate(self, shape: str, kind: str) -> float:
+        from benchmarks.limits_cuda import seconds
+
+        return self._operations / seconds(self._call, inner=10) / 1e9
+
+    def track_share(self, shape: str, kind: str) -> float:
+        from benchmarks.limits_cuda import fma_peak
+
+        return 1e9 * self.track_rate(shape, kind) / fma_peak()
+
+    track_rate.unit = "GFLOP/s"  # type: ignore[attr-defined]
+    track_share.unit = "of the FMA peak"  # type: ignore[attr-defined]
+
+
+class Update:
+    """GB/s, and share of a plain copy."""
+
+    params: ClassVar[list[list[Any]]] = [["adam", "rmsprop", "adagrad"], list(SIZES)]
+    param_names: ClassVar[list[str]] = ["optimizer", "parameters"]
+
+    def setup(self, name: str, size: int) -> None:
+        _device()
+        self._call, self._bytes = update_call(name, size)
+
+    def track_rate(self, name: str, size: int) -> float:
+        from benchmarks.limits_cuda import seconds
+
+        return self._bytes / seconds(self._call, inner=10) / 1e9
+
+    def track_share(self, name: str, size: int) -> float:
+        from benchmarks.limits_cuda import copy_rate
+
+        return 1e9 * self.track_rate(name, size) / copy_rate()
+
+    track_rate.unit = "GB/s"  # type: ignore[attr-defined]
+    track_share.unit = "of a plain copy"  # type: ignore[attr-defined]
+
+
+class Training:
+    """Microseconds of a training step, whole epochs timed, and the loss reached."""
+
+    params: ClassVar[list[list[Any]]] = [list(TRAINED)]
+    param_names: ClassVar[list[str]] = ["workload"]
+    timeout = 300.0
+
+    def setup(self, name: str) -> None:
+        _device()
+        self._workload = cases.ALL_WORKLOADS[name]
+        self._x, self._y = cases.training_data(name)
+        self._model = cases.fastnn_model(self._workload, device="cuda")
+        cases.fit(self._model, self._workload, self._x, self._y, 1)
+
+    def track_step(self, name: str) -> float:
+        start = time.perf_counter()
+        cases.fit(self._model, self._workload, self._x, self._y, 2)
+        return 1e6 * (time.perf_counter() - start) / (2 * self._workload.steps)
+
+    def track_loss(self, name: str) -> float:
+        self._model = cases.fastnn_model(self._workload, device="cuda")
+        return float(cases.fit(self._model, self._workload, self._x, self._y, 2).history["loss"][-1])
+
+    track_step.unit = "us"  # type: ignore[attr-defined]
+    track_loss.unit = "loss"  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    """Print limits, products and updates of this device."""
+    _device()
+    from benchmarks.limits_cuda import copy_rate, fma_peak
+
+    single, double = fma_peak() / 1e12, fma_peak("float64") / 1e12
+    print(f"multiply-adds on registers: {single:.1f} TFLOP/s in float32, {double:.1f} in float64")
+    print(f"a plain copy: {copy_rate() / 1e9:.0f} GB/s")
+    for suite in (Product, Update):
+        for first in suite.params[0]:
+            for second in suite.params[1]:
+                bench = suite()
+                bench.setup(first, second)
+                rate, share = bench.track_rate(first, second), bench.track_share(first, second)
+                unit = suite.track_rate.unit
+                print(f"{suite.__name__} {first} {second}: {rate:,.0f} {unit}, {100 * share:.0f}%", flush=True)
+
+
+if __name__ == "__main__":
+    main()
