@@ -21,6 +21,8 @@ ROOT = pathlib.Path(fastnn.__file__).parent
 RANKS = {
     "kernels": 0,
     "cuda": 1,
+    "cuda.runtime": 2,
+    "cuda.check": 7,
     "training": 3,
     "model": 4,
     "estimators": 5,
@@ -76,7 +78,7 @@ def graph():
 
 
 def rank(name):
-    return RANKS.get(name.split(".")[0], OTHERS)
+    return RANKS.get(name, RANKS.get(name.split(".")[0], OTHERS))
 
 
 def test_the_walk_sees_imports():
