@@ -654,3 +654,11 @@ def test_mnist_reaches_98_percent(capsys):
     assert result["test_accuracy"] >= 0.98
     assert result["epochs"] <= 10
     assert result["parameters"] == 784 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10
+
+
+def test_a_device_that_is_not_there_is_refused_before_training(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastnn.cuda.missing", lambda: "no CUDA device can be used")
+    assert main(["train", "--device", "cuda", "--epochs", "1"]) == 2
+    assert "--device: got 'cuda', but no CUDA device can be used" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

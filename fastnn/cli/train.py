@@ -14,7 +14,7 @@ from fastnn.cli.options import add_command
 from fastnn.cli.scores import brief, measure
 from fastnn.cli.shared import FAILED, INTERRUPTED, CommandError, blame, check_place, complain, print_json, say, writing
 from fastnn.cli.sources import Task, make_task
-from fastnn.cli.train_options import DROPOUT, add_options, epochs_for, loss_of, optimizer_of, plot_place
+from fastnn.cli.train_options import DROPOUT, add_options, device_of, epochs_for, loss_of, optimizer_of, plot_place
 from fastnn.diagnostics import GradientFlow
 from fastnn.layers import Dense, Dropout, Layer
 from fastnn.model import Sequential
@@ -101,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
     # Everything that can be wrong with the arguments shows before the first step.
     check_place("--output", Path(options.output))
     plot = plot_place(options)
+    options.device = device_of(options)
     optimizer_of(options, epochs=1)
     task = make_task(options)
     batch_size = options.batch_size or (32 if len(task.train[0]) < 10_000 else 128)
@@ -234,6 +235,7 @@ def _network(options: argparse.Namespace, task: Task, optimizer: Optimizer) -> S
         dtype=options.dtype,
         input_size=task.train[0].shape[1],
         n_threads=options.threads,
+        device=options.device,
         l1=options.l1,
         l2=options.l2,
         l1_mode=options.l1_mode,

@@ -13,6 +13,7 @@ from fastnn.activations import SOFTMAX
 from fastnn.cli.options import add_json, columns, integer, layers, number, one_of, share_or_file
 from fastnn.cli.shared import MODEL_FILE, CommandError, blame, check_place
 from fastnn.cli.sources import TEST_SHARE
+from fastnn.devices import DEVICES, check_device
 from fastnn.optimizers import OPTIMIZERS, Optimizer
 from fastnn.schedules import (
     Constant,
@@ -103,6 +104,7 @@ def _add_training(add: Any) -> None:
     text = "the same seed gives the same bits (default 0)"
     add("--seed", metavar="N", type=integer(0, 2**64 - 1), default=0, help=text)
     add("--threads", metavar="N", type=one, help="threads at most (default: one a core)")
+    add("--device", metavar="NAME", type=one_of(DEVICES), default="cpu", help="cpu, cuda (an NVIDIA GPU) or auto")
     add("--dtype", metavar="NAME", type=one_of(("float32", "float64")), default="float32", help="float32 or float64")
 
 
@@ -170,3 +172,11 @@ def plot_place(options: argparse.Namespace) -> Path | None:
         raise CommandError('--plot: matplotlib is not installed: pip install "fastnn[plot]" brings it')
     check_place("--plot", path)
     return path
+
+
+def device_of(options: argparse.Namespace) -> str:
+    """Return the device to train on; refuse one that cannot be used."""
+    try:
+        return check_device(options.device)
+    except RuntimeError as error:
+        raise CommandError(f"--{error}") from None
