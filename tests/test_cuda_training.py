@@ -52,11 +52,27 @@ OPTIMIZERS = {
 }
 
 
-@pytest.fixture(params=["fused", "staged", "alone"])
-def route(request, monkeypatch):
-    """Each of the kernels, whatever the size: fused rows, stage by stage, and one block in its own memory."""
-    from fastnn.cuda import runtime
+def numpys_product(c, a, b):
+    """What cuBLAS does, by NumPy on the simulator's arrays."""
 
+    def view(array, offset, rows, columns, transposed):
+        matrix = array._ary[offset : offset + rows * columns].reshape(rows, columns)
+        return matrix.T if transposed else matrix
+
+    view(*c)[:] = view(*a) @ view(*b)
+
+
+@pytest.fixture(params=["fused", "staged", "alone", "cublas"])
+def route(request, monkeypatch):
+    """Each of the ways, whatever the size: fused rows, stage by stage, one block alone, a library's products."""
+    from fastnn.cuda import cublas, runtime
+
+    if request.param == "cublas":
+        if SIMULATED:
+            monkeypatch.setattr(cublas, "product", numpys_product)
+        elif cublas.library() is None:
+            pytest.skip("CuPy is not installed")
+        monkeypatch.setattr(cublas, "is_worth", lambda flops: True)
     monkeypatch.setattr(runtime, "SHARED_BYTES", 46 * 1024 if request.param == "alone" else 0)
     monkeypatch.setattr(s, "WIDEST_FUSED", 0 if request.param == "staged" else 128)
     return request.param

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.arrays import Data
+from fastnn.cuda import cublas
 from fastnn.cuda import step as s
 from fastnn.cuda._arrays import empty, to_device
 from fastnn.cuda._launch import launch, lock, processors
@@ -72,7 +74,12 @@ def make_plan(network: Network, rows: int, blocks: int, with_dx: bool) -> Device
     numbers[s.PARTIAL] = place
     place += chunks * network.params_size if chunks > 1 else 0
     row_tiles = tiles(rows, shape.tile.rows)
-    sizes = {s.ROW_SUMS: 2 * rows, s.TILE_SUMS: 2 * row_tiles, s.BLOCK_SUMS: blocks, s.NORM_SUMS: blocks}
+    sizes = {
+        s.ROW_SUMS: 2 * rows,
+        s.TILE_SUMS: 2 * max(row_tiles, tiles(rows, cublas.ROWS_EACH)),
+        s.BLOCK_SUMS: blocks,
+        s.NORM_SUMS: blocks,
+    }
     at = 0
     for name, size in sizes.items():
         numbers[name] = at
@@ -327,15 +334,19 @@ class CudaRuntime(Runtime):
                 there.x, there.x_bytes, self._rescale(), there.labels, there.targets, there.weights, self._order(order),
                 _upload(np.empty(0) if rates is None else rates), told, result, to_device(np.zeros(1, np.int32)),
             )  # fmt: skip
-            self._launch(plan, arguments)
+            self._launch(plan, arguments, numbers)
             self._newer = "device" if mode in (e.TRAIN, e.GRADIENT) else self._newer
             report[:] = told.copy_to_host()
             if out is not None:
                 out[:] = result.copy_to_host().reshape(out.shape)
             self._last = (plan, work)
 
-    def _launch(self, plan: DevicePlan, arguments: tuple[Any, ...]) -> None:
+    def _launch(self, plan: DevicePlan, arguments: tuple[Any, ...], numbers: npt.NDArray[np.int64]) -> None:
         dtype, item = self.network.dtype, self.network.dtype.itemsize
+        if cublas.is_worth(6.0 * plan.rows * self.network.n_params):
+            cublas.run_steps(arguments, plan.table, numbers, self._clip_norm < math.inf)
+            driver.synchronize()
+            return
         tile_size = s.tile_room(plan.shape)
         held = sum(array.size for array in self._on_device.values())  # a vector of nothing has one element there
         alone = (tile_size + held + plan.work_size) * item

@@ -352,6 +352,39 @@ def update_parameters(net, hyper, share, scale):
 
 
 @device_function
+def clip_scale(net, i):
+    """Return what the gradient is multiplied by, from the sums of norms where the global norm is clipped."""
+    if not net.floats[CLIP_NORM] < math.inf:
+        return 1.0
+    norm = math.sqrt(sum_of(net.sums, net.numbers[NORM_SUMS], net.numbers[N_BLOCKS], 1, net.lanes))
+    if cuda.blockIdx.x == 0 and cuda.threadIdx.x == 0:
+        net.report[i, REPORT_NORM] = norm
+    return net.floats[CLIP_NORM] / norm if norm > net.floats[CLIP_NORM] else 1.0
+
+
+@device_function
+def step_parameters(net, i, step, share, scale):
+    """Do the optimizer's step number `step`, the launch's i-th."""
+    hyper = cuda.local.array(N_HYPER, numba.float64)
+    for x in range(N_HYPER):
+        hyper[x] = net.hyper[x]
+    hyper[LR] = net.rates[i]
+    hyper[CORRECTION1] = 1.0 - hyper[BETA1] ** (step + 1)
+    hyper[CORRECTION2] = math.sqrt(1.0 - hyper[BETA2] ** (step + 1))
+    hyper[FIRST] = 1.0 if step == 0 else 0.0
+    update_parameters(net, hyper, share, scale)
+
+
+@device_function
+def add_penalties(net, i):
+    """Add up the penalties that the update left, into the report."""
+    if net.numbers[PENALISED] != 0 and net.numbers[MODE] == TRAIN:
+        penalty = sum_of(net.sums, net.numbers[BLOCK_SUMS], net.numbers[N_BLOCKS], 1, net.lanes)
+        if cuda.blockIdx.x == 0 and cuda.threadIdx.x == 0:
+            net.report[i, REPORT_PENALTY] = penalty
+
+
+@device_function
 def write_result(net, i, rows):
     """Copy the outputs (as probabilities where softmax or sigmoid is folded), or the gradient of the inputs."""
     end = net.stages.shape[0] - 1
@@ -521,31 +554,15 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
             grid_barrier(net.arrivals)
 
     @device_function
-    def update(net, i, step, total, leads):
+    def update(net, i, step, total):
         """Penalty, global norm and optimizer step."""
-        share, scale = penalty_scale(net, total), 1.0
-        blocks = net.numbers[N_BLOCKS]
+        share = penalty_scale(net, total)
         if net.floats[CLIP_NORM] < math.inf:
             norm_of_blocks(net, share)
             grid_barrier(net.arrivals)
-            norm = math.sqrt(sum_of(net.sums, net.numbers[NORM_SUMS], blocks, 1, net.lanes))
-            if norm > net.floats[CLIP_NORM]:
-                scale = net.floats[CLIP_NORM] / norm
-            if leads:
-                net.report[i, REPORT_NORM] = norm
-        hyper = cuda.local.array(N_HYPER, numba.float64)
-        for x in range(N_HYPER):
-            hyper[x] = net.hyper[x]
-        hyper[LR] = net.rates[i]
-        hyper[CORRECTION1] = 1.0 - hyper[BETA1] ** (step + 1)
-        hyper[CORRECTION2] = math.sqrt(1.0 - hyper[BETA2] ** (step + 1))
-        hyper[FIRST] = 1.0 if step == 0 else 0.0
-        update_parameters(net, hyper, share, scale)
+        step_parameters(net, i, step, share, clip_scale(net, i))
         grid_barrier(net.arrivals)
-        if net.numbers[PENALISED] != 0:
-            penalty = sum_of(net.sums, net.numbers[BLOCK_SUMS], blocks, 1, net.lanes)
-            if leads:
-                net.report[i, REPORT_PENALTY] = penalty
+        add_penalties(net, i)
 
     @device_function
     def steps(net):
@@ -575,7 +592,7 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
             if learning:
                 gradients(net, rows)
                 if mode == TRAIN:
-                    update(net, i, step, total, leads)
+                    update(net, i, step, total)
             if net.numbers[WANT_OUT] != 0 or net.numbers[WANT_DX] != 0:
                 write_result(net, i, rows)
             if leads:
