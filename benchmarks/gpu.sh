@@ -12,11 +12,11 @@ nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,memory.total --format=c
 $python -c "import sys, numpy, numba; print('Python', sys.version.split()[0], 'numba', numba.__version__, 'numpy', numpy.__version__)"
 
 echo "== every kernel against its oracle"
-timeout 120 $python -m fastnn.cuda.check
+timeout 200 $python -m fastnn.cuda.check
 if command -v compute-sanitizer >/dev/null; then
     echo "== compute-sanitizer: memory, races"
     for tool in memcheck racecheck; do
-        timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 3 $python -c "
+        timeout 45 compute-sanitizer --tool "$tool" --error-exitcode 3 $python -c "
 import numpy as np
 import fastnn
 x, y = np.random.default_rng(0).normal(size=(64, 8)), np.arange(64) % 3
@@ -28,7 +28,7 @@ for units in (16, 200):
 fi
 
 echo "== products and updates"
-timeout 100 $python -m benchmarks.cuda
+timeout 90 $python -m benchmarks.cuda
 
 echo "== training beside the others"
-timeout 260 $python benchmarks/compare.py --device cuda --rounds 3 --json "$out/gpu-training.json"
+timeout $((475 - SECONDS)) $python benchmarks/compare.py --device cuda --rounds 3 --json "$out/gpu-training.json"

@@ -189,7 +189,7 @@ CHECKS: dict[str, Callable[[str, np.random.Generator], Iterator[str]]] = {
 }
 
 
-def main() -> int:
+def main(dtypes: tuple[str, ...] = ("float32", "float64")) -> int:
     """Run all checks; returns the exit code."""
     reason = cuda.missing()
     if reason:
@@ -198,7 +198,7 @@ def main() -> int:
     print(f"fastnn {fastnn.__version__} on {describe()}")
     failed = 0
     for name, check in CHECKS.items():
-        for dtype in ("float32", "float64"):
+        for dtype in dtypes:
             start = time.perf_counter()
             results = list(check(dtype, np.random.default_rng(0)))
             problems = [problem for problem in results if problem]

@@ -19,26 +19,9 @@ from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import SIMULATED, cuda, device_function, kernel
 from fastnn.cuda.reduction import sum_of
 from fastnn.cuda.step import (
-    BIAS,
     DELTA,
-    DENSE,
-    IN,
-    KEEP,
-    KIND,
-    LOSS_SCALE,
-    MODE,
     N_BLOCKS,
-    N_IN,
-    N_OUT,
-    OUT,
-    REPORT_CORRECT,
-    REPORT_LOSS,
-    REPORT_ROWS,
-    REPORT_WEIGHT,
-    SOURCE,
-    THREADS,
     TILE_SUMS,
-    TRAIN,
     Net,
     add_penalties,
     clip_scale,
@@ -51,15 +34,33 @@ from fastnn.cuda.step import (
     total_weight,
     write_result,
 )  # fmt: skip
+from fastnn.cuda.tile import THREADS
 from fastnn.kernels import epoch as e
+from fastnn.kernels.epoch import (
+    BIAS,
+    DENSE,
+    IN,
+    KEEP,
+    KEEP_NONE,
+    KIND,
+    LOSS_SCALE,
+    MODE,
+    N_IN,
+    N_OUT,
+    OUT,
+    REPORT_CORRECT,
+    REPORT_LOSS,
+    REPORT_ROWS,
+    REPORT_WEIGHT,
+    SOURCE,
+    TRAIN,
+)  # fmt: skip
 
 WORTH_FLOPS = 2e10
 """Operations of a step from which its products are worth handing over: some 400 us at 50 TFLOP/s."""
 
 ROWS_EACH = 64
 """Rows of one task of the loss."""
-
-KEEP_NONE = e.KEEP_NONE
 
 
 @functools.cache

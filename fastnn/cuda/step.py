@@ -426,16 +426,15 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
                 net.stages[s, WEIGHT] + j0, n, 1, rows - i0, n - j0, k,
             )  # fmt: skip
         ti, tj = cuda.threadIdx.x // threads_n, cuda.threadIdx.x % threads_n
-        for r in range(per_m):
-            for c in range(per_n):
-                i, j = i0 + ti + r * threads_m, j0 + tj + c * threads_n
-                if i < rows and j < n:
-                    z = acc[r * per_n + c]
-                    if not dense:
-                        z = work[net.stages[s, IN] + i * n + j]
-                    elif bias >= 0:
-                        z += net.params[bias + j]
-                    finish_forward(net, s, step, i * n + j, z)
+        for x in range(min(n_sums, rows * n_sums)):  # a bound that the compiler cannot unroll
+            i, j = i0 + ti + x // per_n * threads_m, j0 + tj + x % per_n * threads_n
+            if i < rows and j < n:
+                z = acc[x]
+                if not dense:
+                    z = work[net.stages[s, IN] + i * n + j]
+                elif bias >= 0:
+                    z += net.params[bias + j]
+                finish_forward(net, s, step, i * n + j, z)
 
     @device_function
     def delta_tile(net, s, step, rows, i0, j0):
@@ -452,13 +451,12 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
             )  # fmt: skip
         to = net.stages[s - 1, DELTA] if s > 0 else net.numbers[DX]
         ti, tj = cuda.threadIdx.x // threads_n, cuda.threadIdx.x % threads_n
-        for r in range(per_m):
-            for c in range(per_n):
-                i, j = i0 + ti + r * threads_m, j0 + tj + c * threads_n
-                if i < rows and j < k:
-                    at = i * k + j
-                    d = acc[r * per_n + c] if dense else work[delta + at]
-                    work[to + at] = finish_backward(net, s - 1, step, at, d) if s > 0 else d
+        for x in range(min(n_sums, rows * n_sums)):
+            i, j = i0 + ti + x // per_n * threads_m, j0 + tj + x % per_n * threads_n
+            if i < rows and j < k:
+                at = i * k + j
+                d = acc[x] if dense else work[delta + at]
+                work[to + at] = finish_backward(net, s - 1, step, at, d) if s > 0 else d
 
     @device_function
     def gradient_tile(net, s, rows, chunk, chunks, i0, j0):
