@@ -9,6 +9,7 @@ each device function mixes up threads where these lie in several files.
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -40,8 +41,19 @@ cuda: Any = driver
 if SIMULATED:
     from numba.cuda.simulator.kernel import _get_kernel_context
 
+    _allocating = threading.Lock()
+
+    class _Shared:
+        """Shared memory of a simulated block: two threads that ask at once would get an array each."""
+
+        def array(self, shape: Any, dtype: Any) -> Any:
+            with _allocating:
+                return _get_kernel_context().shared.array(shape, dtype)
+
     class _Running:
-        """What `cuda` is inside a simulated kernel."""
+        """What `cuda` is inside a simulated kernel, which may have one shared array of fixed size."""
+
+        shared = _Shared()
 
         def __getattr__(self, name: str) -> Any:
             return getattr(_get_kernel_context(), name)
