@@ -62,12 +62,12 @@ def config_of(model: Sequential) -> dict[str, Any]:
 
 def model_from_config(kind: type[Sequential], config: dict[str, Any], device: str = "cpu") -> Sequential:
     """Return a model for what `config_of` gave, on a device."""
-    arguments = {**config, "device": device}
+    arguments = dict(config)
     stack = [layers.from_config(layer) for layer in arguments.pop("layers")]
     loss = losses.from_config(arguments.pop("loss"))
     optimizer = optimizers.from_config(arguments.pop("optimizer"))
     preparation = arguments.pop("preparation", None)
-    model = kind(stack, loss, optimizer, **arguments)
+    model = kind(stack, loss, optimizer, **arguments, device=device)
     model.preparation = None if preparation is None else Preparation.from_config(preparation)
     return model
 
