@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fastnn.kernels import epoch
+from fastnn.kernels._jit import loops
 from fastnn.kernels._pool import compile_attend
 from fastnn.kernels.activation import activation_backward, activation_forward, softmax_forward
 from fastnn.kernels.dense import dense_backward, dense_forward
@@ -43,6 +44,8 @@ def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
     shuffle_indices(np.empty(2, np.int64), 0, 0)
     for name in names:
         _warm_up(np.dtype(name))
+    for loop in loops:
+        loop.compile_together()
 
 
 def _warm_up(dtype: np.dtype) -> None:

@@ -209,20 +209,35 @@ def _update(update, kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncat
         )
 
 
-@entry_parallel
-def _penalty(partial, w, l1, l2):
-    for c in prange(partial.size):
-        partial[c] = penalty_block(w[c * CHUNK : (c + 1) * CHUNK], l1, l2)
+@block
+def _write_penalty(total, w, l1, l2):
+    total[0] = penalty_block(w, l1, l2)
+
+
+@block
+def _write_squared_sum(total, d):
+    square = 0.0
+    for i in range(d.size):
+        square += np.float64(d[i]) * np.float64(d[i])
+    total[0] = square
+
+
+PENALTY = Task(_write_penalty, "d[:] e[:] d d")
+_call_penalty = PENALTY.call
+SQUARED_SUM = Task(_write_squared_sum, "d[:] e[:]")
+_call_squared_sum = SQUARED_SUM.call
 
 
 @entry_parallel
-def _squared_norm(partial, d):
+def _penalty(task, partial, w, l1, l2):
     for c in prange(partial.size):
-        piece = d[c * CHUNK : (c + 1) * CHUNK]
-        total = 0.0
-        for i in range(piece.size):
-            total += np.float64(piece[i]) * np.float64(piece[i])
-        partial[c] = total
+        _call_penalty(task, partial[c : c + 1], w[c * CHUNK : (c + 1) * CHUNK], l1, l2)
+
+
+@entry_parallel
+def _squared_norm(task, partial, d):
+    for c in prange(partial.size):
+        _call_squared_sum(task, partial[c : c + 1], d[c * CHUNK : (c + 1) * CHUNK])
 
 
 @entry_parallel
@@ -629,7 +644,7 @@ def penalty(w: np.ndarray, l1: float, l2: float) -> float:
     check_scalar("l1", l1, low=0.0)
     check_scalar("l2", l2, low=0.0)
     partial = _partials(w)
-    launch_chunks(_penalty, len(partial), partial, w.reshape(-1), float(l1), float(l2))
+    launch_chunks(_penalty, len(partial), PENALTY.address(w.dtype), partial, w.reshape(-1), float(l1), float(l2))
     return float(partial.sum())
 
 
@@ -643,7 +658,7 @@ def global_norm(grad: np.ndarray) -> float:
     """
     check_array("grad", grad)
     partial = _partials(grad)
-    launch_chunks(_squared_norm, len(partial), partial, grad.reshape(-1))
+    launch_chunks(_squared_norm, len(partial), SQUARED_SUM.address(grad.dtype), partial, grad.reshape(-1))
     return math.sqrt(float(partial.sum()))
 
 
