@@ -12,7 +12,7 @@ from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy, fill
 from fastnn.kernels._check import check_array, check_arrays, check_code
 from fastnn.kernels._jit import Task, block, entry_parallel, launch
-from fastnn.kernels.activation import MULTIPLY_SLOPE, call_multiply_slope
+from fastnn.kernels.activation import CHUNK, MULTIPLY_SLOPE, call_multiply_slope
 from fastnn.kernels.elementary import like
 
 MEAN, STD, SATURATED, DEAD = range(4)
@@ -78,7 +78,7 @@ def activation_statistics(stats: np.ndarray, a: np.ndarray, z: np.ndarray, activ
     sums = np.empty((a.shape[1], 3))
     launch(
         _activation_statistics,
-        a.shape[1],
+        min(a.shape[1], a.size // CHUNK),
         COLUMN.address(a.dtype),
         MULTIPLY_SLOPE.address(a.dtype),
         sums,
