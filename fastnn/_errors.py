@@ -158,6 +158,19 @@ def check_number(
     return number
 
 
+def check_flag(name: str, value: object) -> bool:
+    """Return `value` as a bool, or say that it is none.
+
+    Raises
+    ------
+    TypeError
+        ``nesterov: got 'no' (str), expected True or False``
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: got {shown(value)} ({type(value).__name__}), expected True or False")
+    return bool(value)
+
+
 def _expected(
     low: float | None,
     high: float | None,

@@ -133,7 +133,7 @@ class Draw:
     def size(self, name: str, deep: bool = True, zero: bool = True) -> int:
         kind = self.rng.random()
         n = self.pick(DEEP) if deep and kind < 0.12 else int(self.rng.integers(1, 70)) if kind < 0.5 else self.pick(SIZES)
-        n = 0 if zero and kind > 0.99 else n
+        n = 0 if zero and kind > 0.98 else n
         self.said.append(f"{name}={n}")
         return n
 

@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numba import prange
 
-from fastnn.kernels._check import check_array, check_arrays, check_scalar
+from fastnn.kernels._check import check_array, check_arrays, check_flag, check_scalar
 from fastnn.kernels._jit import Task, block, entry_parallel, formula, launch_chunks
 from fastnn.kernels.activation import CHUNK
 from fastnn.kernels.elementary import absolute, choose, copysign, largest, like
@@ -270,8 +270,8 @@ def hyper_vector(
 ) -> np.ndarray:
     """Return the float64 vector of hyper-parameters that `update_block` reads, for the step counted from 1."""
     hyper = np.zeros(N_HYPER)
-    hyper[[LR, BETA1, BETA2, EPS, EPS_INSIDE]] = lr, b1, b2, eps, eps_inside_sqrt
-    hyper[[NESTEROV, CENTERED, CLIP_VALUE, EPS_HAT]] = nesterov, centered, clip_value, eps_hat
+    hyper[[LR, BETA1, BETA2, EPS, EPS_INSIDE]] = lr, b1, b2, eps, bool(eps_inside_sqrt)
+    hyper[[NESTEROV, CENTERED, CLIP_VALUE, EPS_HAT]] = bool(nesterov), bool(centered), clip_value, bool(eps_hat)
     hyper[[CORRECTION1, CORRECTION2, FIRST]] = 1.0 - b1**step, math.sqrt(1.0 - b2**step), step == 1
     return hyper
 
@@ -289,7 +289,7 @@ def _run(
     shape = np.shape(param)
     check_arrays({"param": param, **given}, {"grad": grad}, dict.fromkeys([*given, "grad"], shape))
     for name, value in options.items():
-        check_scalar(name, value, low=None if name == "grad_scale" else 0.0)
+        check_scalar(name, value, low=None if name == "grad_scale" else 0.0, infinite=name == "clip_value")
     l1, l2, scale, truncate = (float(options[name]) for name in ("l1", "l2", "grad_scale", "truncate"))
     hyper[CLIP_VALUE] = options["clip_value"]
     if param.size == 0:
@@ -321,7 +321,7 @@ def _options(l1: float, l2: float, grad_scale: float, clip_value: float, truncat
 def _check_step(step: int) -> None:
     if not isinstance(step, (int, np.integer)) or isinstance(step, bool):
         raise TypeError(f"step: got {type(step).__name__}, expected an integer counted from 1")
-    check_scalar("step", step, low=1)
+    check_scalar("step", step, low=1, high=2**63 - 1)
 
 
 def sgd_update(
@@ -381,6 +381,7 @@ def sgd_update(
     check_scalar("lr", lr, low=0.0)
     check_scalar("momentum", momentum, low=0.0, below=1.0)
     _check_step(step)
+    check_flag("nesterov", nesterov)
     if momentum and velocity is None:
         raise ValueError("velocity: got None, expected an array like param, since momentum is not 0")
     hyper = hyper_vector(lr=lr, b1=momentum, nesterov=nesterov, step=step)
@@ -421,6 +422,7 @@ def adagrad_update(
     """
     check_scalar("lr", lr, low=0.0)
     check_scalar("eps", eps, low=0.0)
+    check_flag("eps_inside_sqrt", eps_inside_sqrt)
     hyper = hyper_vector(lr=lr, eps=eps, eps_inside_sqrt=eps_inside_sqrt)
     _run(ADAGRAD, param, {"g2": g2}, grad, hyper, _options(l1, l2, grad_scale, clip_value, truncate))
 
@@ -472,6 +474,8 @@ def rmsprop_update(
     check_scalar("momentum", momentum, low=0.0, below=1.0)
     if momentum and velocity is None:
         raise ValueError("velocity: got None, expected an array like param, since momentum is not 0")
+    check_flag("centered", centered)
+    check_flag("eps_inside_sqrt", eps_inside_sqrt)
     if centered and mean is None:
         raise ValueError("mean: got None, expected an array like param, since centered is true")
     hyper = hyper_vector(
@@ -502,6 +506,7 @@ def _adam(
     check_scalar("eps", eps, low=0.0)
     check_scalar("weight_decay", decay, low=0.0)
     _check_step(step)
+    check_flag("eps_hat", eps_hat)
     hyper = hyper_vector(lr=lr, b1=b1, b2=b2, eps=eps, step=step, eps_hat=eps_hat)
     _run(kind, param, states, grad, hyper, options, decay)
 
@@ -672,7 +677,7 @@ def clip_by_value(grad: np.ndarray, limit: float) -> None:
         >= 0.
     """
     check_array("grad", grad, writable=True)
-    check_scalar("limit", limit, low=0.0)
+    check_scalar("limit", limit, low=0.0, infinite=True)
     if grad.size:
         launch_chunks(_clip, -(-grad.size // CHUNK), grad.reshape(-1), float(limit), 1.0)
 
@@ -691,7 +696,7 @@ def clip_by_norm(grad: np.ndarray, limit: float) -> float:
     Pascanu, Mikolov and Bengio, ICML 2013.
     """
     check_array("grad", grad, writable=True)
-    check_scalar("limit", limit, low=0.0)
+    check_scalar("limit", limit, low=0.0, infinite=True)
     norm = global_norm(grad)
     if norm > limit:
         launch_chunks(_clip, -(-grad.size // CHUNK), grad.reshape(-1), math.inf, limit / norm)
