@@ -225,8 +225,9 @@ class Readers:
             message = str(error)
             assert message and "\n" not in message, repr(error)
             assert type(error).__module__ == "builtins", f"{type(error).__module__}.{type(error).__name__}: {error}"
-            # `read_table` leaves the path to its callers; all others name it.
-            assert self.kind in ("csv", "csv.gz", "parquet.table") or str(path) in message, repr(error)
+            # `read_table` leaves the path to its callers; all others name it, or the argument that does not fit.
+            by_caller = self.kind in ("csv", "csv.gz", "parquet.table") or message.startswith("target: got shape")
+            assert by_caller or str(path) in message, repr(error)
             return "refused"
         return "read"
 
@@ -244,7 +245,7 @@ def fuzz(kind: str, first: int, count: int) -> dict[str, int]:
         source.use(path)  # what is imported or compiled at the first use
         source.use(path)
         limit = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (4 << 30)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
         worst = 0.0
         for number in range(first, first + count):
             if number % 500 == 0:
