@@ -158,7 +158,7 @@ def _check_inputs(model: Sequential, inputs: int, tensors: Tensors) -> None:
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or not 0 <= value < 2**63:
+    if type(value) is not int or not 0 <= value < 2**63:
         raise ValueError(f"a counter is {value!r}, expected an integer >= 0 and < 2**63")
     return value
 
