@@ -496,6 +496,7 @@ class Sequential:
 
     def clone(self, *, weights: bool = True) -> Sequential:
         """Return an independent model with the same settings and, unless `weights` is False, training state."""
+        check_flag("weights", weights)
         config = saving.config_of(self)
         if not weights or self._runtime is None:
             return saving.model_from_config(type(self), config, self.device)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from fastnn import layers, losses, optimizers
+from fastnn._errors import check_path
 from fastnn.history import History
 from fastnn.preparation import Preparation
 from fastnn.schedules import as_schedule
@@ -165,6 +166,7 @@ def _count(value: Any) -> int:
 
 def save(model: Sequential, path: str | os.PathLike[str]) -> None:
     """Write a model; see `Sequential.save`."""
+    path = check_path("path", path)
     header, tensors = parts_of(model)
     text = json.dumps(_finite(header), allow_nan=False)
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
@@ -215,7 +217,7 @@ def checksum(text: str, tensors: Tensors) -> str:
 
 def load(kind: type[Sequential], path: str | os.PathLike[str], device: str) -> Sequential:
     """Read a model; see `fastnn.load`."""
-    name = os.fspath(path)
+    name = check_path("path", path)
     with open(name, "rb"):  # a missing or unreadable file is an OSError of its own
         pass
     try:

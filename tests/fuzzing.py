@@ -2,7 +2,7 @@
 
 ``python tests/fuzzing.py KIND FIRST COUNT`` tries mutations FIRST .. FIRST + COUNT - 1 of a file of a kind and prints how
 many had which outcome. A mutation is a function of its number alone. The number is printed before each on standard
-error's file descriptor only when something is wrong; `faulthandler` ends what hangs.
+error only when something is wrong; `faulthandler` ends what hangs.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def edit(rng: np.random.Generator, tree: object, times: int) -> None:
         elif kind == 3 and isinstance(node, list):
             node.extend(copy.deepcopy(node[key : key + 1]) * int(rng.choice([1, 2, 50])))
         elif kind == 4 and type(node[key]) in (int, float):
-            node[key] = type(node[key])(node[key] * rng.choice([-1, 2, 1000]) + rng.choice([0, 1, -1]))
+            node[key] = node[key] * int(rng.choice([-1, 2, 1000])) + int(rng.choice([0, 1, -1]))
         else:
             node[key] = copy.deepcopy(HOSTILE[int(rng.integers(len(HOSTILE)))])
 
@@ -228,7 +228,7 @@ class Readers:
             assert message and "\n" not in message, repr(error)
             assert type(error).__module__ == "builtins", f"{type(error).__module__}.{type(error).__name__}: {error}"
             # `read_table` leaves the path to its callers; all others name it, or the argument that does not fit.
-            by_caller = self.kind in ("csv", "csv.gz", "parquet.table") or message.startswith("target: got shape")
+            by_caller = self.kind in ("csv", "csv.gz", "parquet.table") or message.startswith(("data: got", "target: got", "features: got"))
             assert by_caller or str(path) in message, repr(error)
             return "refused"
         return "read"

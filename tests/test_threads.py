@@ -67,28 +67,38 @@ def layer(request):
     return request.param
 
 
-def run(script, layer, threads=4):
-    return run_python(PRELUDE + script, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS=str(threads)).split()
+def run_parts(parts, layer, threads=4):
+    """Run scripts one after the other in one process, each of which prints one line."""
+    answers = run_python(
+        PRELUDE + "".join(parts.values()), NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS=str(threads)
+    ).splitlines()
+    return dict(zip(parts, answers, strict=True))
 
 
-MANY = """
-want_loops, want = loops(), [bits(trained(seed)) for seed in range(2)]
-fixed = trained()
-answers = [fixed.predict(x).tobytes(), fixed.predict_proba(x).tobytes(), fixed.predict(x[:3]).tobytes(), fixed.penalty()]
-wrong = []
+USED = """
+want, want_loops = bits(trained()), loops()
+"""
+
+AT_ONCE = """
+others, fixed = bits(trained(1)), trained()
+
+def answers():
+    return [
+        fixed.predict(x).tobytes(), fixed.predict_proba(x).tobytes(), fixed.predict(x[:3]).tobytes(), fixed.penalty(),
+        loops(),
+    ]
+
+right, wrong = answers(), []
 
 def fit(seed):
     for _ in range(2):
-        if bits(trained(seed)) != want[seed]:
+        if bits(trained(seed)) != (want, others)[seed]:
             wrong.append("fit")
 
 def predict():
     for _ in range(5):
-        got = [fixed.predict(x).tobytes(), fixed.predict_proba(x).tobytes(), fixed.predict(x[:3]).tobytes(), fixed.penalty()]
-        if got != answers:
+        if answers() != right:
             wrong.append("predict")
-        if loops() != want_loops:
-            wrong.append("loops")
 
 workers = [threading.Thread(target=fit, args=(seed,)) for seed in range(2)]
 workers += [threading.Thread(target=predict) for _ in range(20)]
@@ -96,34 +106,18 @@ for worker in workers:
     worker.start()
 for worker in workers:
     worker.join()
-print(numba.threading_layer(), len(wrong), *wrong[:3])
+print(len(wrong), *wrong[:3])
 """
 
-
-def test_two_fit_and_twenty_predict_at_once(layer):
-    assert run(MANY, layer) == [layer, "0"]
-
-
-def test_two_fit_and_twenty_predict_with_one_thread_of_numba():
-    assert run(MANY, "default", threads=1)[1:] == ["0"]
-
-
-POOL = """
+THREAD_POOL = """
 from concurrent.futures import ThreadPoolExecutor
-want, want_loops = bits(trained()), loops()
 with ThreadPoolExecutor(8) as pool:
     models = list(pool.map(lambda _: bits(trained()), range(8)))
     results = list(pool.map(lambda _: loops(), range(40)))
-print(all(b == want for b in models), all(r == want_loops for r in results))
+print(all(b == want for b in models) and all(r == want_loops for r in results))
 """
 
-
-def test_a_pool_of_threads(layer):
-    assert run(POOL, layer) == ["True", "True"]
-
-
-PRANGE = """
-want, want_loops = bits(trained()), loops()
+OWN_PRANGE = """
 out = np.zeros(6, np.int64)
 
 @numba.njit(parallel=True)
@@ -137,68 +131,82 @@ own_loop(out)
 print(out.sum())
 """
 
+LAYER = """
+print(numba.threading_layer())
+"""
 
-def test_inside_the_users_own_prange(layer):
-    assert run(PRANGE, layer) == ["6"]
+
+def test_python_threads_at_once(layer):
+    """Two fit and twenty predict; a pool of threads; a parallel loop of the user's own that calls back into Python."""
+    first = {"two fit and twenty predict": USED + AT_ONCE, "a pool": THREAD_POOL, "prange": OWN_PRANGE, "layer": LAYER}
+    assert run_parts(first, layer) == {
+        "two fit and twenty predict": "0",
+        "a pool": "True",
+        "prange": "6",
+        "layer": layer,
+    }
 
 
-FORK = """
+def test_python_threads_at_once_with_one_thread_of_numba():
+    parts = {"two fit and twenty predict": USED + AT_ONCE, "a pool": THREAD_POOL}
+    assert run_parts(parts, "default", threads=1) == {"two fit and twenty predict": "0", "a pool": "True"}
+
+
+PREFORK = """
 import os
-want, want_loops, predicted = bits(trained()), loops(), trained().predict_proba(x).tobytes()
 children = []
 for _ in range(3):  # as a server forks its workers
     child = os.fork()
     if child == 0:
-        same = bits(trained()) == want and loops() == want_loops and trained().predict_proba(x).tobytes() == predicted
-        os._exit(0 if same else 3)
+        os._exit(0 if bits(trained()) == want and loops() == want_loops else 3)
     children.append(child)
 print([os.waitpid(child, 0)[1] for child in children], loops() == want_loops)
+"""
+
+MULTIPROCESSING = """
+import multiprocessing
+
+def work(seed):
+    return bits(trained()), loops()
+
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(all(pair == (want, want_loops) for pair in pool.map(work, range(4))))
 """
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 
 @needs_fork
-def test_fork_after_use(layer):
-    assert run(FORK, layer) == ["[0,", "0,", "0]", "True"]
+def test_forks_after_use(layer):
+    """GNU OpenMP ends a forked process in its first parallel region, where the parent had one."""
+    parts = {"os.fork": USED + PREFORK, "multiprocessing": MULTIPROCESSING}
+    assert run_parts(parts, layer) == {"os.fork": "[0, 0, 0] True", "multiprocessing": "True"}
 
 
-@needs_fork
-def test_fork_before_use(layer):
-    """The child is the first to train: its threads are its own."""
-    script = "import os\nchild = os.fork()\nresult = len(loops()) > 0 and len(bits(trained())) > 0\n"
-    script += "if child == 0:\n    os._exit(0 if result else 3)\nprint(os.waitpid(child, 0)[1])"
-    assert run(script, layer) == ["0"]
-
-
-MULTIPROCESSING = """
-import multiprocessing
-want = (bits(trained()), loops())
-
-def work(seed):
-    return bits(trained()), loops()
-
-with multiprocessing.get_context("fork").Pool(2) as pool:
-    print(all(pair == want for pair in pool.map(work, range(4))))
+BEFORE = """
+import os
+child = os.fork()
+result = len(loops()) > 0 and len(bits(trained())) > 0
+if child == 0:
+    os._exit(0 if result else 3)
+print(os.waitpid(child, 0)[1])
 """
 
 
 @needs_fork
-def test_multiprocessing_by_fork(layer):
-    assert run(MULTIPROCESSING, layer) == ["True"]
+def test_a_fork_before_use():
+    assert run_parts({"fork": BEFORE}, "default") == {"fork": "0"}
 
 
 JOBLIB = """
 import joblib
-want = loops()
 print(*[
-    all(r == want for r in joblib.Parallel(2, backend=backend)(joblib.delayed(loops)() for _ in range(4)))
+    all(r == want_loops for r in joblib.Parallel(2, backend=backend)(joblib.delayed(loops)() for _ in range(4)))
     for backend in ("loky", "multiprocessing", "threading")
 ])
 """
 
 
-def test_joblib(layer, tmp_path):
+def test_joblib():
     pytest.importorskip("joblib")
-    # loky pickles what is defined in a script by value, but not its module-level names of modules that change
-    assert run(JOBLIB, layer) == ["True", "True", "True"]
+    assert run_parts({"joblib": USED + JOBLIB}, "default") == {"joblib": "True True True"}

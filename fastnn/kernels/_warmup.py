@@ -34,7 +34,11 @@ def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
     ------
     ValueError
         For another name than "float32" and "float64".
+    TypeError
+        For what holds no names.
     """
+    if not isinstance(dtypes, Iterable):
+        raise TypeError(f"dtypes: got {type(dtypes).__name__}, expected names such as 'float32'")
     names = [dtypes] if isinstance(dtypes, str) else list(dtypes)
     for name in names:
         if name not in ("float32", "float64"):
