@@ -232,7 +232,9 @@ class _Layout(NamedTuple):
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"got a damaged gzip file ({error}), expected a whole one") from None
         except csv.Error as error:
-            raise ValueError(f"got a first line that is no CSV ({error}), expected one with the columns' names") from None
+            raise ValueError(
+                f"got a first line that is no CSV ({error}), expected one with the columns' names"
+            ) from None
         if not header:
             raise ValueError("got no line, expected one with the columns' names")
         return cls(_named_once([name.strip() for name in header]), delimiter, lines)

@@ -228,7 +228,9 @@ class Readers:
             assert message and "\n" not in message, repr(error)
             assert type(error).__module__ == "builtins", f"{type(error).__module__}.{type(error).__name__}: {error}"
             # `read_table` leaves the path to its callers; all others name it, or the argument that does not fit.
-            by_caller = self.kind in ("csv", "csv.gz", "parquet.table") or message.startswith(("data: got", "target: got", "features: got"))
+            by_caller = self.kind in ("csv", "csv.gz", "parquet.table") or message.startswith(
+                ("data: got", "target: got", "features: got")
+            )
             assert by_caller or str(path) in message, repr(error)
             return "refused"
         return "read"

@@ -132,7 +132,13 @@ class Draw:
 
     def size(self, name: str, deep: bool = True, zero: bool = True) -> int:
         kind = self.rng.random()
-        n = self.pick(DEEP) if deep and kind < 0.12 else int(self.rng.integers(1, 70)) if kind < 0.5 else self.pick(SIZES)
+        n = (
+            self.pick(DEEP)
+            if deep and kind < 0.12
+            else int(self.rng.integers(1, 70))
+            if kind < 0.5
+            else self.pick(SIZES)
+        )
         n = 0 if zero and kind > 0.98 else n
         self.said.append(f"{name}={n}")
         return n
@@ -326,7 +332,9 @@ OPTIMIZERS = (
 def draw_model(draw: Draw, pages: Pages) -> None:
     dtype = draw.pick(("float32", "float64"), "dtype")
     rows, inputs, outputs = (draw.size(name, deep=False, zero=False) for name in ("rows", "inputs", "outputs"))
-    which = draw.pick(("cross_entropy", "soft", "squared_error", "huber", "absolute_error", "binary_cross_entropy"), "loss")
+    which = draw.pick(
+        ("cross_entropy", "soft", "squared_error", "huber", "absolute_error", "binary_cross_entropy"), "loss"
+    )
     layers: list[Any] = []
     as_bytes = draw.pick((False, True), "bytes")
     if as_bytes or draw.chance(0.3):
@@ -351,7 +359,11 @@ def draw_model(draw: Draw, pages: Pages) -> None:
     mode = draw.pick(("gradient", "truncate"))
     draw.said.append(repr(layers))
     draw.say("model")
-    x = draw.rng.integers(0, 256, (rows, inputs)).astype(np.uint8) if as_bytes else draw.normal(rows, inputs, dtype=dtype)
+    x = (
+        draw.rng.integers(0, 256, (rows, inputs)).astype(np.uint8)
+        if as_bytes
+        else draw.normal(rows, inputs, dtype=dtype)
+    )
     y = draw.rng.random((rows, outputs)).astype(dtype)
     if which == "soft":
         y /= y.sum(axis=1, keepdims=True)

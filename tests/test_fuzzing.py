@@ -1,7 +1,7 @@
 """Damaged files are read or refused, whatever is wrong with them; see `fuzzing.py`.
 
-A few hundred mutations by default; with FASTNN_LONG_TESTS=1 in the environment 100,000 model files and 3,000 of each kind
-of data file.
+A few hundred mutations by default; with FASTNN_LONG_TESTS=1 in the environment 100,000 model files and 3,000 of each
+kind of data file.
 """
 
 import json
@@ -85,7 +85,7 @@ def test_a_flag_that_is_none_is_refused(value, tmp_path):
     def change(header):
         header["config"]["optimizer"] = {"name": "RMSprop", "lr": 0.1, "centered": value}
 
-    with pytest.raises(fastnn.ModelFileError, match="centered: got .*, expected True or False"):
+    with pytest.raises(fastnn.ModelFileError, match=r"centered: got .*, expected True or False"):
         fastnn.load(edited(tmp_path, change))
 
 

@@ -1,7 +1,7 @@
 """No kernel and no model touches a byte beyond its arrays; see `guarded.py` for how that is seen.
 
-200 draws by default; with FASTNN_LONG_TESTS=1 in the environment 10,000 for this CPU's features, and 2,000 each for AVX2
-and plain SSE2.
+200 draws by default; with FASTNN_LONG_TESTS=1 in the environment 10,000 for this CPU's features, and 2,000 each for
+AVX2 and plain SSE2.
 """
 
 import os
