@@ -211,7 +211,7 @@ def _may_fork() -> bool:
     Its workqueue layer ends the process when two threads come at once, whoever started the other one's loop, and GNU
     OpenMP ends a forked process whose parent had threads.
     """
-    return not _lost_threads and numba.threading_layer() != "workqueue"
+    return not _lost_threads and parallel.threading_layer() != "workqueue"
 
 
 def _note_fork() -> None:
