@@ -9,6 +9,7 @@ import difflib
 import importlib
 import math
 import numbers
+import os
 import reprlib
 from collections.abc import Iterable
 from typing import Any, Literal, overload
@@ -156,6 +157,35 @@ def check_number(
         expected = _expected(low, high, low_open, high_open, integer, finite=above and below)
         raise ValueError(f"{name}: got {shown(value)}, expected {expected}")
     return number
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return `value` as a bool, or say that it is none.
+
+    Raises
+    ------
+    TypeError
+        ``nesterov: got 'no' (str), expected True or False``
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: got {shown(value)} ({type(value).__name__}), expected True or False")
+    return bool(value)
+
+
+def check_path(name: str, value: object) -> str:
+    """Return a path as a string, or say that it is none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``path: got 5 (int), expected a path``, and for a path with a null character.
+    """
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(f"{name}: got {shown(value)} ({type(value).__name__}), expected a path")
+    path = os.fsdecode(value)
+    if "\0" in path:
+        raise ValueError(f"{name}: got {shown(path)}, expected a path without a null character")
+    return path
 
 
 def _expected(

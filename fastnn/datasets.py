@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastnn._errors import check_path
+
 __all__ = ["load_digits", "load_idx", "load_idx_dir"]
 
 Array = npt.NDArray[Any]
@@ -84,7 +86,7 @@ def load_idx(path: str | os.PathLike[str]) -> Array:
     OSError
         If it cannot be opened.
     """
-    where = os.fspath(path)
+    where = check_path("path", path)
     size = os.path.getsize(where)
     with open(where, "rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
@@ -168,7 +170,7 @@ def load_idx_dir(directory: str | os.PathLike[str]) -> Split:
     ValueError
         If a file is not sound (see `load_idx`) or the files do not fit each other.
     """
-    folder = Path(directory)
+    folder = Path(check_path("directory", directory))
     if not folder.is_dir():
         raise FileNotFoundError(f"directory: got {folder}, which is no folder, expected one of IDX files")
     x_train, y_train = _read_pair(folder, "train")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from fastnn._errors import check_number
+from fastnn._errors import check_flag, check_number
 from fastnn.arrays import Data
 from fastnn.callbacks import Callback
 from fastnn.kernels import activation_statistics, global_norm
@@ -119,7 +119,7 @@ class GradientFlow(Callback):
     def __init__(self, rows: int = 256, every: int = 1, verbose: bool = False) -> None:
         self.rows = check_number("rows", rows, low=2, integer=True)
         self.every = check_number("every", every, low=1, integer=True)
-        self.verbose = bool(verbose)
+        self.verbose = check_flag("verbose", verbose)
         self._clear()
 
     def _clear(self) -> None:

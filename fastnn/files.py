@@ -5,12 +5,14 @@ Nothing is mapped into memory, so that what a file takes there is the slice that
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
 import struct
+import tokenize
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,6 +112,23 @@ class JoinedRows:
         return np.concatenate(taken) if taken else self.parts[0][:0]
 
 
+@contextlib.contextmanager
+def errors_with_path(where: str) -> Iterator[None]:
+    """Turn whatever a damaged file makes zipfile, NumPy or PyArrow raise into one ValueError that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (
+        ValueError, OSError, RuntimeError, EOFError, SyntaxError, OverflowError, TypeError, KeyError, MemoryError,
+        struct.error, tokenize.TokenError, zipfile.BadZipFile,
+    ) as error:  # fmt: skip
+        message = " ".join(str(error).split())
+        if where in message:
+            raise
+        raise ValueError(f"path: got {where}, which is damaged ({message}), expected a whole file") from None
+
+
 def open_rows(path: Path, member: str | None = None) -> FileRows:
     """Return the rows of the array in a file; what it is is seen from its first bytes.
 
@@ -126,6 +145,11 @@ def open_rows(path: Path, member: str | None = None) -> FileRows:
         For another kind of file, a compressed one, or one that is damaged.
     """
     where = os.fspath(path)
+    with errors_with_path(where):
+        return _open_rows(where, member)
+
+
+def _open_rows(where: str, member: str | None) -> FileRows:
     with open(where, "rb") as file:
         start = file.read(6)
         file.seek(0)
@@ -143,7 +167,7 @@ def open_rows(path: Path, member: str | None = None) -> FileRows:
 
 def member_names(path: Path) -> list[str]:
     """Return the names of the arrays in an .npz file."""
-    with zipfile.ZipFile(path) as archive:
+    with errors_with_path(os.fspath(path)), zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
@@ -156,7 +180,7 @@ def _npy_rows(file: Any, where: str) -> FileRows:
     shape, fortran, dtype = read(file)
     if fortran and len(shape) > 1:
         raise ValueError(f"path: got {where} in Fortran order, expected C order: np.ascontiguousarray makes it")
-    if dtype.hasobject or not shape:
+    if dtype.hasobject or not shape or min(shape) < 0 or dtype.itemsize == 0:
         raise ValueError(f"path: got {where} with {dtype} of shape {shape}, expected rows of numbers")
     return FileRows(where, file.tell(), dtype, shape)
 

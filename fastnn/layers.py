@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import check_number, shown, unknown_name
+from fastnn._errors import check_flag, check_number, shown, unknown_name
 from fastnn.activations import check_activation
 from fastnn.initializers import Initializer, as_initializer
 
@@ -63,6 +63,7 @@ class Dense(Layer):
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", check_number("units", self.units, low=1, integer=True))
         object.__setattr__(self, "activation", check_activation(self.activation))
+        object.__setattr__(self, "use_bias", check_flag("use_bias", self.use_bias))
         if self.kernel_initializer != "auto":
             as_initializer(self.kernel_initializer)
         for name in ("l1", "l2"):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from fastnn import export, saving
-from fastnn._errors import check_number, unknown_name
+from fastnn._errors import check_flag, check_number, unknown_name
 from fastnn.arrays import Data, as_samples, as_targets, as_weights, balanced_weights, classes_of
 from fastnn.callbacks import Callback
 from fastnn.devices import check_device, runtime_on
@@ -123,7 +123,7 @@ class Sequential:
         if l1_mode not in ("gradient", "truncate"):
             raise unknown_name("l1_mode", l1_mode, ("gradient", "truncate"))
         self.l1_mode = l1_mode
-        self.check_finite = bool(check_finite)
+        self.check_finite = check_flag("check_finite", check_finite)
         self.preparation: Preparation | None = None
         self.history = History()
         self.step, self.epoch = 0, 0
@@ -248,6 +248,7 @@ class Sequential:
         share = check_number("validation_split", validation_split, low=0.0, high=1.0, high_open=True)
         if verbose not in (True, False, "auto", 0, 1):
             raise unknown_name("verbose", verbose, ("auto", "True", "False"))
+        check_flag("shuffle", shuffle)
         callbacks = _check_callbacks(callbacks)
         network = self._network_for(x)
         feed = self._feed(network, x, y, sample_weight, class_weight)
@@ -382,6 +383,7 @@ class Sequential:
         training : bool
             Whether dropout works, with the mask of the next step.
         """
+        check_flag("training", training)
         network = self._network_for(x)
         data = self._gate(network, x, y, sample_weight, None)
         self.build(network.inputs)
@@ -494,6 +496,7 @@ class Sequential:
 
     def clone(self, *, weights: bool = True) -> Sequential:
         """Return an independent model with the same settings and, unless `weights` is False, training state."""
+        check_flag("weights", weights)
         config = saving.config_of(self)
         if not weights or self._runtime is None:
             return saving.model_from_config(type(self), config, self.device)

@@ -6,6 +6,7 @@ Compiled code reads the table (`kernels/epoch.py`), so another architecture comp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,9 @@ from fastnn.losses import Loss
 
 ALIGN = 16
 """Segments begin at multiples of this many elements: a cache line of float32."""
+
+_MOST_PARAMETERS = 1 << 44
+"""More than any address space holds: a slip of the pen, not a network."""
 
 Array = npt.NDArray[Any]
 
@@ -51,7 +55,7 @@ class Segment:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @property
     def stop(self) -> int:
@@ -150,6 +154,8 @@ class Network:
         self.segments = self._place(l1, l2)
         self.n_params = sum(segment.size for segment in self.segments)
         self.params_size = _aligned(max((segment.stop for segment in self.segments), default=1))
+        if self.params_size > _MOST_PARAMETERS:
+            raise ValueError(f"layers: got {self.n_params:,} parameters, expected at most {_MOST_PARAMETERS:,}")
         self._plans: dict[tuple[int, int], Plan] = {}
         self.scales = np.array([1.0 / (1.0 - stage.dropout) for stage in self.stages])
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn import schedules
-from fastnn._errors import check_number, unknown_name
+from fastnn._errors import check_flag, check_number, unknown_name
 from fastnn.kernels import update
 from fastnn.schedules import Schedule, as_schedule
 
@@ -47,6 +47,9 @@ class Optimizer(_Clipping):
         for name in ("clip_norm", "clip_value"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), low=0.0, low_open=True)
+        for item in fields(self):
+            if isinstance(item.default, bool):
+                object.__setattr__(self, item.name, check_flag(item.name, getattr(self, item.name)))
         self._check()
 
     def _check(self) -> None:

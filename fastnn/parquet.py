@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fastnn._errors import unknown_name
+from fastnn.files import errors_with_path
 
 _READ_AHEAD = 16 << 20
 """Bytes of all columns together that are read at once, instead of a whole row group."""
@@ -44,7 +45,7 @@ class ParquetGroups:
     ) -> None:
         parquet = _pyarrow_parquet()
         self.paths = paths
-        self.metadata = [parquet.read_metadata(path) for path in paths]
+        self.metadata = [_metadata(parquet, path) for path in paths]
         schema = self.metadata[0].schema.to_arrow_schema()
         for path, other in zip(paths, self.metadata, strict=True):
             if not other.schema.to_arrow_schema().equals(schema):
@@ -75,15 +76,28 @@ class ParquetGroups:
         wanted = (features if with_x else []) + ([*wanted, *([weight] if weight else [])] if with_y else [])
         parquet = _pyarrow_parquet()
         each = max(1 << 14, _READ_AHEAD // max(1, len(wanted)))
-        with parquet.ParquetFile(
-            self.paths[file], metadata=self.metadata[file], buffer_size=each, pre_buffer=False
-        ) as source:
+        with (
+            errors_with_path(self.paths[file]),
+            parquet.ParquetFile(
+                self.paths[file], metadata=self.metadata[file], buffer_size=each, pre_buffer=False
+            ) as source,
+        ):
             for batch in source.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False):
                 x = batch.select(features) if with_x else None
                 y = None
                 if with_y and target is not None:
                     y = batch.column(target) if isinstance(target, str) else batch.select(target)
                 yield x, y, batch.column(weight) if with_y and weight else None
+
+
+def _metadata(parquet: Any, path: str) -> Any:
+    with errors_with_path(path):
+        metadata = parquet.read_metadata(path)
+        metadata.schema.to_arrow_schema()
+        for group in range(metadata.num_row_groups):
+            if metadata.row_group(group).num_rows < 0:
+                raise ValueError(f"row group {group} has {metadata.row_group(group).num_rows} rows")
+        return metadata
 
 
 def is_parquet(path: str) -> bool:

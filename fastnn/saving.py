@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from fastnn import layers, losses, optimizers
+from fastnn._errors import check_path
 from fastnn.history import History
 from fastnn.preparation import Preparation
 from fastnn.schedules import as_schedule
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of the file's layout; a file with a higher one is refused."""
+
+_MOST_INPUTS = 1 << 20
+"""Inputs of a file's model that has no weights; those of any other are as many as its first weights have rows."""
 
 _KEY = "fastnn"
 _HASH = "sha256"
@@ -112,6 +116,7 @@ def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors,
     inputs = _count(header["config"]["input_size"])
     model = model_from_config(kind, {**header["config"], "input_size": None}, device)
     # What a file speaks of is made only where the file holds as much.
+    _check_inputs(model, inputs, tensors)
     for segment in model.network_for_inputs(inputs).segments:
         if segment.name not in tensors or tensors[segment.name].shape != segment.shape:
             raise ValueError(f"tensor {segment.name!r} is missing or not of shape {segment.shape}")
@@ -142,14 +147,26 @@ def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors,
     return model
 
 
+def _check_inputs(model: Sequential, inputs: int, tensors: Tensors) -> None:
+    """Raise unless the inputs are those of the first weights, or few where there are no weights to tell."""
+    if not any(isinstance(layer, layers.Dense) for layer in model.layers):
+        if inputs > _MOST_INPUTS:
+            raise ValueError(f"it has {inputs} inputs and no weights, expected at most {_MOST_INPUTS} inputs")
+        return
+    first = tensors.get("dense_0.weight")
+    if first is None or first.shape[:1] != (inputs,):
+        raise ValueError(f"tensor 'dense_0.weight' is missing or not of {inputs} rows")
+
+
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
-        raise ValueError(f"a counter is {value!r}, expected an integer >= 0")
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"a counter is {value!r}, expected an integer >= 0 and < 2**63")
     return value
 
 
 def save(model: Sequential, path: str | os.PathLike[str]) -> None:
     """Write a model; see `Sequential.save`."""
+    path = check_path("path", path)
     header, tensors = parts_of(model)
     text = json.dumps(_finite(header), allow_nan=False)
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
@@ -200,7 +217,7 @@ def checksum(text: str, tensors: Tensors) -> str:
 
 def load(kind: type[Sequential], path: str | os.PathLike[str], device: str) -> Sequential:
     """Read a model; see `fastnn.load`."""
-    name = os.fspath(path)
+    name = check_path("path", path)
     with open(name, "rb"):  # a missing or unreadable file is an OSError of its own
         pass
     try:

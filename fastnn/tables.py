@@ -11,6 +11,7 @@ import gzip
 import importlib.util
 import os
 import warnings
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -228,6 +229,12 @@ class _Layout(NamedTuple):
                 lines = reader.line_num
         except UnicodeDecodeError:
             raise ValueError("got bytes that are no text, expected CSV in UTF-8, or Parquet") from None
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"got a damaged gzip file ({error}), expected a whole one") from None
+        except csv.Error as error:
+            raise ValueError(
+                f"got a first line that is no CSV ({error}), expected one with the columns' names"
+            ) from None
         if not header:
             raise ValueError("got no line, expected one with the columns' names")
         return cls(_named_once([name.strip() for name in header]), delimiter, lines)

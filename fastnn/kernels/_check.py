@@ -78,26 +78,47 @@ def check_arrays(outputs: dict[str, Any], inputs: dict[str, Any], shapes: dict[s
 
 
 def check_scalar(
-    name: str, value: Any, *, low: float | None = None, high: float | None = None, below: float | None = None
+    name: str,
+    value: Any,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    infinite: bool = False,
 ) -> None:
-    """Raise unless `value` is a real number, not NaN, with low <= value <= high and value < below."""
+    """Raise unless `value` is a real number, not NaN, with low <= value <= high and value < below.
+
+    Infinity passes only where `infinite` says so.
+    """
     plain = type(value) is float or type(value) is int
     within = (low is None or value >= low) and (high is None or value <= high) if plain else False
-    if within and value == value and (below is None or value < below):
+    if within and -_LARGEST <= value <= _LARGEST and (below is None or value < below):
         return
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
     bounds = [
         text for bound, text in ((low, f">= {low}"), (high, f"<= {high}"), (below, f"< {below}")) if bound is not None
     ]
-    bad = (
+    out = (
         value != value
         or (low is not None and value < low)
         or (high is not None and value > high)
         or (below is not None and value >= below)
     )
-    if bad:
-        raise ValueError(f"{name}: got {value}, expected a number {' and '.join(bounds)}".rstrip())
+    endless = not -_LARGEST <= value <= _LARGEST
+    if out or (endless and not (infinite and isinstance(value, (float, np.floating)))):
+        kind = "a finite number" if endless and not out else "a number"
+        shown = value if not endless or isinstance(value, (float, np.floating)) else "an integer beyond any float"
+        raise ValueError(f"{name}: got {shown}, expected {kind} {' and '.join(bounds)}".rstrip())
+
+
+_LARGEST = float(np.finfo(np.float64).max)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise unless `value` is True or False: compiled code may not take for true what Python takes for false."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected True or False")
 
 
 def check_code(name: str, value: Any, codes: dict[str, int]) -> int:

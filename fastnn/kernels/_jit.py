@@ -10,7 +10,7 @@ The decorators, from the inside out:
 around it
               then compiles in half a second, where Numba would optimise the whole body four times over;
 ``entry``     a serial function that Python calls: cached on disk;
-``entry_parallel``  the same with ``prange`` over fixed blocks.
+``entry_parallel``  the same for a loop over fixed blocks, for one thread and with ``prange`` for several: see `Loop`.
 
 No decorator compiles anything at import. None of the fast-math sets has ``nnan`` or ``ninf``: a NaN
 stays visible all the way to the loss.
@@ -23,6 +23,7 @@ import ctypes
 import functools
 import hashlib
 import inspect
+import os
 import pathlib
 import subprocess
 import sys
@@ -35,6 +36,7 @@ import numpy as np
 from numba import types
 from numba.core import caching
 from numba.extending import intrinsic
+from numba.np.ufunc import parallel
 
 EXACT = {"nsz", "contract"}
 FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -60,11 +62,11 @@ def kernel_sources_stamp() -> str:
 class _KernelCache(caching.FunctionCache):
     """Numba's function cache, keyed by all kernel sources; a full or broken disk never stops a call."""
 
-    def __init__(self, py_func: Callable[..., Any]) -> None:
+    def __init__(self, py_func: Callable[..., Any], variant: str) -> None:
         super().__init__(py_func)
         self._cache_file = caching.IndexDataCacheFile(
             cache_path=self._cache_path,
-            filename_base=self._impl.filename_base,
+            filename_base=self._impl.filename_base + variant,
             source_stamp=kernel_sources_stamp(),
         )
 
@@ -98,10 +100,13 @@ def _warn_once(message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-def _cached(dispatcher: Any) -> Any:
-    """Turn on the disk cache of `dispatcher`; without any writable directory, go on without one."""
+def _cached(dispatcher: Any, variant: str = "") -> Any:
+    """Turn on the disk cache of `dispatcher`; without any writable directory, go on without one.
+
+    `variant` tells apart what is compiled from the same function with other options.
+    """
     try:
-        dispatcher._cache = _KernelCache(dispatcher.py_func)
+        dispatcher._cache = _KernelCache(dispatcher.py_func, variant)
     except RuntimeError:
         _warn_once(
             "fastnn: no writable directory for compiled kernels, so each process compiles them again; "
@@ -149,28 +154,73 @@ def entry(function: Callable[..., Any]) -> Any:
     return entries[-1]
 
 
-def entry_parallel(function: Callable[..., Any]) -> Any:
-    """Compile a function with ``prange`` over fixed blocks; cached on disk."""
-    entries.append(_any_number(_cached(numba.njit(fastmath=FAST, parallel=True, **_COMMON)(function))))
-    return entries[-1]
+class Loop:
+    """A loop over fixed blocks, compiled for one thread (`alone`) and with ``prange`` for several (`together`).
+
+    Both give the same bits as long as every sum in the body is made by a `Task`, which is compiled once.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.alone = entry(function)
+        self.together = _any_number(
+            _cached(numba.njit(fastmath=FAST, parallel=True, **_COMMON)(function), variant="-parallel")
+        )
+        entries.append(self.together)
+
+    def compile_together(self) -> None:
+        """Compile for several threads what has been compiled for one."""
+        for signature in self.alone.signatures:
+            self.together.compile(signature)
 
 
-def launch(kernel: Any, n_tasks: int, *arguments: Any) -> None:
-    """Call an `entry_parallel` kernel with no more threads than `n_tasks`, the blocks of it that are worth one each.
+loops: list[Loop] = []
+"""Every loop, for `warmup`."""
+
+
+def entry_parallel(function: Callable[..., Any]) -> Loop:
+    """Compile a loop with ``prange`` over fixed blocks; cached on disk."""
+    loops.append(Loop(function))
+    return loops[-1]
+
+
+def launch(loop: Loop, n_tasks: int, *arguments: Any) -> None:
+    """Run a loop on no more threads than `n_tasks`, the blocks of it that are worth one each.
 
     Waking a thread that has nothing to do costs a microsecond, or milliseconds where the core is busy. Numba would
     compile once more for arrays that are read-only: inputs, which no kernel writes to, all look alike to it.
     """
     arguments = tuple(like_writable(a) if isinstance(a, np.ndarray) else a for a in arguments)
     available = numba.get_num_threads()
-    if n_tasks >= available:
-        kernel(*arguments)
+    if min(available, n_tasks) <= 1 or not _may_fork():
+        loop.alone(*arguments)
         return
-    numba.set_num_threads(max(1, n_tasks))
+    numba.set_num_threads(min(available, n_tasks))
     try:
-        kernel(*arguments)
+        loop.together(*arguments)
     finally:
         numba.set_num_threads(available)
+
+
+_lost_threads = False
+"""Whether this process was forked from one whose threads Numba had started."""
+
+
+def _may_fork() -> bool:
+    """Return whether Numba may run a parallel loop here.
+
+    Its workqueue layer ends the process when two threads come at once, whoever started the other one's loop, and GNU
+    OpenMP ends a forked process whose parent had threads.
+    """
+    return not _lost_threads and parallel.threading_layer() != "workqueue"
+
+
+def _note_fork() -> None:
+    global _lost_threads
+    _lost_threads = bool(getattr(parallel, "_is_initialized", True))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 @contextlib.contextmanager
@@ -209,9 +259,9 @@ FORK_CHUNKS = 8
 """Chunks of element-wise work (`activation.CHUNK`) that are worth one thread: 30 us and more. See `gemm.FORK_FLOPS`."""
 
 
-def launch_chunks(kernel: Any, n_chunks: int, *arguments: Any) -> None:
-    """Call an `entry_parallel` kernel of element-wise work in `n_chunks` chunks."""
-    launch(kernel, n_chunks // FORK_CHUNKS, *arguments)
+def launch_chunks(loop: Loop, n_chunks: int, *arguments: Any) -> None:
+    """Run a loop of element-wise work in `n_chunks` chunks."""
+    launch(loop, n_chunks // FORK_CHUNKS, *arguments)
 
 
 def like_writable(array: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fastnn.kernels import epoch
+from fastnn.kernels._jit import loops
 from fastnn.kernels._pool import compile_attend
 from fastnn.kernels.activation import activation_backward, activation_forward, softmax_forward
 from fastnn.kernels.dense import dense_backward, dense_forward
@@ -33,7 +34,11 @@ def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
     ------
     ValueError
         For another name than "float32" and "float64".
+    TypeError
+        For what holds no names.
     """
+    if not isinstance(dtypes, Iterable):
+        raise TypeError(f"dtypes: got {type(dtypes).__name__}, expected names such as 'float32'")
     names = [dtypes] if isinstance(dtypes, str) else list(dtypes)
     for name in names:
         if name not in ("float32", "float64"):
@@ -43,6 +48,8 @@ def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
     shuffle_indices(np.empty(2, np.int64), 0, 0)
     for name in names:
         _warm_up(np.dtype(name))
+    for loop in loops:
+        loop.compile_together()
 
 
 def _warm_up(dtype: np.dtype) -> None:

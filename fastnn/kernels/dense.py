@@ -12,7 +12,7 @@ from fastnn.kernels._context import SLOTS, floats_at
 from fastnn.kernels._jit import Task, block, entry, like_writable
 from fastnn.kernels._pool import KINDS, lead, pool, put
 from fastnn.kernels._simd import tile_columns
-from fastnn.kernels.activation import ACTIVATE, call_activate
+from fastnn.kernels.activation import ACTIVATE, activation_forward, call_activate
 from fastnn.kernels.gemm import GEMM, MR, call_gemm, product_plan, split
 
 
@@ -158,14 +158,15 @@ def dense_forward(
     bias = np.empty(0, z.dtype) if b is None else b
     if z.size == 0 or k == 0:
         z[:] = 0.0 if b is None else b
-    if z.size:
-        p = _context(z.dtype, rows, k, n, code)
-        p[_ROW_BLOCKS], p[_COLUMN_BLOCKS], p[_EACH] = product_plan(rows, n, max(1, k), z.dtype, get_num_threads())
-        with pool().helping(int(p[_ROW_BLOCKS] * p[_COLUMN_BLOCKS])) as (seats, *team):
-            _dense_forward(
-                *team, FORWARD.address(z.dtype), p, a, z, like_writable(x), like_writable(w), like_writable(bias),
-                np.empty(seats * int(p[_EACH]), z.dtype),
-            )  # fmt: skip
+        activation_forward(a, z, activation)
+        return
+    p = _context(z.dtype, rows, k, n, code)
+    p[_ROW_BLOCKS], p[_COLUMN_BLOCKS], p[_EACH] = product_plan(rows, n, k, z.dtype, get_num_threads())
+    with pool().helping(int(p[_ROW_BLOCKS] * p[_COLUMN_BLOCKS])) as (seats, *team):
+        _dense_forward(
+            *team, FORWARD.address(z.dtype), p, a, z, like_writable(x), like_writable(w), like_writable(bias),
+            np.empty(seats * int(p[_EACH]), z.dtype),
+        )  # fmt: skip
 
 
 def dense_backward(

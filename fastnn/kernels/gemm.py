@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import get_num_threads
 
-from fastnn.kernels._check import check_arrays
+from fastnn.kernels._check import check_arrays, check_flag
 from fastnn.kernels._context import SLOTS, floats_at
 from fastnn.kernels._jit import Task, block, entry, inlined, like_writable
 from fastnn.kernels._pool import KINDS, lead, pool, put
@@ -456,6 +456,8 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
     Each element is summed in the order of k with fused multiply-adds (where the CPU has them), in the dtype
     of the arrays: the error is at most K rounding steps.
     """
+    check_flag("transpose_a", transpose_a)
+    check_flag("transpose_b", transpose_b)
     if not getattr(c, "ndim", 0) == getattr(a, "ndim", 0) == 2:
         check_arrays({"c": c}, {"a": a, "b": b}, {"c": (None, None), "a": (None, None), "b": (None, None)})
     m, n = c.shape

@@ -281,7 +281,7 @@ def huber(dy: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray | None = N
     Parameters, result and errors as in `squared_error`; `delta` > 0. Source: Huber, Ann. Math. Statist. 35,
     1964.
     """
-    check_scalar("delta", delta, low=0.0)
+    check_scalar("delta", delta, low=0.0, infinite=True)
     if delta == 0:
         raise ValueError(f"delta: got {delta}, expected a number > 0")
     return _run(HUBER, dy, y, t, w, "y t", delta)

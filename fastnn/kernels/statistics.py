@@ -11,8 +11,8 @@ from numba import prange
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy, fill
 from fastnn.kernels._check import check_array, check_arrays, check_code
-from fastnn.kernels._jit import block, entry_parallel, launch
-from fastnn.kernels.activation import MULTIPLY_SLOPE, call_multiply_slope
+from fastnn.kernels._jit import Task, block, entry_parallel, launch
+from fastnn.kernels.activation import CHUNK, MULTIPLY_SLOPE, call_multiply_slope
 from fastnn.kernels.elementary import like
 
 MEAN, STD, SATURATED, DEAD = range(4)
@@ -37,11 +37,15 @@ def _column_statistics(slope, sums, a, source, code, column, slopes, values):
     sums[column, 0], sums[column, 1], sums[column, 2] = total, square, flat
 
 
+COLUMN = Task(_column_statistics, "i d[:,:] e[:,:] e[:,:] i i e[:] e[:]")
+_call_column = COLUMN.call
+
+
 @entry_parallel
-def _activation_statistics(slope, sums, a, source, code):
+def _activation_statistics(task, slope, sums, a, source, code):
     for column in prange(a.shape[1]):
-        _column_statistics(
-            slope, sums, a, source, code, column, np.empty(a.shape[0], a.dtype), np.empty(a.shape[0], a.dtype)
+        _call_column(
+            task, slope, sums, a, source, code, column, np.empty(a.shape[0], a.dtype), np.empty(a.shape[0], a.dtype)
         )
 
 
@@ -74,7 +78,8 @@ def activation_statistics(stats: np.ndarray, a: np.ndarray, z: np.ndarray, activ
     sums = np.empty((a.shape[1], 3))
     launch(
         _activation_statistics,
-        a.shape[1],
+        min(a.shape[1], a.size // CHUNK),
+        COLUMN.address(a.dtype),
         MULTIPLY_SLOPE.address(a.dtype),
         sums,
         a,

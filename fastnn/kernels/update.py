@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numba import prange
 
-from fastnn.kernels._check import check_array, check_arrays, check_scalar
+from fastnn.kernels._check import check_array, check_arrays, check_flag, check_scalar
 from fastnn.kernels._jit import Task, block, entry_parallel, formula, launch_chunks
 from fastnn.kernels.activation import CHUNK
 from fastnn.kernels.elementary import absolute, choose, copysign, largest, like
@@ -209,20 +209,35 @@ def _update(update, kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncat
         )
 
 
-@entry_parallel
-def _penalty(partial, w, l1, l2):
-    for c in prange(partial.size):
-        partial[c] = penalty_block(w[c * CHUNK : (c + 1) * CHUNK], l1, l2)
+@block
+def _write_penalty(total, w, l1, l2):
+    total[0] = penalty_block(w, l1, l2)
+
+
+@block
+def _write_squared_sum(total, d):
+    square = 0.0
+    for i in range(d.size):
+        square += np.float64(d[i]) * np.float64(d[i])
+    total[0] = square
+
+
+PENALTY = Task(_write_penalty, "d[:] e[:] d d")
+_call_penalty = PENALTY.call
+SQUARED_SUM = Task(_write_squared_sum, "d[:] e[:]")
+_call_squared_sum = SQUARED_SUM.call
 
 
 @entry_parallel
-def _squared_norm(partial, d):
+def _penalty(task, partial, w, l1, l2):
     for c in prange(partial.size):
-        piece = d[c * CHUNK : (c + 1) * CHUNK]
-        total = 0.0
-        for i in range(piece.size):
-            total += np.float64(piece[i]) * np.float64(piece[i])
-        partial[c] = total
+        _call_penalty(task, partial[c : c + 1], w[c * CHUNK : (c + 1) * CHUNK], l1, l2)
+
+
+@entry_parallel
+def _squared_norm(task, partial, d):
+    for c in prange(partial.size):
+        _call_squared_sum(task, partial[c : c + 1], d[c * CHUNK : (c + 1) * CHUNK])
 
 
 @entry_parallel
@@ -255,8 +270,8 @@ def hyper_vector(
 ) -> np.ndarray:
     """Return the float64 vector of hyper-parameters that `update_block` reads, for the step counted from 1."""
     hyper = np.zeros(N_HYPER)
-    hyper[[LR, BETA1, BETA2, EPS, EPS_INSIDE]] = lr, b1, b2, eps, eps_inside_sqrt
-    hyper[[NESTEROV, CENTERED, CLIP_VALUE, EPS_HAT]] = nesterov, centered, clip_value, eps_hat
+    hyper[[LR, BETA1, BETA2, EPS, EPS_INSIDE]] = lr, b1, b2, eps, bool(eps_inside_sqrt)
+    hyper[[NESTEROV, CENTERED, CLIP_VALUE, EPS_HAT]] = bool(nesterov), bool(centered), clip_value, bool(eps_hat)
     hyper[[CORRECTION1, CORRECTION2, FIRST]] = 1.0 - b1**step, math.sqrt(1.0 - b2**step), step == 1
     return hyper
 
@@ -274,7 +289,7 @@ def _run(
     shape = np.shape(param)
     check_arrays({"param": param, **given}, {"grad": grad}, dict.fromkeys([*given, "grad"], shape))
     for name, value in options.items():
-        check_scalar(name, value, low=None if name == "grad_scale" else 0.0)
+        check_scalar(name, value, low=None if name == "grad_scale" else 0.0, infinite=name == "clip_value")
     l1, l2, scale, truncate = (float(options[name]) for name in ("l1", "l2", "grad_scale", "truncate"))
     hyper[CLIP_VALUE] = options["clip_value"]
     if param.size == 0:
@@ -306,7 +321,7 @@ def _options(l1: float, l2: float, grad_scale: float, clip_value: float, truncat
 def _check_step(step: int) -> None:
     if not isinstance(step, (int, np.integer)) or isinstance(step, bool):
         raise TypeError(f"step: got {type(step).__name__}, expected an integer counted from 1")
-    check_scalar("step", step, low=1)
+    check_scalar("step", step, low=1, high=2**63 - 1)
 
 
 def sgd_update(
@@ -366,6 +381,7 @@ def sgd_update(
     check_scalar("lr", lr, low=0.0)
     check_scalar("momentum", momentum, low=0.0, below=1.0)
     _check_step(step)
+    check_flag("nesterov", nesterov)
     if momentum and velocity is None:
         raise ValueError("velocity: got None, expected an array like param, since momentum is not 0")
     hyper = hyper_vector(lr=lr, b1=momentum, nesterov=nesterov, step=step)
@@ -406,6 +422,7 @@ def adagrad_update(
     """
     check_scalar("lr", lr, low=0.0)
     check_scalar("eps", eps, low=0.0)
+    check_flag("eps_inside_sqrt", eps_inside_sqrt)
     hyper = hyper_vector(lr=lr, eps=eps, eps_inside_sqrt=eps_inside_sqrt)
     _run(ADAGRAD, param, {"g2": g2}, grad, hyper, _options(l1, l2, grad_scale, clip_value, truncate))
 
@@ -457,6 +474,8 @@ def rmsprop_update(
     check_scalar("momentum", momentum, low=0.0, below=1.0)
     if momentum and velocity is None:
         raise ValueError("velocity: got None, expected an array like param, since momentum is not 0")
+    check_flag("centered", centered)
+    check_flag("eps_inside_sqrt", eps_inside_sqrt)
     if centered and mean is None:
         raise ValueError("mean: got None, expected an array like param, since centered is true")
     hyper = hyper_vector(
@@ -487,6 +506,7 @@ def _adam(
     check_scalar("eps", eps, low=0.0)
     check_scalar("weight_decay", decay, low=0.0)
     _check_step(step)
+    check_flag("eps_hat", eps_hat)
     hyper = hyper_vector(lr=lr, b1=b1, b2=b2, eps=eps, step=step, eps_hat=eps_hat)
     _run(kind, param, states, grad, hyper, options, decay)
 
@@ -629,7 +649,7 @@ def penalty(w: np.ndarray, l1: float, l2: float) -> float:
     check_scalar("l1", l1, low=0.0)
     check_scalar("l2", l2, low=0.0)
     partial = _partials(w)
-    launch_chunks(_penalty, len(partial), partial, w.reshape(-1), float(l1), float(l2))
+    launch_chunks(_penalty, len(partial), PENALTY.address(w.dtype), partial, w.reshape(-1), float(l1), float(l2))
     return float(partial.sum())
 
 
@@ -643,7 +663,7 @@ def global_norm(grad: np.ndarray) -> float:
     """
     check_array("grad", grad)
     partial = _partials(grad)
-    launch_chunks(_squared_norm, len(partial), partial, grad.reshape(-1))
+    launch_chunks(_squared_norm, len(partial), SQUARED_SUM.address(grad.dtype), partial, grad.reshape(-1))
     return math.sqrt(float(partial.sum()))
 
 
@@ -657,7 +677,7 @@ def clip_by_value(grad: np.ndarray, limit: float) -> None:
         >= 0.
     """
     check_array("grad", grad, writable=True)
-    check_scalar("limit", limit, low=0.0)
+    check_scalar("limit", limit, low=0.0, infinite=True)
     if grad.size:
         launch_chunks(_clip, -(-grad.size // CHUNK), grad.reshape(-1), float(limit), 1.0)
 
@@ -676,7 +696,7 @@ def clip_by_norm(grad: np.ndarray, limit: float) -> float:
     Pascanu, Mikolov and Bengio, ICML 2013.
     """
     check_array("grad", grad, writable=True)
-    check_scalar("limit", limit, low=0.0)
+    check_scalar("limit", limit, low=0.0, infinite=True)
     norm = global_norm(grad)
     if norm > limit:
         launch_chunks(_clip, -(-grad.size // CHUNK), grad.reshape(-1), math.inf, limit / norm)

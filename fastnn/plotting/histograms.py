@@ -62,6 +62,7 @@ def plot_weights(
     OSError
         If the picture cannot be written.
     """
+    _check_model(model)
     segments = zip(model.network.segments, model.get_weights(), strict=True)
     weights = [weight for segment, weight in segments if segment.is_weight]
     names = [stage.name for stage in model.network.stages if stage.dense is not None]
@@ -112,6 +113,7 @@ def plot_activations(
     OSError
         If the picture cannot be written.
     """
+    _check_model(model)
     outputs = model.layer_outputs(x, rows)
     return _panels(list(outputs), list(outputs.values()), "output", path, title, theme, figure)
 
@@ -163,3 +165,8 @@ def _histogram(axes: Axes, values: npt.NDArray[np.float64], what: str, theme: Th
 
 def _rounded(share: float) -> str:
     return "under 1%" if share < 0.01 else f"{share:.0%}"
+
+
+def _check_model(model: Any) -> None:
+    if not hasattr(model, "layer_outputs"):
+        raise TypeError(f"model: got {type(model).__name__}, expected a Sequential")

@@ -1,0 +1,69 @@
+"""Arguments of the kernels that are no arrays: whatever is none of what is expected is refused, and nothing written."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+
+import numpy as np
+import pytest
+
+from fastnn import kernels
+
+if sys.platform != "linux":
+    pytest.skip("the examples come from guarded.py, which needs Linux", allow_module_level=True)
+
+import guarded
+
+ANYTHING = {
+    "a word": "x",
+    "bytes": b"1",
+    "a list": [1.0],
+    "an object": object(),
+    "a complex number": 1j,
+    "an array": np.ones(3),
+    "0-d": np.array(0.5),
+    "NaN": np.nan,
+    "-infinity": -np.inf,
+    "beyond any float": 10**400,
+    "below any float": -(10**400),
+}
+FLAGS = {"transpose_a", "transpose_b", "nesterov", "centered", "eps_inside_sqrt", "eps_hat"}
+NUMBERS = {**ANYTHING, "None": None, "True": True}
+OTHERS = (
+    # what only some arguments refuse
+    (FLAGS, {"None": None, "1": 1, "infinity": np.inf}),
+    ({"lr", "eps", "l1", "l2", "truncate", "weight_decay", "amount"}, {"infinity": np.inf, "negative": -0.1}),
+    ({"clip_value", "limit", "delta"}, {"negative": -0.1}),
+    ({"momentum", "alpha", "b1", "b2", "rate"}, {"negative": -0.1, "1": 1.0, "infinity": np.inf}),
+    ({"seed", "step", "layer", "stream", "epoch"}, {"negative": -1, "half": 0.5, "2**70": 2**70}),
+    ({"grad_scale"}, {"infinity": np.inf}),
+)
+OPTIONAL_ARRAYS = {"w", "b", "velocity", "mean", "dx", "db", "z", "a"}
+
+
+def cases():
+    for name, make in guarded.KERNELS.items():
+        outputs, inputs, _ = make(guarded.Draw(3), "float32")
+        for argument in inspect.signature(getattr(kernels, name)).parameters:
+            if argument not in outputs and argument not in inputs:
+                yield name, argument
+
+
+@pytest.mark.parametrize(("name", "argument"), list(cases()))
+def test_what_is_no_such_argument_is_refused(name, argument):
+    kernel = getattr(kernels, name)
+    outputs, inputs, others = guarded.KERNELS[name](guarded.Draw(3), "float32")
+    bad = dict(ANYTHING if argument in FLAGS | OPTIONAL_ARRAYS else NUMBERS)
+    for names, values in OTHERS:
+        bad |= values if argument in names else {}
+    for what, value in bad.items():
+        written = {key: array.copy() for key, array in outputs.items()}
+        with pytest.raises((TypeError, ValueError)) as caught:
+            kernel(**{**written, **inputs, **others, argument: value})
+        message = str(caught.value)
+        assert message.startswith(f"{argument}: "), f"{what}: {message}"
+        assert "expected" in message
+        for key, array in outputs.items():
+            np.testing.assert_array_equal(written[key], array, err_msg=f"{what} for {argument}: {key} was written")
+    kernel(**{key: array.copy() for key, array in outputs.items()}, **inputs, **others)  # all else is right

@@ -1,0 +1,213 @@
+"""Python threads, forks, pools and loops of one's own around fastnn: the right numbers, and no process that ends.
+
+Under each of Numba's threading layers that can be had here, each in a process of its own.
+"""
+
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from support import run_python
+
+LAYERS = ("omp", "tbb", "workqueue")
+
+PRELUDE = """
+import faulthandler, sys, threading, warnings
+faulthandler.enable()
+faulthandler.dump_traceback_later(240, exit=True)
+warnings.simplefilter("ignore")
+import numba
+import numpy as np
+import fastnn
+from fastnn import Dense, kernels
+from fastnn.kernels import _jit, gemm
+_jit.FORK_CHUNKS, gemm.FORK_FLOPS = 1, 1000  # threads for the smallest piece of work
+
+rng = np.random.default_rng(0)
+x = rng.normal(size=(3000, 8)).astype(np.float32)
+y = (x[:, 0] > 0).astype(int)
+wide = rng.normal(size=(2000, 30)).astype(np.float32)
+
+def model(seed=0):
+    return fastnn.Sequential([Dense(16, "tanh"), Dense(2)], "cross_entropy", "adam", seed=seed, l1=1e-3)
+
+def trained(seed=0):
+    result = model(seed)
+    result.fit(x, y, epochs=2, batch_size=64, verbose=False)
+    return result
+
+def loops():
+    "What goes through Numba's parallel loops, as bytes."
+    p, stats = np.empty_like(wide), np.empty(4)
+    kernels.softmax_forward(p, wide)
+    kernels.activation_statistics(stats, wide, wide, "tanh")
+    numbers = [kernels.penalty(wide, 0.1, 0.2), kernels.global_norm(wide)]
+    numbers.append(kernels.squared_error(np.empty_like(wide), wide, p))
+    return p.tobytes() + stats.tobytes() + repr(numbers).encode()
+
+def bits(model):
+    return b"".join(w.tobytes() for w in model.get_weights())
+"""
+
+
+@functools.cache
+def layer_is_there(layer):
+    script = "import numba; from fastnn.kernels import _jit; numba.get_num_threads(); print(numba.threading_layer())"
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": layer, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    return result.returncode == 0 and result.stdout.strip() == layer
+
+
+@pytest.fixture(params=LAYERS)
+def layer(request):
+    if not layer_is_there(request.param):
+        pytest.skip(f"Numba has no {request.param} here")
+    return request.param
+
+
+def run_parts(parts, layer, threads=4):
+    """Run scripts one after the other in one process, each of which prints one line."""
+    answers = run_python(
+        PRELUDE + "".join(parts.values()), NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS=str(threads)
+    ).splitlines()
+    return dict(zip(parts, answers, strict=True))
+
+
+USED = """
+want, want_loops = bits(trained()), loops()
+"""
+
+AT_ONCE = """
+others, fixed = bits(trained(1)), trained()
+
+def answers():
+    return [
+        fixed.predict(x).tobytes(), fixed.predict_proba(x).tobytes(), fixed.predict(x[:3]).tobytes(), fixed.penalty(),
+        loops(),
+    ]
+
+right, wrong = answers(), []
+
+def fit(seed):
+    for _ in range(2):
+        if bits(trained(seed)) != (want, others)[seed]:
+            wrong.append("fit")
+
+def predict():
+    for _ in range(2):
+        if answers() != right:
+            wrong.append("predict")
+
+workers = [threading.Thread(target=fit, args=(seed,)) for seed in range(2)]
+workers += [threading.Thread(target=predict) for _ in range(20)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+print(len(wrong), *wrong[:3])
+"""
+
+THREAD_POOL = """
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(8) as pool:
+    models = list(pool.map(lambda _: bits(trained()), range(8)))
+    results = list(pool.map(lambda _: loops(), range(40)))
+print(all(b == want for b in models) and all(r == want_loops for r in results))
+"""
+
+OWN_PRANGE = """
+out = np.zeros(6, np.int64)
+
+@numba.njit(parallel=True)
+def own_loop(out):
+    for i in numba.prange(out.size):
+        with numba.objmode(same="int64"):
+            same = int(bits(trained()) == want and loops() == want_loops)
+        out[i] = same
+
+own_loop(out)
+print(out.sum())
+"""
+
+LAYER = """
+print(numba.threading_layer())
+"""
+
+
+def test_python_threads_at_once(layer):
+    """Two fit and twenty predict; a pool of threads; a parallel loop of the user's own that calls back into Python."""
+    first = {"two fit and twenty predict": USED + AT_ONCE, "a pool": THREAD_POOL, "prange": OWN_PRANGE, "layer": LAYER}
+    assert run_parts(first, layer) == {
+        "two fit and twenty predict": "0",
+        "a pool": "True",
+        "prange": "6",
+        "layer": layer,
+    }
+
+
+def test_python_threads_at_once_with_one_thread_of_numba():
+    parts = {"two fit and twenty predict": USED + AT_ONCE, "a pool": THREAD_POOL}
+    assert run_parts(parts, "default", threads=1) == {"two fit and twenty predict": "0", "a pool": "True"}
+
+
+PREFORK = """
+import os
+children = []
+for _ in range(3):  # as a server forks its workers
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if bits(trained()) == want and loops() == want_loops else 3)
+    children.append(child)
+print([os.waitpid(child, 0)[1] for child in children], loops() == want_loops)
+"""
+
+MULTIPROCESSING = """
+import multiprocessing
+
+def work(seed):
+    return bits(trained()), loops()
+
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(all(pair == (want, want_loops) for pair in pool.map(work, range(4))))
+"""
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+
+@needs_fork
+def test_forks_after_use(layer):
+    """GNU OpenMP ends a forked process in its first parallel region, where the parent had one."""
+    parts = {"os.fork": USED + PREFORK, "multiprocessing": MULTIPROCESSING}
+    assert run_parts(parts, layer) == {"os.fork": "[0, 0, 0] True", "multiprocessing": "True"}
+
+
+BEFORE = """
+import os
+child = os.fork()
+result = len(loops()) > 0 and len(bits(trained())) > 0
+if child == 0:
+    os._exit(0 if result else 3)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@needs_fork
+def test_a_fork_before_use():
+    assert run_parts({"fork": BEFORE}, "default") == {"fork": "0"}
+
+
+JOBLIB = """
+import joblib
+print(*[
+    all(r == want_loops for r in joblib.Parallel(2, backend=backend)(joblib.delayed(loops)() for _ in range(4)))
+    for backend in ("loky", "multiprocessing", "threading")
+])
+"""
+
+
+def test_joblib():
+    pytest.importorskip("joblib")
+    assert run_parts({"joblib": USED + JOBLIB}, "default") == {"joblib": "True True True"}
