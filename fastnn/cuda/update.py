@@ -90,7 +90,7 @@ def _run(
     shape = getattr(param, "shape", None)
     arrays = check_arrays({"param": param, **given}, {"grad": grad}, dict.fromkeys([*given, "grad"], shape))
     for name, value in options.items():
-        check_scalar(name, value, low=None if name == "grad_scale" else 0.0)
+        check_scalar(name, value, low=None if name == "grad_scale" else 0.0, infinite=name == "clip_value")
     l1, l2, scale, truncate = (float(options[name]) for name in ("l1", "l2", "grad_scale", "truncate"))
     hyper[on_cpu.CLIP_VALUE] = options["clip_value"]
     size, dtype = arrays["param"].size, arrays["param"].dtype
