@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from fastnn.arrays import Data
-from fastnn.callbacks import Callback
+from fastnn.callbacks import Callback, Checkpoint
 from fastnn.feeds import Feed, Order
 from fastnn.kernels import epoch as e
 from fastnn.schedules import as_schedule
@@ -71,8 +71,8 @@ class Trainer:
         self.schedule = as_schedule(model.optimizer.lr)
         self._steps_a_call = 1
 
-    def run(self, epochs: int) -> None:
-        """Train for `epochs` epochs, or until a callback says stop."""
+    def run(self, last: int) -> None:
+        """Train until `last` epochs are done, counted over all calls of `fit`, or until a callback says stop."""
         model = self.model
         model.stop_training = False
         self._good = self._snapshot()
@@ -85,11 +85,9 @@ class Trainer:
             callback.on_train_begin()
         model.runtime.keep_data(True)
         try:
-            with _progress(epochs * self.feed.rows, self.verbose) as bar:
-                for _ in range(epochs):
+            with _progress(max(0, last - model.epoch) * self.feed.rows, self.verbose) as bar:
+                while model.epoch < last and not model.stop_training:
                     self._epoch(bar, f"epoch {model.epoch + 1}")
-                    if model.stop_training:
-                        break
         finally:
             model.runtime.keep_data(False)
             for callback in self.callbacks:
@@ -114,7 +112,8 @@ class Trainer:
             if not callback.runs_last:
                 callback.on_epoch_end(epoch, logs)
         model.history.append(epoch, logs)
-        for callback in self.callbacks:
+        # A checkpoint that training goes on from has the states of all others after the epoch, a best one's too.
+        for callback in sorted(self.callbacks, key=lambda c: isinstance(c, Checkpoint) and not c.save_best_only):
             if callback.runs_last:
                 callback.on_epoch_end(epoch, logs)
         bar.set_postfix_str(_brief(logs), refresh=False)

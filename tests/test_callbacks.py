@@ -273,9 +273,9 @@ def test_two_early_stoppings_keep_apart(tmp_path):
 def test_a_checkpoint_of_every_epoch(tmp_path):
     model, script = build(), Script([3, 2, 1, 0])
     fit(model, 4, [script, Checkpoint(tmp_path / "m{epoch}")])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m0", "m1", "m2", "m3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m1", "m2", "m3", "m4"]
     for epoch in range(4):
-        loaded = fastnn.load(tmp_path / f"m{epoch}")
+        loaded = fastnn.load(tmp_path / f"m{epoch + 1}")
         assert weight_bytes(loaded) == script.weights[epoch]
         assert (loaded.epoch, loaded.step) == (epoch + 1, 3 * (epoch + 1))
 
@@ -284,7 +284,7 @@ def test_a_checkpoint_of_every_other_epoch(tmp_path):
     model = build()
     fit(model, 3, [Checkpoint(tmp_path / "m{epoch}", every=2)])
     fit(model, 2, [Checkpoint(tmp_path / "m{epoch}", every=2)])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m1", "m3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m2", "m4"]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_a_resumed_checkpoint_remembers_the_best(tmp_path):
 def test_a_checkpoint_is_a_whole_model(tmp_path):
     model, whole = build(), build()
     fit(model, 3, [Checkpoint(tmp_path / "m{epoch}")])
-    loaded = fastnn.load(tmp_path / "m1")
+    loaded = fastnn.load(tmp_path / "m2")
     fit(loaded, 2, [])
     fit(whole, 4, [])
     for name in ("weights", "optimizer", "step", "epoch"):
