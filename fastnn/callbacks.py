@@ -178,9 +178,9 @@ class Checkpoint(Callback):
     Parameters
     ----------
     path : path
-        Where to. A folder (one that exists, or a name with a slash at its end) gets "epoch-000001.safetensors", ...;
-        in the name of a file "{epoch}" stands for the epoch's number, counted from 1 as in Keras, and "{epoch:06}"
-        for six digits of it. Folders are made. Give each training a folder of its own.
+        Where to. A folder gets "epoch-000001.safetensors", ...; a name without suffix is one, unless it is a file
+        already. In the name of a file "{epoch}" stands for the epoch's number, counted from 1 as in Keras, and
+        "{epoch:06}" for six digits of it. Folders are made. Give each training a folder of its own.
     every : int
         Save each so many epochs.
     save_best_only : bool
@@ -212,7 +212,8 @@ class Checkpoint(Callback):
         every_seconds: float = 0.0,
     ) -> None:
         self.path = Path(path)
-        if os.fspath(path).endswith(("/", os.sep)) or self.path.is_dir():
+        bare = not self.path.suffix and not _EPOCH.search(self.path.name) and not self.path.is_file()
+        if bare or self.path.is_dir() or os.fspath(path).endswith(("/", os.sep)):
             self.path = self.path / ("epoch-{epoch:06}" + SUFFIX)
         self.every = check_number("every", every, low=1, integer=True)
         self.save_best_only = save_best_only
@@ -256,7 +257,8 @@ class Checkpoint(Callback):
         elif (epoch + 1) % self.every or now - self._saved_at < self.every_seconds:
             return
         try:
-            self.model.save(_EPOCH.sub(lambda found: format(epoch + 1, found[1] or ""), str(self.path)))
+            name = _EPOCH.sub(lambda found: format(epoch + 1, found[1] or ""), self.path.name)
+            self.model.save(self.path.with_name(name))
         except BaseException:
             self.best = before
             raise

@@ -318,7 +318,7 @@ def load_to_resume(kind: type[Sequential], path: str | os.PathLike[str], device:
     if names_a_file and not os.path.lexists(name):
         raise FileNotFoundError(
             f"resume: got {name!r}, which does not exist, expected a checkpoint, or a folder of them; "
-            "a folder that shall be made first is named with a slash at its end"
+            "one that is not there yet is named without a suffix, or with a slash at its end"
         )
     return load_latest(kind, name, device)
 

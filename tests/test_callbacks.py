@@ -298,19 +298,19 @@ def test_a_checkpoint_of_every_other_epoch(tmp_path):
 )
 def test_a_checkpoint_of_the_best_epoch(name, mode, values, best, tmp_path):
     model, script = build(), Script(values, name)
-    fit(model, 4, [script, Checkpoint(tmp_path / "m", save_best_only=True, monitor=name, mode=mode)])
-    assert weight_bytes(fastnn.load(tmp_path / "m")) == script.weights[best]
-    assert fastnn.load(tmp_path / "m").epoch == best + 1
+    fit(model, 4, [script, Checkpoint(tmp_path / "m.safetensors", save_best_only=True, monitor=name, mode=mode)])
+    assert weight_bytes(fastnn.load(tmp_path / "m.safetensors")) == script.weights[best]
+    assert fastnn.load(tmp_path / "m.safetensors").epoch == best + 1
 
 
 def test_a_resumed_checkpoint_remembers_the_best(tmp_path):
     """Or the first epoch after an interruption would overwrite the best model with a worse one."""
     script = Script([3, 1])
-    fit(build(), 2, [script, Checkpoint(tmp_path / "m", save_best_only=True)])
-    resumed = fastnn.load(tmp_path / "m")
-    fit(resumed, 2, [Script([0, 0, 2, 2]), Checkpoint(tmp_path / "m", save_best_only=True)])
-    assert fastnn.load(tmp_path / "m").epoch == 2
-    assert weight_bytes(fastnn.load(tmp_path / "m")) == script.weights[1]
+    fit(build(), 2, [script, Checkpoint(tmp_path / "m.safetensors", save_best_only=True)])
+    resumed = fastnn.load(tmp_path / "m.safetensors")
+    fit(resumed, 2, [Script([0, 0, 2, 2]), Checkpoint(tmp_path / "m.safetensors", save_best_only=True)])
+    assert fastnn.load(tmp_path / "m.safetensors").epoch == 2
+    assert weight_bytes(fastnn.load(tmp_path / "m.safetensors")) == script.weights[1]
 
 
 def test_a_checkpoint_is_a_whole_model(tmp_path):
