@@ -15,6 +15,7 @@ import os
 import pathlib
 import random
 import signal
+import stat
 import sys
 import tempfile
 import time
@@ -40,8 +41,12 @@ def train(folder):
     x, y = rng.normal(size=(400, 7)), rng.integers(0, 3, 400)
     rate = fastnn.Warmup(fastnn.ReduceOnPlateau(0.05, 0.5, patience=0), steps=30)
     model = Sequential(
-        [Dense(30, "gelu"), Dropout(0.2), Dense(3)], "cross_entropy", fastnn.Adam(rate, amsgrad=True), seed=3, n_threads=1
-    )  # fmt: skip
+        [Dense(30, "gelu"), Dropout(0.2), Dense(3)],
+        "cross_entropy",
+        fastnn.Adam(rate, amsgrad=True),
+        seed=3,
+        n_threads=1,
+    )
     callbacks = [
         Checkpoint(folder, keep=KEEP),
         Checkpoint(folder / "best.safetensors", save_best_only=True),
@@ -52,7 +57,7 @@ def train(folder):
 
 
 class Watch:
-    """Memory that a process shares with the one that kills it: its phase, its last checkpoint, what it did to the disk."""
+    """What a process tells the one that kills it: its phase, its last checkpoint, how often it touched the disk."""
 
     def __init__(self):
         self._memory = np.frombuffer(mmap.mmap(-1, 24), np.int64)
@@ -94,7 +99,7 @@ class Watch:
 
         saving._CHUNK, saving._chunks, saving.save = 1000, chunks, save
         os.replace = before("renaming", os.replace)
-        os.fsync = before(lambda file: PHASES[4 if pathlib.Path(f"/proc/self/fd/{file}").is_dir() else 2], os.fsync)
+        os.fsync = before(lambda file: PHASES[4 if stat.S_ISDIR(os.fstat(file).st_mode) else 2], os.fsync)
         pathlib.Path.unlink = before("removing an older one", pathlib.Path.unlink)
 
 
@@ -176,7 +181,8 @@ def main(arguments=None):
         counts = run(options.moments, options.seed, pathlib.Path(folder))
     for phase in PHASES:
         print(f"{counts[phase]:5d}  {phase}")
-    print(f"{sum(counts.values()):5d}  killed; each time the newest checkpoint loaded, and the bits were the same in the end")
+    killed = sum(counts.values())
+    print(f"{killed:5d}  killed; each time the newest checkpoint loaded, and the bits were the same in the end")
 
 
 if __name__ == "__main__":
