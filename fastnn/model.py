@@ -258,13 +258,13 @@ class Sequential:
         KeyboardInterrupt
             On Ctrl-C, between two steps; the model can be used, saved and trained on.
         """
-        found = None if resume is None else saving.load_to_resume(Sequential, resume, self.device)
         epochs = check_number("epochs", epochs, low=0, integer=True)
         batch_size = check_number("batch_size", batch_size, low=1, integer=True)
         share = check_number("validation_split", validation_split, low=0.0, high=1.0, high_open=True)
         if verbose not in (True, False, "auto", 0, 1):
             raise unknown_name("verbose", verbose, ("auto", "True", "False"))
         callbacks = _check_callbacks(callbacks)
+        found = None if resume is None else saving.load_to_resume(Sequential, resume, self.device)
         network = self._network_for(x)
         feed = self._feed(network, x, y, sample_weight, class_weight)
         validation = None

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 
 from fastnn import layers, losses, optimizers
+from fastnn._errors import shown
 from fastnn.history import History
 from fastnn.preparation import Preparation
 from fastnn.schedules import as_schedule
@@ -42,6 +42,9 @@ _KEY = "fastnn"
 _HASH = "sha256"
 _CHUNK = 1 << 23
 """Bytes that are hashed or written at once: an interrupt is served between two."""
+
+_SYNCED = 1 << 25
+"""Bytes that are brought to disk at once."""
 Tensors = dict[str, npt.NDArray[Any]]
 
 
@@ -170,21 +173,28 @@ def save(model: Sequential, path: str | os.PathLike[str]) -> None:
     header, tensors = parts_of(model)
     text = json.dumps(_finite(header), allow_nan=False)
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    content = to_bytes(whole, {_KEY: text, _HASH: checksum(text, whole)})
-    write_atomically(Path(path), *_in_order(content))
+    write_atomically(Path(path), *_safetensors(whole, {_HASH: checksum(text, whole), _KEY: text}))
 
 
-def _in_order(content: bytes) -> tuple[bytes, memoryview]:
-    """Return a safetensors file with its metadata sorted, so that the same model gives the same bytes."""
-    size = struct.unpack("<Q", content[:8])[0]
-    header = json.loads(content[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
+def _safetensors(tensors: Tensors, metadata: dict[str, str]) -> list[Any]:
+    """Return a safetensors file in parts: nothing is copied, and the same tensors give the same bytes."""
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # each lies at a multiple of its size
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    parts, at = [], 0
+    for name in names:
+        tensor = tensors[name]
+        if tensor.dtype.kind not in "biuf":
+            raise TypeError(f"{name}: got an array of {tensor.dtype}, expected numbers")
+        kind = "BOOL" if tensor.dtype.kind == "b" else f"{tensor.dtype.kind.upper()}{8 * tensor.itemsize}"
+        entries[name] = {"dtype": kind, "shape": tensor.shape, "data_offsets": [at, at + tensor.nbytes]}
+        parts.append(tensor.astype(tensor.dtype.newbyteorder("<"), copy=False))
+        at += tensor.nbytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text, memoryview(content)[8 + size :]
+    return [struct.pack("<Q", len(text)) + text, *parts]
 
 
-def write_atomically(path: Path, *contents: bytes | memoryview) -> None:
+def write_atomically(path: Path, *contents: Any) -> None:
     """Write a file beside its place, on disk, and move it there: the name never stands for half a file.
 
     Raises
@@ -192,13 +202,18 @@ def write_atomically(path: Path, *contents: bytes | memoryview) -> None:
     OSError
         With the path, where that cannot be done; what the name stood for is as it was, and nothing else is left.
     """
-    temporary = None
+    temporary, written = None, 0
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(descriptor, "wb") as file:
             for content in contents:
                 for part in _chunks(content):
                     file.write(part)
+                    written += len(part)
+                    if written >= _SYNCED:  # one synchronisation of it all could not be interrupted
+                        file.flush()
+                        os.fsync(file.fileno())
+                        written = 0
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -225,8 +240,9 @@ def sync_folder(path: Path) -> None:
 
 
 def _chunks(content: Any) -> Iterator[memoryview]:
-    """Yield the bytes of something, some of them at once."""
-    view = memoryview(content)
+    """Yield the bytes of an array in C order, or of a bytes object, some of them at once."""
+    flat: Any = content.reshape(-1).view(np.uint8) if isinstance(content, np.ndarray) else content
+    view = memoryview(flat)
     for first in range(0, len(view), _CHUNK):
         yield view[first : first + _CHUNK]
 
@@ -243,7 +259,7 @@ def checksum(text: str, tensors: Tensors) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
-        for part in _chunks(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)):
+        for part in _chunks(np.ascontiguousarray(tensor)):
             digest.update(part)
     return digest.hexdigest()
 
@@ -311,6 +327,8 @@ def load_latest(kind: type[Sequential], folder: str | os.PathLike[str], device: 
 
 def load_to_resume(kind: type[Sequential], path: str | os.PathLike[str], device: str) -> tuple[Path, Sequential] | None:
     """Return what `Sequential.fit` shall go on from; None where a folder is empty or not there yet."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"resume: got {shown(path)} ({type(path).__name__}), expected a path")
     name = os.fspath(path)
     if os.path.isfile(name):
         return Path(name), load(kind, name, device)

@@ -134,6 +134,8 @@ def test_a_file_that_is_named_must_be_there(tmp_path):
     before = training_state(model)
     with pytest.raises(FileNotFoundError, match=r"resume: got .*m\.safetensors.* expected a checkpoint"):
         fit(model, 2, resume=tmp_path / "m.safetensors")
+    with pytest.raises(TypeError, match=r"resume: got True \(bool\), expected a path"):
+        fit(model, 2, resume=True)
     assert training_state(model) == before
     model.save(tmp_path / "m.safetensors")
     assert fit(build(), 3, resume=tmp_path / "m.safetensors").epoch == 3
@@ -239,11 +241,10 @@ def limit(folder):
 
 @contextlib.contextmanager
 def full(folder):
-    """A disk with some bytes left."""
+    """Nothing is left of the disk."""
     filler = folder / "filler"
     with pytest.raises(OSError, match="No space left"):
         filler.write_bytes(b"1" * 2**20)
-    os.truncate(filler, filler.stat().st_size - 4096)
     yield "No space left on device"
     filler.unlink()
 
@@ -251,7 +252,7 @@ def full(folder):
 @pytest.mark.parametrize("fault", [limit, full])
 def test_a_disk_that_takes_no_more(fault, tmp_path, small_disk):
     """The system itself refuses to write: what was learned, and what was saved, is all there."""
-    folder = tmp_path if fault is limit else small_disk()
+    folder = tmp_path / "c" if fault is limit else small_disk()
     model = fit(build(), 1, Checkpoint(folder))
     kept = (folder / numbered(1)[0]).read_bytes()
     with fault(folder) as message, pytest.raises(OSError, match=rf"{message}: '.*epoch-000002\.safetensors'"):
