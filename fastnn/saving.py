@@ -14,7 +14,6 @@ import math
 import os
 import re
 import struct
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,10 +201,10 @@ def write_atomically(path: Path, *contents: Any) -> None:
     OSError
         With the path, where that cannot be done; what the name stood for is as it was, and nothing else is left.
     """
-    temporary, written = None, 0
+    # The name is known before there is a file: an interrupt may come while it is made.
+    temporary, written = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part"), 0
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             for content in contents:
                 for part in _chunks(content):
                     file.write(part)
@@ -216,12 +215,10 @@ def write_atomically(path: Path, *contents: Any) -> None:
                         written = 0
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):  # it may have been moved, or be gone with its folder
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):  # it may have been moved, or be gone with its folder
+            os.unlink(temporary)
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
@@ -245,12 +242,6 @@ def _chunks(content: Any) -> Iterator[memoryview]:
     view = memoryview(flat)
     for first in range(0, len(view), _CHUNK):
         yield view[first : first + _CHUNK]
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def checksum(text: str, tensors: Tensors) -> str:
