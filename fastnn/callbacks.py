@@ -235,8 +235,9 @@ class Checkpoint(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, "checkpoints cannot be written there", str(folder))
-        for path in self._found(r"\.%s\..*\.part"):  # what a process that was killed left
+        for path in self._found(r"\.%s\..*\.part"):  # what a process that was killed left, or left unremoved
             path.unlink(missing_ok=True)
+        self._remove_old()
         later = [path for path in self._saved() if path not in self._saved(self.model.epoch)]
         if later and not self.model.resumed:
             warnings.warn(
@@ -263,8 +264,11 @@ class Checkpoint(Callback):
             self.best = before
             raise
         self._saved_at = now
-        old = self._saved(epoch + 1)[: -self.keep] if self.keep else []
-        for path in old:
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Remove all but the newest ones up to the model's epoch."""
+        for path in self._saved(self.model.epoch)[: -self.keep] if self.keep else []:
             path.unlink(missing_ok=True)
 
     def _saved(self, epoch: float = math.inf) -> list[Path]:

@@ -4,12 +4,15 @@ Half of the moments are chosen by the clock, half by a place: the process kills 
 does to the disk. After each, the newest checkpoint must load and be as new as the last that was saved; then training is
 resumed (and perhaps killed again), and must end with the bits of training that was left alone. It says how many moments
 fell into which phase, and ends with 1 where anything was wrong. Needs os.fork.
+
+``--interrupt`` sends SIGINT instead, and wants KeyboardInterrupt, a model that can be used, and no half-written file.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import mmap
 import os
 import pathlib
@@ -35,10 +38,14 @@ EPOCHS, KEEP = 9, 2
 NEVER = 2**31
 
 
-def train(folder):
-    """Train with everything that has a state, going on from the folder, and return the model."""
+HIT = 3
+"""The exit status of a process that was interrupted and found all well."""
+
+
+def train(folder, made=None):
+    """Train with everything that has a state, going on from the folder, and return the model, early in `made`."""
     rng = np.random.default_rng(5)
-    x, y = rng.normal(size=(400, 7)), rng.integers(0, 3, 400)
+    x, y = rng.normal(size=(4000, 7)), rng.integers(0, 3, 4000)
     rate = fastnn.Warmup(fastnn.ReduceOnPlateau(0.05, 0.5, patience=0), steps=30)
     model = Sequential(
         [Dense(30, "gelu"), Dropout(0.2), Dense(3)],
@@ -47,6 +54,8 @@ def train(folder):
         seed=3,
         n_threads=1,
     )
+    if made is not None:
+        made.append(model)
     callbacks = [
         Checkpoint(folder, keep=KEEP),
         Checkpoint(folder / "best.safetensors", save_best_only=True),
@@ -60,24 +69,38 @@ class Watch:
     """What a process tells the one that kills it: its phase, its last checkpoint, how often it touched the disk."""
 
     def __init__(self):
-        self._memory = np.frombuffer(mmap.mmap(-1, 24), np.int64)
+        self._memory = np.frombuffer(mmap.mmap(-1, 40), np.int64)
 
     phase = property(lambda self: PHASES[int(self._memory[0])])
     saved = property(lambda self: int(self._memory[1]))
     events = property(lambda self: int(self._memory[2]))
 
+    seconds = property(lambda self: self._memory[4] / 1e9)
+
     def clear(self):
         self._memory[2] = 0
 
-    def install(self, last):
-        """Watch this process, and end it before it does the `last`-th thing to the disk."""
+    def send(self, process, number):
+        self._memory[3] = time.monotonic_ns()
+        os.kill(process, number)
+
+    @contextlib.contextmanager
+    def received(self):
+        """Note the time, and keep the phase whatever is done now."""
+        self._memory[4] = max(self._memory[4], time.monotonic_ns() - self._memory[3])
+        phase = self._memory[0]
+        yield
+        self._memory[0] = phase
+
+    def install(self, last, number):
+        """Watch this process, and send it a signal before it does the `last`-th thing to the disk."""
         memory = self._memory
 
         def enter(phase):
             memory[0] = PHASES.index(phase)
             memory[2] += 1
-            if memory[2] > last:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if memory[2] == last + 1:
+                self.send(os.getpid(), number)
 
         def before(phase, function):
             def watched(*arguments, **named):
@@ -103,7 +126,7 @@ class Watch:
         pathlib.Path.unlink = before("removing an older one", pathlib.Path.unlink)
 
 
-def start(folder, answer, watch, last=NEVER):
+def start(folder, answer, watch, last=NEVER, number=signal.SIGKILL):
     """Train in a process of its own, and return its number."""
     watch.clear()
     process = os.fork()
@@ -111,25 +134,41 @@ def start(folder, answer, watch, last=NEVER):
         code = 1
         try:
             warnings.simplefilter("error")
-            watch.install(last)
-            model = train(folder)
-            answer.write_text(f"{digest(model)} {digest(fastnn.load(folder / 'best.safetensors'))}")
-            code = 0
-        except Exception:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            watch.install(last, number)
+            code = work(folder, answer, watch)
+        except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
     return process
 
 
-def was_killed(process):
-    """Wait for a process and return whether it was killed, or False where it had finished; errors are raised."""
+def work(folder, answer, watch):
+    made = []
+    try:
+        model = train(folder, made)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        with watch.received():
+            assert [*folder.glob(".*")] == []
+            if made and made[0].step:
+                assert np.isfinite(made[0].predict(np.zeros((3, 7)))).all()
+                made[0].fit(np.zeros((3, 7)), [0, 1, 2], epochs=1)
+                made[0].save(answer)
+                fastnn.load(answer)
+        return HIT
+    answer.write_text(f"{digest(model)} {digest(fastnn.load(folder / 'best.safetensors'))}")
+    return 0
+
+
+def was_hit(process):
+    """Wait for a process and return whether it was killed or interrupted, False where it had finished."""
     status = os.waitpid(process, 0)[1]
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return True
-    if status != 0:
-        raise AssertionError(f"training ended with status {status}")
-    return False
+    code = os.waitstatus_to_exitcode(status)
+    if code not in (0, HIT, -signal.SIGKILL):
+        raise AssertionError(f"training ended with status {code}")
+    return code != 0
 
 
 def check(folder, watch):
@@ -143,46 +182,49 @@ def check(folder, watch):
     assert epoch >= watch.saved, f"the newest checkpoint is of epoch {epoch}, but {watch.saved} had been saved"
 
 
-def run(moments, seed, root):
-    """Kill so often, and return the moments by phase."""
+def run(moments, seed, root, number):
+    """Send a signal so often, and return the moments by phase, and the longest time until an interrupt was served."""
     rng, watch, counts = random.Random(seed), Watch(), collections.Counter()
     answer = root / "answer"
     train(root / "here")  # the kernels are loaded now, and children have them
     begin = time.perf_counter()
-    assert not was_killed(start(root / "whole", answer, watch))
+    assert not was_hit(start(root / "whole", answer, watch))
     seconds, events, want = time.perf_counter() - begin, watch.events, answer.read_text()
-    number = 0
+    longest = 0.0
     while sum(counts.values()) < moments:
-        number += 1
-        folder, watch = root / f"run-{number}", Watch()
+        folder, watch = pathlib.Path(tempfile.mkdtemp(dir=root)), Watch()
         answer.unlink(missing_ok=True)
         while True:
             by_place, again = rng.random() < 0.5, rng.random() < 0.7 and sum(counts.values()) < moments
-            process = start(folder, answer, watch, rng.randrange(events) if again and by_place else NEVER)
+            process = start(folder, answer, watch, rng.randrange(events) if again and by_place else NEVER, number)
             if again and not by_place:
                 time.sleep(rng.uniform(0, seconds))
-                os.kill(process, signal.SIGKILL)  # not yet waited for: it is there, if only as a zombie
-            if not was_killed(process):
+                watch.send(process, number)  # not yet waited for: it is there, if only as a zombie
+            if not was_hit(process):
                 break
             counts[watch.phase] += 1
             check(folder, watch)
+            longest = max(longest, watch.seconds)
         assert answer.read_text() == want, f"{folder}: resumed training ends with other bits"
         left = sorted(path.name for path in folder.iterdir())
         assert left == sorted(path.name for path in (root / "whole").iterdir()), f"{folder}: {left} is left"
-    return counts
+    return counts, longest
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Kill training at random moments, and see what is left.")
     parser.add_argument("--moments", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--interrupt", action="store_true", help="SIGINT instead of SIGKILL")
     options = parser.parse_args(arguments)
+    number = signal.SIGINT if options.interrupt else signal.SIGKILL
     with tempfile.TemporaryDirectory() as folder:
-        counts = run(options.moments, options.seed, pathlib.Path(folder))
+        counts, longest = run(options.moments, options.seed, pathlib.Path(folder), number)
     for phase in PHASES:
         print(f"{counts[phase]:5d}  {phase}")
-    killed = sum(counts.values())
-    print(f"{killed:5d}  killed; each time the newest checkpoint loaded, and the bits were the same in the end")
+    what = f"interrupted, within {longest:.3f} s" if options.interrupt else "killed"
+    what = f"{sum(counts.values()):5d}  {what}"
+    print(f"{what}; each time the newest checkpoint loaded, and the bits were the same in the end")
 
 
 if __name__ == "__main__":
