@@ -69,7 +69,7 @@ class Watch:
     """What a process tells the one that kills it: its phase, its last checkpoint, how often it touched the disk."""
 
     def __init__(self):
-        self._memory = np.frombuffer(mmap.mmap(-1, 40), np.int64)
+        self._memory = np.frombuffer(mmap.mmap(-1, 48), np.int64)
 
     phase = property(lambda self: PHASES[int(self._memory[0])])
     saved = property(lambda self: int(self._memory[1]))
@@ -78,7 +78,16 @@ class Watch:
     seconds = property(lambda self: self._memory[4] / 1e9)
 
     def clear(self):
-        self._memory[2] = 0
+        self._memory[[2, 5]] = 0
+
+    def ready(self):
+        self._memory[5] = 1
+
+    def wait(self, seconds):
+        """Wait until the process is ready, and some seconds."""
+        while not self._memory[5]:
+            time.sleep(1e-4)
+        time.sleep(seconds)
 
     def send(self, process, number):
         self._memory[3] = time.monotonic_ns()
@@ -147,6 +156,7 @@ def start(folder, answer, watch, last=NEVER, number=signal.SIGKILL):
 def work(folder, answer, watch):
     made = []
     try:
+        watch.ready()
         model = train(folder, made)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
@@ -198,7 +208,7 @@ def run(moments, seed, root, number):
             by_place, again = rng.random() < 0.5, rng.random() < 0.7 and sum(counts.values()) < moments
             process = start(folder, answer, watch, rng.randrange(events) if again and by_place else NEVER, number)
             if again and not by_place:
-                time.sleep(rng.uniform(0, seconds))
+                watch.wait(rng.uniform(0, seconds))
                 watch.send(process, number)  # not yet waited for: it is there, if only as a zombie
             if not was_hit(process):
                 break
