@@ -310,13 +310,25 @@ def test_a_folder_that_must_not_be_written():
         if user == 0:
             os.seteuid(65534)
         try:
+            model = build()
             with pytest.raises(PermissionError, match=folder):
-                fit(build(), 1, Checkpoint(folder))
+                fit(model, 1, Checkpoint(folder))
+            assert model.step == 0
             with pytest.raises(PermissionError, match=rf"{folder}/m\.safetensors"):
                 build(input_size=5).save(f"{folder}/m.safetensors")
         finally:
             os.seteuid(user)
         assert os.listdir(folder) == []
+
+
+def test_a_best_model_that_could_not_be_saved_is_not_the_best(tmp_path, monkeypatch):
+    """Or no later one would be saved before it is better still."""
+    best = Checkpoint(tmp_path / "best.safetensors", save_best_only=True)
+    model = build()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(saving, "write_atomically", lambda *arguments: signal.default_int_handler())
+        fit(model, 1, best)
+    assert np.isnan(best.best)
 
 
 # --------------------------------------------------------------------------------------------- Ctrl-C
