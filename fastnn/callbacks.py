@@ -233,7 +233,7 @@ class Checkpoint(Callback):
     def on_train_begin(self) -> None:
         folder = self.path.parent
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
+        if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise PermissionError(errno.EACCES, "checkpoints cannot be written there", str(folder))
         for path in self._found(r"\.%s\..*\.part"):  # what a process that was killed left, or left unremoved
             path.unlink(missing_ok=True)

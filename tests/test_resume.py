@@ -323,11 +323,14 @@ def test_a_folder_that_must_not_be_written():
 
 def test_a_best_model_that_could_not_be_saved_is_not_the_best(tmp_path, monkeypatch):
     """Or no later one would be saved before it is better still."""
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
     best = Checkpoint(tmp_path / "best.safetensors", save_best_only=True)
-    model = build()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(saving, "write_atomically", lambda *arguments: signal.default_int_handler())
-        fit(model, 1, best)
+    monkeypatch.setattr(saving, "write_atomically", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(build(), 1, best)
     assert np.isnan(best.best)
 
 
