@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn._errors import check_number, needed
-from fastnn.saving import SUFFIX
 from fastnn.schedules import metric_to_watch, resolve_mode
 
 if TYPE_CHECKING:
@@ -214,7 +213,7 @@ class Checkpoint(Callback):
         self.path = Path(path)
         bare = not self.path.suffix and not _EPOCH.search(self.path.name) and not self.path.is_file()
         if bare or self.path.is_dir() or os.fspath(path).endswith(("/", os.sep)):
-            self.path = self.path / ("epoch-{epoch:06}" + SUFFIX)
+            self.path = self.path / "epoch-{epoch:06}.safetensors"
         self.every = check_number("every", every, low=1, integer=True)
         self.save_best_only = save_best_only
         self.monitor = monitor

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from fastnn import export, saving
 from fastnn._errors import check_number, unknown_name
@@ -28,6 +27,7 @@ from fastnn.losses import Loss, as_loss
 from fastnn.network import Network
 from fastnn.optimizers import Adam, Optimizer, as_optimizer
 from fastnn.preparation import Preparation
+from fastnn.progress import ProgressBar
 from fastnn.runtime import Runtime
 from fastnn.schedules import as_schedule
 from fastnn.scores import R2
@@ -766,8 +766,7 @@ class Sequential:
         report = np.zeros((-(-rows // block), e.N_REPORT))
         # Half a second of work at most, even on a slow core: Ctrl-C is served between two calls.
         blocks_a_call = max(1, min(16, _CALL_FLOPS // (2 * self.network.params_size * block)))
-        silent = not sys.stderr.isatty()
-        with tqdm(total=rows, unit=" samples", unit_scale=True, delay=1.0, disable=silent, leave=False) as bar:
+        with ProgressBar(rows, not sys.stderr.isatty()) as bar:
             for first in range(0, rows, block * blocks_a_call):
                 last = min(rows, first + block * blocks_a_call)
                 part = report[first // block : -(-last // block)]

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the file's layout; a file with a higher one is refused."""
 
-SUFFIX = ".safetensors"
 _NUMBERED = re.compile(r"([0-9]+)\.safetensors$")
 _KEY = "fastnn"
 _HASH = "sha256"

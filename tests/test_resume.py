@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+import tqdm
 from support import run_python, training_state
 
 import fastnn
@@ -457,6 +458,24 @@ def test_ctrl_c_while_a_stream_is_read(interrupt):
 
 
 # --------------------------------------------------------------------------------------------- kill -9
+
+
+def test_a_lock_that_a_killed_process_holds_is_not_waited_for():
+    """tqdm's is shared with forked processes, and nobody releases it where one of them is killed."""
+    lock, held, done = tqdm.tqdm.get_lock(), threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            held.set()
+            done.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    fit(build(), 1)
+    assert holder.is_alive()
+    done.set()
+    holder.join()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
