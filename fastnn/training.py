@@ -90,6 +90,7 @@ class Trainer:
                 while model.epoch < last and not model.stop_training:
                     self._epoch(bar, f"epoch {model.epoch + 1}")
         finally:
+            model.history.settle()
             model.runtime.keep_data(False)
             for callback in self.callbacks:
                 callback.on_train_end()

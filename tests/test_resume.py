@@ -256,10 +256,10 @@ def full(folder):
 def test_a_disk_that_takes_no_more(fault, tmp_path, small_disk):
     """The system itself refuses to write: what was learned, and what was saved, is all there."""
     folder = tmp_path / "c" if fault is limit else small_disk()
-    model = fit(build(), 1, Checkpoint(folder))
+    model = fit(build(), 1, Checkpoint(folder, keep=1))
     kept = (folder / numbered(1)[0]).read_bytes()
     with fault(folder) as message, pytest.raises(OSError, match=rf"{message}: '.*epoch-000002\.safetensors'"):
-        fit(model, 3, Checkpoint(folder))
+        fit(model, 3, Checkpoint(folder, keep=1))
     assert names(folder) == numbered(1)
     assert (folder / numbered(1)[0]).read_bytes() == kept
     assert (model.epoch, model.history.epoch) == (2, [0, 1])
@@ -430,6 +430,26 @@ def test_ctrl_c_while_saving(place, after, interrupt, tmp_path, monkeypatch):
         fastnn.load(path)
     assert model.epoch == 2
     usable(model)
+
+
+def test_ctrl_c_while_the_history_is_written(tmp_path):
+    """Half an epoch in it would make a model that is saved, but never loads."""
+
+    class Interrupting(float):
+        def __float__(self):
+            raise KeyboardInterrupt
+
+    class Log(Callback):
+        def on_epoch_end(self, epoch, logs):
+            logs["accuracy"] = Interrupting(1.0) if epoch == 2 else 1.0
+
+    model = build()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, 5, Log())
+    assert {len(column) for column in model.history.history.values()} == {2}
+    model.save(tmp_path / "m.safetensors")
+    fastnn.load(tmp_path / "m.safetensors")
+    assert fit(model, 1).history.epoch == [0, 1, 3]
 
 
 @needs_signals
