@@ -143,6 +143,7 @@ def start(folder, answer, watch, last=NEVER, number=signal.SIGKILL):
         code = 1
         try:
             warnings.simplefilter("error")
+            warnings.simplefilter("ignore", ResourceWarning)  # a file that was opened as the interrupt came
             signal.signal(signal.SIGINT, signal.default_int_handler)
             watch.install(last, number)
             code = work(folder, answer, watch)
