@@ -24,7 +24,7 @@ from fastnn.initializers import Initializer
 from fastnn.kernels._warmup import warmup
 from fastnn.layers import Activation, Dense, Dropout, Rescale
 from fastnn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, SquaredError
-from fastnn.model import Sequential, load
+from fastnn.model import Sequential, latest_checkpoint, load
 from fastnn.optimizers import SGD, AdaGrad, Adam, AdamW, RMSprop
 from fastnn.saving import ModelFileError
 from fastnn.schedules import Constant, Cosine, Exponential, InverseTime, ReduceOnPlateau, StepDecay, Warmup
@@ -75,6 +75,7 @@ __all__ = [
     "from_torch",
     "initializers",
     "kernels",
+    "latest_checkpoint",
     "load",
     "load_digits",
     "load_idx",

@@ -6,8 +6,12 @@ A callback is told when training begins and ends and when each epoch ends. One t
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import re
+import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +26,15 @@ if TYPE_CHECKING:
     from fastnn.arrays import Data
     from fastnn.model import Sequential
 
+_EPOCH = re.compile(r"\{epoch(?::(0?[0-9]+)d?)?\}")
+
 
 class Callback:
     """Base of all callbacks; override what you need.
 
     From before `on_train_begin` on, ``self.model`` is the model that trains, and ``self.data`` what it trains on; of a
-    stream that does not fit into memory, rows from blocks spread evenly over it.
+    stream that does not fit into memory, rows from blocks spread evenly over it. ``self.model.resumed`` says whether
+    this `fit` goes on from a checkpoint.
     """
 
     model: Sequential
@@ -82,7 +89,7 @@ class EarlyStopping(Callback):
 
     The state (best value, epochs waited, best weights) is the model's: it is saved with the model, and
     another `fit` with an early stopping goes on with it, unless it has already stopped training, in which
-    case it begins anew.
+    case it begins anew. A `fit` that is resumed where it stopped has nothing left to train.
 
     Parameters
     ----------
@@ -121,7 +128,9 @@ class EarlyStopping(Callback):
         self._best_params: npt.NDArray[Any] | None = None
 
     def on_train_begin(self) -> None:
-        if self.stopped:
+        if self.stopped and self.model.resumed:
+            self.model.stop_training = True
+        elif self.stopped:
             self.reset()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -162,18 +171,31 @@ class EarlyStopping(Callback):
 class Checkpoint(Callback):
     """Save the model after every epoch, or after every better one; the file is always a whole model.
 
-    ``fastnn.load(path)`` and another `fit` go on where the file stands, bit for bit.
+    ``model.fit(..., resume=folder)`` goes on from the newest, bit for bit. A file is written beside its place, brought
+    to disk and moved there; the older one is removed only then.
 
     Parameters
     ----------
     path : path
-        Where to; "{epoch}" in it stands for the epoch's number.
+        Where to. A folder gets "epoch-000001.safetensors", ...; a name without suffix is one, unless it is a file
+        already. In the name of a file "{epoch}" stands for the epoch's number, counted from 1 as in Keras, and
+        "{epoch:06}" for six digits of it. Folders are made. Give each training a folder of its own.
     every : int
         Save each so many epochs.
     save_best_only : bool
         Save only where `monitor` improved.
     monitor, mode
         As in `EarlyStopping`.
+    keep : int or None
+        How many of the newest checkpoints are kept; None: all. Needs a folder or "{epoch}".
+    every_seconds : float
+        Save at an epoch's end only where so many seconds have passed since the last time.
+
+    Raises
+    ------
+    OSError
+        From `fit`, with the path, where a checkpoint cannot be written: the older ones are as they were, and the model
+        has what it learned.
     """
 
     runs_last = True
@@ -185,27 +207,81 @@ class Checkpoint(Callback):
         save_best_only: bool = False,
         monitor: str = "val_loss",
         mode: str = "auto",
+        keep: int | None = None,
+        every_seconds: float = 0.0,
     ) -> None:
         self.path = Path(path)
+        bare = not self.path.suffix and not _EPOCH.search(self.path.name) and not self.path.is_file()
+        if bare or self.path.is_dir() or os.fspath(path).endswith(("/", os.sep)):
+            self.path = self.path / "epoch-{epoch:06}.safetensors"
         self.every = check_number("every", every, low=1, integer=True)
         self.save_best_only = save_best_only
         self.monitor = monitor
         self.mode = resolve_mode(monitor, mode)
+        self.keep = None if keep is None else check_number("keep", keep, low=1, integer=True)
+        self.every_seconds = check_number("every_seconds", every_seconds, low=0.0)
+        if keep is not None and not _EPOCH.search(self.path.name):
+            raise ValueError(f"keep: got {keep} for the file {self.path}, expected a folder, or {{epoch}} in the name")
+        parts = [re.escape(part) for part in _EPOCH.sub("\0", self.path.name).split("\0")]
+        self._own = "([0-9]+)".join(parts[:2]) + "[0-9]+".join(["", *parts[2:]])
         self.reset()
 
     def reset(self) -> None:
         self.best = math.nan
 
+    def on_train_begin(self) -> None:
+        folder = self.path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, "checkpoints cannot be written there", str(folder))
+        for path in self._found(r"\.%s\..*\.part"):  # what a process that was killed left, or left unremoved
+            path.unlink(missing_ok=True)
+        self._remove_old()
+        later = [path for path in self._saved() if path not in self._saved(self.model.epoch)]
+        if later and not self.model.resumed:
+            warnings.warn(
+                f"path: {later[-1]} is of a later epoch than the model's, {self.model.epoch}, and resume= would "
+                "take it; expected a folder for each training",
+                stacklevel=2,
+            )
+        self._saved_at = time.monotonic()
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        before, now = self.best, time.monotonic()
         if self.save_best_only:
             value = metric_to_watch(logs, self.monitor)
             better = math.isnan(self.best) or (value > self.best if self.mode == "max" else value < self.best)
             if not better:
                 return
             self.best = value
-        elif (epoch + 1) % self.every:
+        elif (epoch + 1) % self.every or now - self._saved_at < self.every_seconds:
             return
-        self.model.save(str(self.path).replace("{epoch}", str(epoch)))
+        try:
+            name = _EPOCH.sub(lambda found: format(epoch + 1, found[1] or ""), self.path.name)
+            self.model.save(self.path.with_name(name))
+        except BaseException:
+            self.best = before
+            raise
+        self._saved_at = now
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Remove all but the newest ones up to the model's epoch."""
+        for path in self._saved(self.model.epoch)[: -self.keep] if self.keep else []:
+            path.unlink(missing_ok=True)
+
+    def _saved(self, epoch: float = math.inf) -> list[Path]:
+        """Return the checkpoints of this name up to an epoch, the oldest first."""
+        if not _EPOCH.search(self.path.name):
+            return []
+        numbers = {path: int(match[1]) for path, match in self._found("%s").items()}
+        return sorted((path for path in numbers if numbers[path] <= epoch), key=lambda path: numbers[path])
+
+    def _found(self, pattern: str) -> dict[Path, re.Match[str]]:
+        """Return the files beside the checkpoints whose names are a pattern, "%s" in it being a name of one's own."""
+        whole = re.compile(pattern % self._own)
+        names = {path: whole.fullmatch(path.name) for path in self.path.parent.iterdir()}
+        return {path: match for path, match in names.items() if match}
 
     def state(self) -> dict[str, Any]:
         return {"best": self.best}

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from fastnn._errors import check_flag, check_number
 from fastnn.arrays import Data
@@ -22,6 +21,7 @@ from fastnn.kernels import activation_statistics, global_norm
 from fastnn.kernels import epoch as e
 from fastnn.network import Stage
 from fastnn.optimizers import SGD
+from fastnn.progress import ProgressBar
 from fastnn.schedules import as_schedule
 
 __all__ = ["GradientFlow"]
@@ -176,7 +176,7 @@ class GradientFlow(Callback):
         self.epoch.append(model.epoch)
         if self.verbose:
             for sentence in self.diagnosis():
-                tqdm.write(f"epoch {model.epoch}: {sentence}", file=sys.stdout)
+                ProgressBar.write(f"epoch {model.epoch}: {sentence}", file=sys.stdout)
 
     def _gradient_numbers(
         self, numbers: dict[str, list[float]], row: int, weight: npt.NDArray[Any], gradient: npt.NDArray[Any]

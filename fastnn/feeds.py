@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ _BUFFER_STREAM = 0x42554646
 """The fourth counter word of the key of buffer 0 ("BUFF"); neither layers nor shuffles come near it."""
 
 _PROBED_BLOCKS, _PROBED_ROWS = 16, 256
+_PATIENCE_SECONDS = 0.5
 
 
 class InMemory:
@@ -90,13 +91,18 @@ class Streamed:
         capacity = min(max(multiple, self.stream.buffer_rows // multiple * multiple), self.rows)
         source = _Cutter(self._at_random(key) if key and self.stream.take else self._in_order(key))
         rooms = [_room(self._first, capacity) for _ in range(2 if capacity < self.rows else 1)]
-        with ThreadPoolExecutor(1, "fastnn-read") as reader:
-            ahead = reader.submit(source.fill, rooms[0])
+        reader = ThreadPoolExecutor(1, "fastnn-read")
+        ahead = reader.submit(source.fill, rooms[0])
+        try:
             number = 0
             while (data := ahead.result()).rows:
                 number += 1
                 ahead = reader.submit(source.fill, rooms[number % len(rooms)])
                 yield data, _IN_ORDER if self.stream.take else _shuffled(data.rows, _buffer_key(key, number))
+        finally:  # Ctrl-C does not wait for a slow source: the thread ends with the piece that it reads
+            source.stopped = True
+            wait([ahead], _PATIENCE_SECONDS)
+            reader.shutdown(wait=ahead.done(), cancel_futures=True)
 
     def sample(self) -> Data:
         """Return some rows of blocks that are spread evenly over the stream."""
@@ -145,11 +151,12 @@ class _Cutter:
     def __init__(self, pieces: Iterator[Data]) -> None:
         self._pieces = pieces
         self._left: Data | None = None
+        self.stopped = False
 
     def fill(self, room: Data) -> Data:
         """Write the next rows into a room and return those that there were."""
         filled, space = 0, room.rows
-        while filled < space:
+        while filled < space and not self.stopped:
             piece = self._left or next(self._pieces, None)
             if piece is None:
                 break

@@ -31,10 +31,16 @@ class History:
 
     def append(self, epoch: int, logs: dict[str, float]) -> None:
         """Add an epoch; a number that other epochs lack is NaN there."""
+        self.settle()
         for name in dict.fromkeys([*self.history, *logs]):
             column = self.history.setdefault(name, [float("nan")] * len(self.epoch))
             column.append(float(logs.get(name, float("nan"))))
         self.epoch.append(epoch)
+
+    def settle(self) -> None:
+        """Drop what an interrupted `append` added: an epoch counts when its number is there, which comes last."""
+        for column in self.history.values():
+            del column[len(self.epoch) :]
 
     def add_stop(self, epoch: int, best_epoch: int, monitor: str, restored: bool) -> None:
         """Note that early stopping ended a `fit` after an epoch."""
@@ -55,6 +61,7 @@ class History:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data (JSON)."""
+        self.settle()
         return {"epoch": self.epoch, "history": self.history, "stops": self.stops}
 
     @classmethod

@@ -6,11 +6,11 @@ import copy
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from fastnn import export, saving
 from fastnn._errors import check_flag, check_number, unknown_name
@@ -27,6 +27,7 @@ from fastnn.losses import Loss, as_loss
 from fastnn.network import Network
 from fastnn.optimizers import Adam, Optimizer, as_optimizer
 from fastnn.preparation import Preparation
+from fastnn.progress import ProgressBar
 from fastnn.runtime import Runtime
 from fastnn.schedules import as_schedule
 from fastnn.scores import R2
@@ -35,6 +36,8 @@ from fastnn.summary import Summary
 from fastnn.training import Trainer, step_logs
 
 Array = npt.NDArray[Any]
+
+_CALL_FLOPS = 2_000_000_000
 
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
@@ -127,7 +130,8 @@ class Sequential:
         self.preparation: Preparation | None = None
         self.history = History()
         self.step, self.epoch = 0, 0
-        self.stop_training = False
+        self.initial_epoch = 0
+        self.stop_training = self.resumed = False
         self._callback_states: dict[str, dict[str, Any]] = {}
         self._callbacks: tuple[Callback, ...] = ()
         self._runtime: Runtime | None = None
@@ -197,6 +201,7 @@ class Sequential:
         class_weight: Any = None,
         shuffle: bool = True,
         verbose: bool | str = "auto",
+        resume: str | os.PathLike[str] | None = None,
     ) -> History:
         """Train, going on where an earlier `fit` stopped.
 
@@ -211,7 +216,8 @@ class Sequential:
             Values (rows, outputs), or (rows,) for one output; class labels 0 .. C-1 (rows,) or rows of
             probabilities (rows, C). None beside a stream, which has its own.
         epochs : int
-            Passes over the data, >= 0.
+            Passes over the data, >= 0. With `resume` those that the interrupted `fit` made count: ``epochs=50`` and a
+            checkpoint of its epoch 20 make 30 more. (In Keras' terms: the checkpoint says `initial_epoch`.)
         batch_size : int
             Rows a step, >= 1; more than there are means all. A short last batch is trained as well.
         validation_data : (x, y) or (x, y, sample_weight) or Stream, optional
@@ -227,6 +233,12 @@ class Sequential:
             Whether every epoch takes the rows in an order of its own, a function of (seed, epoch).
         verbose : bool or "auto"
             True: a line an epoch. "auto": a progress bar on a terminal. False: nothing.
+        resume : path, optional
+            A checkpoint, or a folder of them, of which the newest that loads is taken (a damaged one is skipped with a
+            warning); see `Checkpoint`. It replaces the model's weights, optimizer state, counters, history and the
+            states of callbacks, and this `fit` goes on as the one that wrote it: with the same arguments otherwise,
+            it ends with the same bits as one that was never interrupted. Where the folder is empty, or not there yet,
+            this is an ordinary `fit`, so that the same script begins and goes on.
 
         Returns
         -------
@@ -237,7 +249,10 @@ class Sequential:
         ------
         TypeError, ValueError
             For bad input, before any weight changes. A stream is checked as it is read: what is wrong behind its
-            first rows ends training in its first epoch, with the weights from before that epoch.
+            first rows ends training in its first epoch, with the weights from before that epoch. ValueError also for a
+            checkpoint of other layers, or of another loss, optimizer, seed, dtype or penalty.
+        FileNotFoundError, ModelFileError
+            If `resume` names a file that is missing or no whole model, or a folder of which no checkpoint loads.
         TrainingDiverged
             If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
         KeyboardInterrupt
@@ -250,6 +265,7 @@ class Sequential:
             raise unknown_name("verbose", verbose, ("auto", "True", "False"))
         check_flag("shuffle", shuffle)
         callbacks = _check_callbacks(callbacks)
+        found = None if resume is None else saving.load_to_resume(Sequential, resume, self.device)
         network = self._network_for(x)
         feed = self._feed(network, x, y, sample_weight, class_weight)
         validation = None
@@ -262,8 +278,14 @@ class Sequential:
             validation = self._feed(network, xv, yv, wv, None, prefix="validation_")
         elif share > 0.0:
             feed, validation = feed.split(share)
-        self.build(network.inputs)
-        Trainer(self, feed, validation, batch_size, shuffle, callbacks, verbose).run(epochs)
+        self.resumed = found is not None
+        if found is None:
+            self.build(network.inputs)
+            self.initial_epoch = self.epoch
+        else:
+            saving.take_over(self, network.inputs, *found)
+        last = self.initial_epoch + epochs
+        Trainer(self, feed, validation, batch_size, shuffle, callbacks, verbose).run(last)
         return self.history
 
     def evaluate(self, x: Any, y: Any = None, *, sample_weight: Any = None) -> dict[str, float]:
@@ -506,12 +528,12 @@ class Sequential:
         """Write the whole model to a safetensors file: network, weights, optimizer state, counters, callbacks' state.
 
         Training that goes on from the file gives the same bits as training that was not interrupted. The file
-        is written beside its place and moved there, so that a half-written one never takes its name.
+        is written beside its place, brought to disk and moved there, so that a half-written one never takes its name.
 
         Raises
         ------
         OSError
-            If it cannot be written.
+            If it cannot be written, with the path: an older file is as it was, and nothing half-written is left.
         """
         saving.save(self, path)
 
@@ -745,9 +767,9 @@ class Sequential:
         out = np.empty((rows, self.network.units), self.dtype)
         block = runtime.blocks_of_rows(rows)
         report = np.zeros((-(-rows // block), e.N_REPORT))
-        blocks_a_call = 16
-        silent = not sys.stderr.isatty()
-        with tqdm(total=rows, unit=" samples", unit_scale=True, delay=1.0, disable=silent, leave=False) as bar:
+        # Half a second of work at most, even on a slow core: Ctrl-C is served between two calls.
+        blocks_a_call = max(1, min(16, _CALL_FLOPS // (2 * self.network.params_size * block)))
+        with ProgressBar(rows, not sys.stderr.isatty()) as bar:
             for first in range(0, rows, block * blocks_a_call):
                 last = min(rows, first + block * blocks_a_call)
                 part = report[first // block : -(-last // block)]
@@ -781,6 +803,28 @@ def load(path: str | os.PathLike[str], *, device: str = "cpu") -> Sequential:
         If it cannot be read.
     """
     return saving.load(Sequential, path, check_device(device))
+
+
+def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
+    """Return the newest checkpoint of a folder that loads, or None where there is none.
+
+    Checkpoints are the files whose names end in a number and ".safetensors"; the highest number is the newest. One that
+    is damaged is skipped, with a warning that says so. ``model.fit(..., resume=folder)`` takes the same.
+
+    Parameters
+    ----------
+    folder : path
+        It need not be there yet.
+
+    Raises
+    ------
+    ModelFileError
+        If there are checkpoints, and none of them loads.
+    OSError
+        If the folder cannot be read.
+    """
+    found = saving.load_latest(Sequential, folder, "cpu")
+    return None if found is None else found[0]
 
 
 def _check_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:

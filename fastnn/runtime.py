@@ -96,8 +96,10 @@ class Runtime:
     @property
     def threads(self) -> int:
         """Threads that the next call may use."""
+        if self.n_threads is not None:  # Numba takes a lock to answer, which forked processes share
+            return min(self.n_threads, config.NUMBA_NUM_THREADS)
         available: int = numba.get_num_threads()
-        return available if self.n_threads is None else min(self.n_threads, config.NUMBA_NUM_THREADS)
+        return available
 
     @property
     def rows(self) -> int:

@@ -7,22 +7,24 @@ format, configuration and counters, and "sha256" the hash of it all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import re
 import struct
-import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 
 from fastnn import layers, losses, optimizers
-from fastnn._errors import check_path
+from fastnn._errors import check_path, shown
 from fastnn.history import History
 from fastnn.preparation import Preparation
 from fastnn.schedules import as_schedule
@@ -36,8 +38,14 @@ FORMAT = 1
 _MOST_INPUTS = 1 << 20
 """Inputs of a file's model that has no weights; those of any other are as many as its first weights have rows."""
 
+_NUMBERED = re.compile(r"([0-9]+)\.safetensors$")
 _KEY = "fastnn"
 _HASH = "sha256"
+_CHUNK = 1 << 23
+"""Bytes that are hashed or written at once: an interrupt is served between two."""
+
+_SYNCED = 1 << 25
+"""Bytes that are brought to disk at once."""
 Tensors = dict[str, npt.NDArray[Any]]
 
 
@@ -71,7 +79,7 @@ def model_from_config(kind: type[Sequential], config: dict[str, Any], device: st
     loss = losses.from_config(arguments.pop("loss"))
     optimizer = optimizers.from_config(arguments.pop("optimizer"))
     preparation = arguments.pop("preparation", None)
-    model = kind(stack, loss, optimizer, **arguments, device=device)
+    model = kind(stack, loss, optimizer, device=device, **arguments)
     model.preparation = None if preparation is None else Preparation.from_config(preparation)
     return model
 
@@ -86,11 +94,14 @@ def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
     for index, name in enumerate(runtime.slots):
         tensors[f"optimizer.{name}"] = runtime.slot(index)
     callbacks: dict[str, dict[str, Any]] = {}
+    shapes: dict[str, list[Any]] = {}
     for kind, state in model._callback_states.items():
         callbacks[kind] = {}
         for name, value in state.items():
             if isinstance(value, np.ndarray):
-                tensors[f"callback.{kind}.{name}"] = value
+                array = tensors[f"callback.{kind}.{name}"] = np.ascontiguousarray(value)
+                if array.shape != runtime.params.shape or array.dtype != runtime.params.dtype:
+                    shapes[f"{kind}.{name}"] = [array.dtype.name, *array.shape]
             else:
                 callbacks[kind][name] = value
     header = {
@@ -98,10 +109,13 @@ def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
         "config": config_of(model),
         "step": model.step,
         "epoch": model.epoch,
+        "initial_epoch": model.initial_epoch,
         "schedule": as_schedule(model.optimizer.lr).state(),
         "callbacks": callbacks,
         "history": model.history.to_dict(),
     }
+    if shapes:  # of arrays that are not like the weights
+        header["shapes"] = shapes
     return header, tensors
 
 
@@ -135,13 +149,16 @@ def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors,
             )
         target[:] = tensor
     model.step, model.epoch = _count(header["step"]), _count(header["epoch"])
+    model.initial_epoch = _count(header.get("initial_epoch", 0))  # which files of early versions lack
+    shapes, like_weights = header.get("shapes", {}), [runtime.params.dtype.name, *runtime.params.shape]
     as_schedule(model.optimizer.lr).restore(header["schedule"])
     model.history = History.from_dict(header["history"])
     for callback, state in header["callbacks"].items():
         model._callback_states[callback] = dict(state)
     for name, tensor in tensors.items():
         prefix, callback, item = name.split(".", 2)
-        if prefix != "callback" or tensor.shape != runtime.params.shape or tensor.dtype != runtime.params.dtype:
+        expected = shapes.get(f"{callback}.{item}", like_weights)
+        if prefix != "callback" or [tensor.dtype.name, *tensor.shape] != expected:
             raise ValueError(f"tensor {name!r} does not belong to the model")
         model._callback_states[callback][item] = tensor
     return model
@@ -170,39 +187,76 @@ def save(model: Sequential, path: str | os.PathLike[str]) -> None:
     header, tensors = parts_of(model)
     text = json.dumps(_finite(header), allow_nan=False)
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    content = to_bytes(whole, {_KEY: text, _HASH: checksum(text, whole)})
-    write_atomically(Path(path), _in_order(content))
+    write_atomically(Path(path), *_safetensors(whole, {_HASH: checksum(text, whole), _KEY: text}))
 
 
-def _in_order(content: bytes) -> bytes:
-    """Return a safetensors file with its metadata sorted, so that the same model gives the same bytes."""
-    size = struct.unpack("<Q", content[:8])[0]
-    header = json.loads(content[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
+def _safetensors(tensors: Tensors, metadata: dict[str, str]) -> list[Any]:
+    """Return a safetensors file in parts: nothing is copied, and the same tensors give the same bytes."""
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # each lies at a multiple of its size
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    parts, at = [], 0
+    for name in names:
+        tensor = tensors[name]
+        if tensor.dtype.kind not in "biuf":
+            raise TypeError(f"{name}: got an array of {tensor.dtype}, expected numbers")
+        kind = "BOOL" if tensor.dtype.kind == "b" else f"{tensor.dtype.kind.upper()}{8 * tensor.itemsize}"
+        entries[name] = {"dtype": kind, "shape": tensor.shape, "data_offsets": [at, at + tensor.nbytes]}
+        parts.append(tensor.astype(tensor.dtype.newbyteorder("<"), copy=False))
+        at += tensor.nbytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + content[8 + size :]
+    return [struct.pack("<Q", len(text)) + text, *parts]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its place, on disk, and move it there: the name never stands for half a file."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+def write_atomically(path: Path, *contents: Any) -> None:
+    """Write a file beside its place, on disk, and move it there: the name never stands for half a file.
+
+    Raises
+    ------
+    OSError
+        With the path, where that cannot be done; what the name stood for is as it was, and nothing else is left.
+    """
+    # The name is known before there is a file: an interrupt may come while it is made.
+    temporary, written = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part"), 0
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        with open(temporary, "xb") as file:
+            for content in contents:
+                for part in _chunks(content):
+                    file.write(part)
+                    written += len(part)
+                    if written >= _SYNCED:  # one synchronisation of it all could not be interrupted
+                        file.flush()
+                        os.fsync(file.fileno())
+                        written = 0
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # it may have been moved, or be gone with its folder
+            os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+    sync_folder(path.parent)
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def sync_folder(path: Path) -> None:
+    """Bring a folder's names to disk, where the system can: without that a power failure may undo a renaming."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _chunks(content: Any) -> Iterator[memoryview]:
+    """Yield the bytes of an array in C order, or of a bytes object, some of them at once."""
+    flat: Any = content.reshape(-1).view(np.uint8) if isinstance(content, np.ndarray) else content
+    view = memoryview(flat)
+    for first in range(0, len(view), _CHUNK):
+        yield view[first : first + _CHUNK]
 
 
 def checksum(text: str, tensors: Tensors) -> str:
@@ -211,7 +265,8 @@ def checksum(text: str, tensors: Tensors) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
-        digest.update(tensor.tobytes())
+        for part in _chunks(np.ascontiguousarray(tensor)):
+            digest.update(part)
     return digest.hexdigest()
 
 
@@ -251,6 +306,66 @@ def load(kind: type[Sequential], path: str | os.PathLike[str], device: str) -> S
         raise ModelFileError(
             f"{name}: is damaged ({type(error).__name__}: {error}), expected a file written by model.save"
         ) from None
+
+
+def numbered(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, the newest first: files whose names end in a number and ".safetensors"."""
+    names = [(_NUMBERED.search(path.name), path) for path in folder.iterdir() if not path.name.startswith(".")]
+    return [path for _, path in sorted(((int(match[1]), path) for match, path in names if match), reverse=True)]
+
+
+def load_latest(kind: type[Sequential], folder: str | os.PathLike[str], device: str) -> tuple[Path, Sequential] | None:
+    """Return the newest checkpoint of a folder that loads, and its model; None where there is no checkpoint."""
+    root, refused = Path(folder), []
+    for path in numbered(root) if root.exists() else []:
+        try:
+            model = load(kind, path, device)
+        except (ModelFileError, FileNotFoundError) as error:  # it may be removed while we look
+            refused.append(str(error))
+            continue
+        if refused:
+            warnings.warn(f"{'; '.join(refused)}; took {path} instead", stacklevel=4)
+        return path, model
+    if refused:
+        raise ModelFileError(f"{root}: got no checkpoint that loads, expected one at least: {'; '.join(refused)}")
+    return None
+
+
+def load_to_resume(kind: type[Sequential], path: str | os.PathLike[str], device: str) -> tuple[Path, Sequential] | None:
+    """Return what `Sequential.fit` shall go on from; None where a folder is empty or not there yet."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"resume: got {shown(path)} ({type(path).__name__}), expected a path")
+    name = os.fspath(path)
+    if os.path.isfile(name):
+        return Path(name), load(kind, name, device)
+    names_a_file = Path(name).suffix and not name.endswith(("/", os.sep))
+    if names_a_file and not os.path.lexists(name):
+        raise FileNotFoundError(
+            f"resume: got {name!r}, which does not exist, expected a checkpoint, or a folder of them; "
+            "one that is not there yet is named without a suffix, or with a slash at its end"
+        )
+    return load_latest(kind, name, device)
+
+
+def take_over(model: Sequential, inputs: int, path: Path, other: Sequential) -> None:
+    """Put a model, for data of so many inputs, where another one stands that has the same settings.
+
+    Raises
+    ------
+    ValueError
+        For other settings; nothing is changed.
+    """
+    own, got = {**config_of(model), "input_size": inputs}, config_of(other)
+    for name in own:
+        if name not in ("n_threads", "check_finite") and own[name] != got.get(name):
+            raise ValueError(
+                f"resume: got {path} with {name}={got.get(name)!r}, expected {own[name]!r}, as the model has"
+            )
+    model.build(inputs)
+    model.runtime.params[:], model.runtime.state[:] = other.runtime.params, other.runtime.state
+    model.step, model.epoch, model.initial_epoch = other.step, other.epoch, other.initial_epoch
+    as_schedule(model.optimizer.lr).restore(as_schedule(other.optimizer.lr).state())
+    model.history, model._callback_states = other.history, other._callback_states
 
 
 def _check_format(name: str, header: Any) -> None:

@@ -6,17 +6,17 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from fastnn.arrays import Data
-from fastnn.callbacks import Callback
+from fastnn.callbacks import Callback, Checkpoint
 from fastnn.feeds import Feed, Order
 from fastnn.kernels import epoch as e
+from fastnn.progress import ProgressBar
 from fastnn.schedules import as_schedule
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class Trainer:
         self.schedule = as_schedule(model.optimizer.lr)
         self._steps_a_call = 1
 
-    def run(self, epochs: int) -> None:
-        """Train for `epochs` epochs, or until a callback says stop."""
+    def run(self, last: int) -> None:
+        """Train until `last` epochs are done, counted over all calls of `fit`, or until a callback says stop."""
         model = self.model
         model.stop_training = False
         self._good = self._snapshot()
@@ -85,18 +85,18 @@ class Trainer:
             callback.on_train_begin()
         model.runtime.keep_data(True)
         try:
-            with _progress(epochs * self.feed.rows, self.verbose) as bar:
-                for _ in range(epochs):
+            silent = self.verbose in (0, False) or not sys.stderr.isatty()
+            with ProgressBar(max(0, last - model.epoch) * self.feed.rows, silent) as bar:
+                while model.epoch < last and not model.stop_training:
                     self._epoch(bar, f"epoch {model.epoch + 1}")
-                    if model.stop_training:
-                        break
         finally:
+            model.history.settle()
             model.runtime.keep_data(False)
             for callback in self.callbacks:
                 callback.on_train_end()
             model.detach_callbacks()
 
-    def _epoch(self, bar: tqdm[Any], title: str) -> None:
+    def _epoch(self, bar: ProgressBar, title: str) -> None:
         model, epoch = self.model, self.model.epoch
         for callback in self.callbacks:
             callback.on_epoch_begin(epoch)
@@ -114,17 +114,18 @@ class Trainer:
             if not callback.runs_last:
                 callback.on_epoch_end(epoch, logs)
         model.history.append(epoch, logs)
-        for callback in self.callbacks:
+        # A checkpoint that training goes on from has the states of all others after the epoch, a best one's too.
+        for callback in sorted(self.callbacks, key=lambda c: isinstance(c, Checkpoint) and not c.save_best_only):
             if callback.runs_last:
                 callback.on_epoch_end(epoch, logs)
         bar.set_postfix_str(_brief(logs), refresh=False)
         if self.verbose not in ("auto", 0):
-            tqdm.write(
+            ProgressBar.write(
                 f"epoch {epoch + 1}: {_brief(logs)}, {self.feed.rows / seconds:,.0f} samples/s",
                 file=sys.stdout,
             )
 
-    def _steps(self, bar: tqdm[Any]) -> dict[str, float]:
+    def _steps(self, bar: ProgressBar) -> dict[str, float]:
         """Take all steps of one epoch, buffer by buffer."""
         model, started = self.model, self._snapshot()
         report = EpochReport(-(-self.feed.rows // self.batch))
@@ -146,7 +147,7 @@ class Trainer:
             raise
 
     def _steps_on(
-        self, data: Data, order: Order, done: int, report: EpochReport, started: Snapshot, bar: tqdm[Any]
+        self, data: Data, order: Order, done: int, report: EpochReport, started: Snapshot, bar: ProgressBar
     ) -> int:
         """Take the steps of one buffer, some milliseconds of them a call; returns the steps of the epoch so far."""
         model, batch = self.model, self.batch
@@ -243,11 +244,3 @@ def _logs(sums: npt.NDArray[np.float64], counts_correct: bool) -> dict[str, floa
 def _brief(logs: dict[str, float]) -> str:
     shown = ("loss", "accuracy", "val_loss", "val_accuracy", "val_r2")
     return ", ".join(f"{name} {logs[name]:.4f}" for name in shown if name in logs)
-
-
-@contextlib.contextmanager
-def _progress(total: int, verbose: bool | str) -> Iterator[tqdm[Any]]:
-    """Show a bar on stderr for what takes longer than a second, on a terminal only."""
-    silent = verbose in (0, False) or not sys.stderr.isatty()
-    with tqdm(total=total, unit=" samples", unit_scale=True, delay=1.0, disable=silent, leave=False) as bar:
-        yield bar

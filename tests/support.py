@@ -70,7 +70,12 @@ def training_state(model):
         "epoch": model.epoch,
         "schedule": as_schedule(model.optimizer.lr).state(),
         "history": history_of(model),
+        "callbacks": {name: _plain(state) for name, state in model._callback_states.items()},
     }
+
+
+def _plain(state):
+    return repr({key: value.tobytes() if isinstance(value, np.ndarray) else value for key, value in state.items()})
 
 
 def digest(model):

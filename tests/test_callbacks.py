@@ -273,9 +273,9 @@ def test_two_early_stoppings_keep_apart(tmp_path):
 def test_a_checkpoint_of_every_epoch(tmp_path):
     model, script = build(), Script([3, 2, 1, 0])
     fit(model, 4, [script, Checkpoint(tmp_path / "m{epoch}")])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m0", "m1", "m2", "m3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m1", "m2", "m3", "m4"]
     for epoch in range(4):
-        loaded = fastnn.load(tmp_path / f"m{epoch}")
+        loaded = fastnn.load(tmp_path / f"m{epoch + 1}")
         assert weight_bytes(loaded) == script.weights[epoch]
         assert (loaded.epoch, loaded.step) == (epoch + 1, 3 * (epoch + 1))
 
@@ -284,7 +284,7 @@ def test_a_checkpoint_of_every_other_epoch(tmp_path):
     model = build()
     fit(model, 3, [Checkpoint(tmp_path / "m{epoch}", every=2)])
     fit(model, 2, [Checkpoint(tmp_path / "m{epoch}", every=2)])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m1", "m3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m2", "m4"]
 
 
 @pytest.mark.parametrize(
@@ -298,25 +298,25 @@ def test_a_checkpoint_of_every_other_epoch(tmp_path):
 )
 def test_a_checkpoint_of_the_best_epoch(name, mode, values, best, tmp_path):
     model, script = build(), Script(values, name)
-    fit(model, 4, [script, Checkpoint(tmp_path / "m", save_best_only=True, monitor=name, mode=mode)])
-    assert weight_bytes(fastnn.load(tmp_path / "m")) == script.weights[best]
-    assert fastnn.load(tmp_path / "m").epoch == best + 1
+    fit(model, 4, [script, Checkpoint(tmp_path / "m.safetensors", save_best_only=True, monitor=name, mode=mode)])
+    assert weight_bytes(fastnn.load(tmp_path / "m.safetensors")) == script.weights[best]
+    assert fastnn.load(tmp_path / "m.safetensors").epoch == best + 1
 
 
 def test_a_resumed_checkpoint_remembers_the_best(tmp_path):
     """Or the first epoch after an interruption would overwrite the best model with a worse one."""
     script = Script([3, 1])
-    fit(build(), 2, [script, Checkpoint(tmp_path / "m", save_best_only=True)])
-    resumed = fastnn.load(tmp_path / "m")
-    fit(resumed, 2, [Script([0, 0, 2, 2]), Checkpoint(tmp_path / "m", save_best_only=True)])
-    assert fastnn.load(tmp_path / "m").epoch == 2
-    assert weight_bytes(fastnn.load(tmp_path / "m")) == script.weights[1]
+    fit(build(), 2, [script, Checkpoint(tmp_path / "m.safetensors", save_best_only=True)])
+    resumed = fastnn.load(tmp_path / "m.safetensors")
+    fit(resumed, 2, [Script([0, 0, 2, 2]), Checkpoint(tmp_path / "m.safetensors", save_best_only=True)])
+    assert fastnn.load(tmp_path / "m.safetensors").epoch == 2
+    assert weight_bytes(fastnn.load(tmp_path / "m.safetensors")) == script.weights[1]
 
 
 def test_a_checkpoint_is_a_whole_model(tmp_path):
     model, whole = build(), build()
     fit(model, 3, [Checkpoint(tmp_path / "m{epoch}")])
-    loaded = fastnn.load(tmp_path / "m1")
+    loaded = fastnn.load(tmp_path / "m2")
     fit(loaded, 2, [])
     fit(whole, 4, [])
     for name in ("weights", "optimizer", "step", "epoch"):

@@ -507,21 +507,24 @@ def test_a_failed_save_leaves_the_old_file(failing, path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     class Full:
-        def __init__(self, descriptor, mode):
-            self.descriptor = descriptor
+        def __init__(self, path, mode):
+            self.file = open(path, mode)  # noqa: SIM115, closed by __exit__
 
         def __enter__(self):
             return self
 
         def __exit__(self, *exception):
-            os.close(self.descriptor)
+            self.file.close()
 
         def write(self, content):
-            os.write(self.descriptor, content[: len(content) // 2])
+            self.file.write(content[: len(content) // 2])
             fail()
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, *{"write": ("fdopen", Full)}.get(failing, (failing, fail)))
+        if failing == "write":
+            patch.setattr(fastnn.saving, "open", Full, raising=False)
+        else:
+            patch.setattr(os, failing, fail)
         with pytest.raises(OSError, match="No space left"):
             new.save(path)
     assert path.read_bytes() == before

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from fastnn.model import Sequential, load
+from fastnn.progress import ProgressBar
 from fastnn.saving import ModelFileError
 from fastnn.tables import NEEDS_PYARROW
 
@@ -41,7 +40,7 @@ def complain(message: str, code: int) -> int:
 
 def say(text: str) -> None:
     """Print without tearing a progress bar."""
-    tqdm.write(text, file=sys.stdout)
+    ProgressBar.write(text, file=sys.stdout)
 
 
 def print_json(facts: dict[str, Any]) -> None:
