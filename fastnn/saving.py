@@ -74,6 +74,8 @@ def config_of(model: Sequential) -> dict[str, Any]:
 
 def model_from_config(kind: type[Sequential], config: dict[str, Any], device: str = "cpu") -> Sequential:
     """Return a model for what `config_of` gave, on a device."""
+    if "device" in config:
+        raise ValueError("config: got a device, expected none: who loads a model chooses it")
     arguments = dict(config)
     stack = [layers.from_config(layer) for layer in arguments.pop("layers")]
     loss = losses.from_config(arguments.pop("loss"))

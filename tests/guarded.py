@@ -2,8 +2,8 @@
 
 ``python tests/guarded.py FIRST COUNT`` makes draws FIRST .. FIRST + COUNT - 1 and prints one line before each, so that
 the last line tells the draw of a crash. One element too far is a segmentation fault; a write into an input is one
-too, since its pages are read-only. What comes out must have the bits of the same call on plain arrays. A draw is a function of
-its number alone.
+too, since its pages are read-only. What comes out must have the bits of the same call on plain arrays. A draw is a
+function of its number alone.
 """
 
 from __future__ import annotations
