@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,9 @@ REPORT_STEPS = 8192
 
 Snapshot = tuple[Any, ...]
 """What training can go back to: weights, optimizer state, counters and the schedule's state."""
+
+TrainingCalls = Callable[[Order, int, int, int, npt.NDArray[np.float64], npt.NDArray[np.float64]], None]
+"""Steps on the same data: of an order, from a place in it, so many rows, from a step, at rates, into a report."""
 
 
 class TrainingDiverged(ArithmeticError):
@@ -70,6 +73,7 @@ class Trainer:
         self.shuffle, self.callbacks, self.verbose = shuffle, callbacks, verbose
         self.schedule = as_schedule(model.optimizer.lr)
         self._steps_a_call = 1
+        self._calls: tuple[Data, TrainingCalls] | None = None
 
     def run(self, last: int) -> None:
         """Train until `last` epochs are done, counted over all calls of `fit`, or until a callback says stop."""
@@ -158,7 +162,7 @@ class Trainer:
             rates = self.schedule.rates(model.step, model.epoch, len(part))
             before = time.perf_counter()
             try:
-                model.runtime.train(data, order, at, rows, batch, model.step, rates, part)
+                self._training_calls(data)(order, at, rows, model.step, rates, part)
             finally:  # an interrupt is served as soon as the call is over: count what it did
                 taken = int((part[:, e.REPORT_ROWS] > 0).sum())
                 model.step += taken
@@ -170,6 +174,12 @@ class Trainer:
             bar.update(rows)
             at, done = at + rows, done + taken
         return done
+
+    def _training_calls(self, data: Data) -> TrainingCalls:
+        """Return what takes steps on `data`; where all of it is in memory, put together once for all epochs."""
+        if self._calls is None or self._calls[0] is not data:
+            self._calls = data, self.model.runtime.training_calls(data, self.batch)
+        return self._calls[1]
 
     def _adapt(self, steps: int, seconds: float) -> None:
         wanted = steps * CALL_SECONDS / max(seconds, 1e-9)

@@ -30,7 +30,7 @@ tanh, tanh_slope = on_device(formulas.tanh), on_device(formulas.tanh_slope)
 softplus, softplus_slope = on_device(formulas.softplus), on_device(formulas.softplus_slope)
 gelu, gelu_slope = on_device(formulas.gelu), on_device(formulas.gelu_slope)
 silu, silu_slope = on_device(formulas.silu), on_device(formulas.silu_slope)
-softmax_rows = on_device(on_cpu.softmax_rows)
+softmax_row = on_device(on_cpu.softmax_row)
 
 
 @device_function
@@ -94,7 +94,7 @@ def _softmax_forward(p, z, n):
     for b in range(cuda.grid(1), p.size // n, cuda.gridsize(1)):
         for i in range(b * n, (b + 1) * n):
             p[i] = z[i]
-        softmax_rows(p[b * n : (b + 1) * n], n)
+        softmax_row(p[b * n : (b + 1) * n])
 
 
 def activation_forward(a: Any, z: Any, activation: str) -> None:

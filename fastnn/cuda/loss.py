@@ -24,7 +24,7 @@ from fastnn.kernels.loss import (
     SQUARED_ERROR,
 )
 
-loss_rows = on_device(on_cpu.loss_rows)
+loss_rows = on_device(on_cpu.loss_rows_singly)
 
 
 @kernel

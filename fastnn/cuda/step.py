@@ -31,7 +31,7 @@ import numpy as np
 
 from fastnn.cuda._formulas import like
 from fastnn.cuda._numba import cuda, device_function, kernel
-from fastnn.cuda.activation import activate_one, slope_one, softmax_rows
+from fastnn.cuda.activation import activate_one, slope_one, softmax_row
 from fastnn.cuda.dropout import drop
 from fastnn.cuda.loss import loss_rows
 from fastnn.cuda.reduction import block_total, grid_barrier, sum_of
@@ -233,7 +233,7 @@ def loss_row(net, b, row0, step, factor):
     target = net.targets[source * width : source * width + width]
     external = net.numbers[LOSS] == EXTERNAL
     if output == SOFTMAX or (output == SOFTMAX_FOLDED and external):
-        softmax_rows(y, n)
+        softmax_row(y)
     if external:
         result[0], result[1] = 0.0, 0.0
         for j in range(n):
@@ -399,7 +399,7 @@ def write_result(net, i, rows):
             value = net.work[base + b * n + j]
             net.result[to + j] = activate_one(SIGMOID, value) if sigmoid else value
         if softmax:
-            softmax_rows(net.result[to : to + n], n)
+            softmax_row(net.result[to : to + n])
 
 
 @functools.cache

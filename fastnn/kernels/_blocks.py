@@ -1,11 +1,45 @@
-"""Copy and fill of 1-D blocks as plain loops:
+"""Blocks of numbers: copy and fill as plain loops, and a few on the stack.
 
 Numba's slice assignment compiles its error messages along, 7 s of them.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
+
 from fastnn.kernels._jit import inlined
+
+
+def make_stack(count: int, element: Any = None) -> Any:
+    """Build ``stack(like)``: a 1-D array of `count` numbers that lives as long as the call of the function it is in.
+
+    They are of type `element`, or of the dtype of the array `like`. What they are at first is left open.
+    """
+
+    @intrinsic
+    def stack(typingctx: Any, like: Any) -> Any:
+        dtype = like.dtype if element is None else element
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind, word = context.get_data_type(dtype), ir.IntType(64)
+            data = cgutils.alloca_once(builder, kind, size=count)
+            data.align = 64
+            item = ir.Constant(word, context.get_abi_sizeof(kind))
+            view = make_array(signature.return_type)(context, builder)
+            populate_array(
+                view, data=data, shape=[ir.Constant(word, count)], strides=[item], itemsize=item, meminfo=None
+            )
+            return view._getvalue()
+
+        return types.Array(dtype, 1, "C")(like), generate
+
+    return stack
 
 
 @inlined

@@ -7,10 +7,10 @@ one is not vectorised.
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
+from numba import prange, types
 
 from fastnn.kernels import formulas as f
-from fastnn.kernels._blocks import copy
+from fastnn.kernels._blocks import copy, make_stack
 from fastnn.kernels._check import check_arrays, check_code
 from fastnn.kernels._jit import Task, block, entry_parallel, launch_chunks
 from fastnn.kernels.elementary import (
@@ -28,6 +28,15 @@ from fastnn.kernels.elementary import (
 
 CHUNK = 8192
 """Elements of one parallel block of an element-wise kernel: 32 KB of float32, about 4 us."""
+
+GROUP_ROWS = 64
+"""Rows of few logits that go through softmax at once."""
+
+NARROW = 16
+"""Logits a row up to which rows go by groups: alone, a short row fills no vectors."""
+
+_group_logits, _group_row = make_stack(GROUP_ROWS * NARROW), make_stack(GROUP_ROWS)
+group_floats, group_doubles = make_stack(GROUP_ROWS), make_stack(GROUP_ROWS, types.float64)
 
 
 @block
@@ -116,10 +125,65 @@ def softmax_row(p):
 
 
 @block
+def softmax_group(p, z, n, tops, totals, firsts):
+    """Write the softmax of at most GROUP_ROWS rows of n <= NARROW logits, all flat; p may be z.
+
+    The formula of `softmax_row`, for all rows at once. `tops` and `totals` get what that returns, `firsts`
+    the number of each row's first largest logit.
+    """
+    rows = z.size // n
+    e, origins, starts = _group_logits(z), _group_row(z), _group_row(z)
+    powers, rests = _group_row(z), _group_row(z)
+    for r in range(rows):
+        row = z[r * n : (r + 1) * n]
+        for j in range(n):
+            e[j * GROUP_ROWS + r] = row[j]
+    for r in range(rows):
+        tops[r], firsts[r], totals[r] = e[r], like(0.0, e[0]), 0.0
+    for j in range(1, n):
+        column = e[j * GROUP_ROWS : j * GROUP_ROWS + rows]
+        for r in range(rows):
+            firsts[r] = choose(column[r] > tops[r], like(j, e[0]), firsts[r])
+        for r in range(rows):
+            tops[r] = largest(tops[r], column[r])
+    for r in range(rows):
+        top = tops[r]
+        origins[r] = choose(absolute(top) < like(65536.0, top), like(0.0, top), top)
+        starts[r] = top - origins[r]
+        powers[r] = nearest_power(starts[r])
+        rests[r] = exponent_rest(starts[r], powers[r])
+    for j in range(n):
+        column = e[j * GROUP_ROWS : j * GROUP_ROWS + rows]
+        for r in range(rows):
+            lowest = starts[r] + by_type(e[0], -112.0, -760.0)
+            logit = column[r] - origins[r]
+            column[r] = scaled_exp_difference(choose(logit < lowest, lowest, logit), starts[r], powers[r], rests[r])
+        for r in range(rows):
+            totals[r] += np.float64(column[r])
+    for r in range(rows):
+        starts[r] = like(totals[r], e[0])
+        totals[r] /= SCALE
+    for j in range(n):
+        column = e[j * GROUP_ROWS : j * GROUP_ROWS + rows]
+        for r in range(rows):
+            column[r] = quotient(column[r], starts[r])
+    for r in range(rows):
+        row = p[r * n : (r + 1) * n]
+        for j in range(n):
+            row[j] = e[j * GROUP_ROWS + r]
+
+
+@block
 def softmax_rows(p, n):
     """Replace each of the rows of n logits that lie behind one another in `p` by its softmax."""
-    for b in range(p.size // n):
-        softmax_row(p[b * n : (b + 1) * n])
+    if n <= NARROW:
+        tops, totals, firsts = group_floats(p), group_doubles(p), group_floats(p)
+        for start in range(0, p.size, GROUP_ROWS * n):
+            rows = p[start : min(start + GROUP_ROWS * n, p.size)]
+            softmax_group(rows, rows, n, tops, totals, firsts)
+    else:
+        for start in range(0, p.size, n):
+            softmax_row(p[start : start + n])
 
 
 ACTIVATE = Task(activate, "i e[:]")

@@ -56,12 +56,10 @@ TASK_FLOPS = 200_000
 _row_full, _row_8, _row_4, _row_2, _row_1 = (make_micro_kernel(rows, VECTORS, True) for rows in (MR, 8, 4, 2, 1))
 _wide_2, _wide_1 = make_micro_kernel(2, 2 * VECTORS, True), make_micro_kernel(1, 4 * VECTORS, True)
 _transposed_2, _transposed_1 = make_row_kernel(2), make_row_kernel(1)
-_part_full, _part_1, _half_full, _half_1 = (
-    make_micro_kernel(rows, vectors, True, narrow=True) for vectors in (VECTORS, 1) for rows in (MR, 1)
-)
-_col_part_full, _col_part_1, _col_half_full, _col_half_1 = (
-    make_micro_kernel(rows, vectors, False, narrow=True) for vectors in (VECTORS, 1) for rows in (MR, 1)
-)
+_part_full, _part_1 = (make_micro_kernel(rows, VECTORS, True, narrow=True) for rows in (MR, 1))
+_half_twice, _half_full, _half_1 = (make_micro_kernel(rows, 1, True, narrow=True) for rows in (2 * MR, MR, 1))
+_col_part_full, _col_part_4, _col_part_1 = (make_micro_kernel(rows, VECTORS, False, narrow=True) for rows in (MR, 4, 1))
+_col_half_full, _col_half_4, _col_half_1 = (make_micro_kernel(rows, 1, False, narrow=True) for rows in (MR, 4, 1))
 _col_full, _col_8, _col_4, _col_2, _col_1 = (make_micro_kernel(rows, VECTORS, False) for rows in (MR, 8, 4, 2, 1))
 
 
@@ -200,43 +198,75 @@ def _rows_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, 
 
 
 @block
-def _narrow_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, rows, depth, columns, half):
-    """Run a tile of some `columns` down the rows, A read row by row; `half`: they fit one vector."""
+def _half_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, rows, depth, columns):
+    """Run a tile of `columns` that fit one vector down the rows, A read row by row.
+
+    Twice MR rows at a time: the sums of MR rows alone are too few chains to keep the CPU busy.
+    """
     i = 0
     while i < rows:
         out, start, at = advance(c, i * ldc), advance(init, i * init_stride), advance(a, i * a_stride)
-        if i + MR <= rows:
-            if half:
-                _half_full(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
-            else:
-                _part_full(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
+        if i + 2 * MR <= rows:
+            _half_twice(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
+            i += 2 * MR
+        elif i + MR <= rows:
+            _half_full(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
             i += MR
         else:
-            if half:
-                _half_1(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
-            else:
-                _part_1(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
+            _half_1(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
             i += 1
 
 
 @block
-def _narrow_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, ldb, rows, depth, columns, half):
-    """The same with A read column by column, as in `_rows_by_column`."""
+def _part_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, rows, depth, columns):
+    """Run a tile of `columns` that fill a vector and a part of the next down the rows, A read row by row."""
+    i = 0
+    while i < rows:
+        out, start, at = advance(c, i * ldc), advance(init, i * init_stride), advance(a, i * a_stride)
+        if i + MR <= rows:
+            _part_full(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
+            i += MR
+        else:
+            _part_1(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
+            i += 1
+
+
+@block
+def _half_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, ldb, rows, depth, columns):
+    """`_half_in_place` with A read column by column, as in `_rows_by_column`."""
     i = 0
     while i < rows:
         out, start = advance(c, i * ldc), advance(init, i * init_stride)
         if i + MR <= rows:
-            if half:
-                _col_half_full(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
-            else:
-                _col_part_full(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
+            _col_half_full(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
             a = advance(a, panel)
             i += MR
+        elif i + 4 <= rows:
+            _col_half_4(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
+            a = advance(a, 4)
+            i += 4
         else:
-            if half:
-                _col_half_1(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
-            else:
-                _col_part_1(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
+            _col_half_1(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
+            a = advance(a, 1)
+            i += 1
+
+
+@block
+def _part_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, ldb, rows, depth, columns):
+    """`_part_in_place` with A read column by column, as in `_rows_by_column`."""
+    i = 0
+    while i < rows:
+        out, start = advance(c, i * ldc), advance(init, i * init_stride)
+        if i + MR <= rows:
+            _col_part_full(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
+            a = advance(a, panel)
+            i += MR
+        elif i + 4 <= rows:
+            _col_part_4(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
+            a = advance(a, 4)
+            i += 4
+        else:
+            _col_part_1(out, ldc, start, init_stride, has_init, a, a_stride, b, ldb, depth, columns)
             a = advance(a, 1)
             i += 1
 
@@ -347,11 +377,19 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
                         init, init_stride, has_init = pointer(bias, bias0 + j0 + j), 0, True
                     by_row = not pack_a and a_cs == 1
                     if columns < nr and by_row:
-                        _narrow_in_place(out, ldc, init, init_stride, has_init, a_at, a_rs, b_at, b_stride, mc, kc,
-                                         columns, 2 * columns <= nr)  # fmt: skip
+                        if VECTORS * columns <= nr:
+                            _half_in_place(out, ldc, init, init_stride, has_init, a_at, a_rs, b_at, b_stride,
+                                           mc, kc, columns)  # fmt: skip
+                        else:
+                            _part_in_place(out, ldc, init, init_stride, has_init, a_at, a_rs, b_at, b_stride,
+                                           mc, kc, columns)  # fmt: skip
                     elif columns < nr:
-                        _narrow_by_column(out, ldc, init, init_stride, has_init, a_at, panel, a_stride,
-                                          b_at, b_stride, mc, kc, columns, 2 * columns <= nr)  # fmt: skip
+                        if VECTORS * columns <= nr:
+                            _half_by_column(out, ldc, init, init_stride, has_init, a_at, panel, a_stride,
+                                            b_at, b_stride, mc, kc, columns)  # fmt: skip
+                        else:
+                            _part_by_column(out, ldc, init, init_stride, has_init, a_at, panel, a_stride,
+                                            b_at, b_stride, mc, kc, columns)  # fmt: skip
                     elif by_row:
                         _rows_in_place(out, ldc, init, init_stride, has_init, a_at, a_rs, b_at, b_stride,
                                        mc, kc)  # fmt: skip

@@ -16,7 +16,15 @@ from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
 from fastnn.kernels._jit import Task, block, entry_parallel, formula, inlined, launch_chunks
-from fastnn.kernels.activation import CHUNK, softmax_row
+from fastnn.kernels.activation import (
+    CHUNK,
+    GROUP_ROWS,
+    NARROW,
+    group_doubles,
+    group_floats,
+    softmax_group,
+    softmax_row,
+)
 from fastnn.kernels.elementary import absolute, choose, copysign, like, log1p_exp
 
 SQUARED_ERROR, ABSOLUTE_ERROR, HUBER, CROSS_ENTROPY, BINARY_CROSS_ENTROPY, POISSON, EXTERNAL = range(7)
@@ -146,7 +154,42 @@ def cross_entropy_rows(d, z, labels, t, weights, rows, n, factor):
 
 
 @block
-def loss_rows(result, code, delta, d, y, labels, t, weights, rows, n, factor):
+def cross_entropy_groups(d, z, labels, weights, rows, n, factor):
+    """`cross_entropy_rows` for labels and n <= NARROW logits: GROUP_ROWS rows at once, one logarithm for all of them.
+
+    sum_b log s_b = log prod_b s_b, where 1 <= s_b <= n: the product stays far below the largest float64.
+    """
+    loss, correct = 0.0, 0.0
+    tops, totals, firsts = group_floats(z), group_doubles(z), group_floats(z)
+    for b0 in range(0, rows, GROUP_ROWS):
+        b1 = min(b0 + GROUP_ROWS, rows)
+        logits, p = z[b0 * n : b1 * n], d[b0 * n : b1 * n]
+        softmax_group(p, logits, n, tops, totals, firsts)
+        if weights.size == 0:
+            for i in range(p.size):
+                p[i] *= like(factor, p[i])
+        product = 1.0
+        for r in range(b1 - b0):
+            label, weight, scale = labels[b0 + r], 1.0, like(factor, z[0])
+            log_total = 0.0
+            if weights.size:
+                weight = weights[b0 + r]
+                scale = like(factor * weight, z[0])
+                log_total = math.log(totals[r])
+                row = p[r * n : (r + 1) * n]
+                for j in range(n):
+                    row[j] *= scale
+            else:
+                product *= totals[r]
+            p[r * n + label] -= scale
+            loss += weight * (np.float64(tops[r]) - np.float64(logits[r * n + label]) + log_total)
+            correct += weight * (firsts[r] == label and tops[r] == tops[r])
+        loss += math.log(product)
+    return loss, correct
+
+
+@block
+def loss_rows_singly(result, code, delta, d, y, labels, t, weights, rows, n, factor):
     """Loss and gradient of a block of rows, by code;
 
     Result = [weighted loss sum, weighted count of correct rows].
@@ -155,6 +198,15 @@ def loss_rows(result, code, delta, d, y, labels, t, weights, rows, n, factor):
         result[0], result[1] = cross_entropy_rows(d, y, labels, t, weights, rows, n, factor)
     else:
         result[0], result[1] = value_rows(code, delta, d, y, t, weights, rows, n, factor)
+
+
+@block
+def loss_rows(result, code, delta, d, y, labels, t, weights, rows, n, factor):
+    """`loss_rows_singly`, with rows of few logits by groups."""
+    if code == CROSS_ENTROPY and n <= NARROW and labels.size:
+        result[0], result[1] = cross_entropy_groups(d, y, labels, weights, rows, n, factor)
+    else:
+        loss_rows_singly(result, code, delta, d, y, labels, t, weights, rows, n, factor)
 
 
 LOSS_ROWS = Task(loss_rows, "d[:] i d e[:] e[:] i[:] e[:] d[:] i i d")

@@ -8,8 +8,9 @@ the GPU, and needs no state. Source: Salmon, Moraes, Dror and Shaw, "Parallel ra
 from __future__ import annotations
 
 import numpy as np
-from numba import uint32, uint64
+from numba import types, uint32, uint64
 
+from fastnn.kernels._blocks import make_stack
 from fastnn.kernels._check import check_array, check_scalar
 from fastnn.kernels._jit import entry, formula
 
@@ -47,17 +48,29 @@ def _philox_fill(out, seed, step, stream):
             out[4 * i + j] = words[j]
 
 
+_PARTNERS = 64
+"""Random numbers drawn at once: those of single swaps, between loads and stores, would fill no vectors."""
+
+_partners = make_stack(_PARTNERS, types.uint64)
+
+
 @entry
 def _shuffle_indices(order, seed, epoch):
     k0, k1 = uint32(seed), uint32(seed >> _HIGH)
     for i in range(order.size):
         order[i] = i
-    for i in range(order.size - 1, 0, -1):
-        w0, w1, _, _ = philox(uint32(i), uint32(uint64(i) >> _HIGH), uint32(epoch), uint32(SHUFFLE_STREAM), k0, k1)
-        # High 64 bits of (w1:w0) * (i + 1), from 32-bit halves: i + 1 < 2^32 rows.
-        n = uint64(i + 1)
-        j = (uint64(w1) * n + ((uint64(w0) * n) >> _HIGH)) >> _HIGH
-        order[i], order[j] = order[j], order[i]
+    partners = _partners(order)
+    for last in range(order.size - 1, 0, -_PARTNERS):
+        count = min(_PARTNERS, last)
+        for at in range(count):
+            i = uint64(last - at)
+            w0, w1, _, _ = philox(uint32(i), uint32(0), uint32(epoch), uint32(SHUFFLE_STREAM), k0, k1)
+            # High 64 bits of (w1:w0) * (i + 1), from 32-bit halves: i + 1 < 2^32 rows.
+            n = i + uint64(1)
+            partners[at] = (uint64(w1) * n + ((uint64(w0) * n) >> _HIGH)) >> _HIGH
+        for at in range(count):
+            i, j = last - at, partners[at]
+            order[i], order[j] = order[j], order[i]
 
 
 def philox_fill(out: np.ndarray, seed: int, step: int = 0, stream: int = 0) -> None:
