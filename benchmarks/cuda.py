@@ -1,6 +1,6 @@
 """Kernels and training on a GPU: an asv suite that skips itself where there is none, and ``python -m benchmarks.cuda``.
 
-asv.conf.json has each benchmark run in a process of its own: a device does not survive a fork. Times are by device events.
+Each benchmark has a process of its own (asv.conf.json): a device does not survive a fork. Times are by device events.
 """
 
 from __future__ import annotations
