@@ -154,12 +154,17 @@ def test_python_threads_at_once_with_one_thread_of_numba():
 
 
 PREFORK = """
-import os
+import concurrent.futures, os
+served = trained()  # loaded before the fork, and used
+want_served = served.predict(x).tobytes()
 children = []
-for _ in range(3):  # as a server forks its workers
+for _ in range(3):  # as a server forks its workers, each with threads of its own
     child = os.fork()
     if child == 0:
-        os._exit(0 if bits(trained()) == want and loops() == want_loops else 3)
+        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+            answers = set(threads.map(lambda _: served.predict(x).tobytes(), range(20)))
+        right = answers == {want_served} and bits(trained()) == want and loops() == want_loops
+        os._exit(0 if right else 3)
     children.append(child)
 print([os.waitpid(child, 0)[1] for child in children], loops() == want_loops)
 """
