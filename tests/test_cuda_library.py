@@ -255,3 +255,21 @@ def test_estimators_multiply_so_too(standin, rng):
     assert set(standin.kinds) == {"bf16"}
     with pytest.raises(ValueError, match="matmul_precision: got 'bf16' with dtype float64"):
         fastnn.MLPClassifier(**options, matmul_precision="bf16").fit(x.astype(float), y)
+
+
+def test_the_check_of_a_device_finds_nothing_and_would_find_something(standin, monkeypatch):
+    from fastnn.cuda import check
+
+    monkeypatch.setattr(training, "CALL_SECONDS", 1e9)
+    results = list(check.check_library("float32", np.random.default_rng(0)))
+    assert len(results) > 25
+    assert not any(results)
+    assert standin.replays > 0
+    assert check.describe_library().startswith(
+        "large networks take their products from cuBLAS 13.2, and a step is a CUDA"
+    )
+    monkeypatch.setattr(library, "COMPUTE_32F", {"float32": 75})  # rounds what shall not be rounded
+    assert "are off" in next(filter(None, check.check_library("float32", np.random.default_rng(0))))
+    monkeypatch.setattr(library, "_open", lambda device: "nothing is there")
+    assert not list(check.check_library("float32", np.random.default_rng(0)))
+    assert check.describe_library().endswith("nothing is there")

@@ -31,7 +31,7 @@ from fastnn.cuda import graph
 from fastnn.cuda import library as blas
 from fastnn.cuda import step as s
 from fastnn.cuda._launch import grid_of, launch
-from fastnn.cuda._numba import cuda, device_function, driver, kernel
+from fastnn.cuda._numba import SIMULATED, cuda, device_function, driver, named_kernel
 from fastnn.cuda.library import Matrix
 from fastnn.cuda.reduction import sum_of
 from fastnn.cuda.step import (
@@ -108,7 +108,7 @@ def _net(body: Any) -> Any:
     How many steps were done is counted at stopped[1]; from it follow the step's number, its first row and its rows.
     """
 
-    @kernel
+    @named_kernel(body.__name__ if SIMULATED else body.py_func.__name__)
     def run(
         numbers, stages, floats, scales, hyper, blocks, block_floats, params, grads, state, work, sums, x, x_bytes,
         rescale, labels, targets, weights, order, rates, report, result, stopped, stage,
