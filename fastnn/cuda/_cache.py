@@ -52,7 +52,7 @@ def _kind(base: Any) -> Any:
     """Return the cache of kernels, a subclass of Numba's."""
     files = sys.modules[base.__mro__[1].__module__].IndexDataCacheFile
 
-    class KernelCache(base):  # type: ignore[misc]
+    class KernelCache(base):
         """Numba's cache of CUDA kernels with a key of our own; a full or broken disk never stops a call."""
 
         def __init__(self, py_func: Any, variant: str) -> None:

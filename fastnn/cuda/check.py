@@ -199,11 +199,11 @@ def check_library(dtype: str, rng: np.random.Generator) -> Iterator[str]:
             for left, right in ((False, False), (True, False), (False, True)):
                 a, b = (rng.normal(size=s).astype(dtype) for s in ((m, k), (k, n)))
                 c = _there(np.full(m * n, np.nan, dtype))
-                factors = [
+                first, second = (
                     library.Matrix(_there(np.ascontiguousarray(x.T if t else x).reshape(-1)), 0, *shape, t)
                     for x, t, shape in ((a, left, (k, m) if left else (m, k)), (b, right, (n, k) if right else (k, n)))
-                ]
-                blas.product(library.Matrix(c, 0, m, n), *factors, kind)
+                )
+                blas.product(library.Matrix(c, 0, m, n), first, second, kind)
                 _numba.driver.synchronize()
                 a, b = a.astype(np.float64), b.astype(np.float64)
                 bound = (2.2 * rounding + 4 * (k + 4) * UNIT[dtype]) * (np.abs(a) @ np.abs(b))

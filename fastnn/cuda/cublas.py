@@ -30,6 +30,7 @@ import numpy.typing as npt
 from fastnn.cuda import graph
 from fastnn.cuda import library as blas
 from fastnn.cuda import step as s
+from fastnn.cuda._formulas import like
 from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import SIMULATED, cuda, device_function, driver, named_kernel
 from fastnn.cuda.library import Matrix
@@ -90,6 +91,11 @@ _proven: dict[Any, str] = {}
 """Steps that were done in both ways -> what was wrong with the graph, "" where nothing was."""
 
 _last: list[str] = ["a launch each"]
+
+
+LANES = 2 if SIMULATED else 8
+COLUMNS = THREADS // LANES
+"""Threads that add up one column of a gradient, and columns of a block: neighbouring threads read neighbouring ones."""
 
 
 def how() -> str:
@@ -175,12 +181,22 @@ def _finish_backward(net, i, stage, step, row0, rows):
 
 @device_function
 def _bias_gradient(net, i, stage, step, row0, rows):
-    n, delta = net.stages[stage, N_OUT], net.stages[stage, DELTA]
-    for j in range(cuda.grid(1), n, cuda.gridsize(1)):
-        total = net.work[delta + j]
-        for b in range(1, rows):
-            total += net.work[delta + b * n + j]
-        net.grads[net.stages[stage, BIAS] + j] = total
+    """Add up the columns of delta: LANES threads a column, whose sums are added in order."""
+    n, delta, zero = net.stages[stage, N_OUT], net.stages[stage, DELTA], like(0.0, net.params[0])
+    column, lane = cuda.threadIdx.x % COLUMNS, cuda.threadIdx.x // COLUMNS
+    for first in range(cuda.blockIdx.x * COLUMNS, n, cuda.gridDim.x * COLUMNS):
+        j, total = first + column, zero
+        if j < n:
+            for b in range(lane, rows, LANES):
+                total += net.work[delta + b * n + j]
+        net.lanes[cuda.threadIdx.x] = total
+        cuda.syncthreads()  # the lanes' sums are there
+        if lane == 0 and j < n:
+            whole = 0.0
+            for x in range(LANES):
+                whole += net.lanes[x * COLUMNS + column]
+            net.grads[net.stages[stage, BIAS] + j] = like(whole, zero)
+        cuda.syncthreads()  # nobody reads them any more
 
 
 @device_function
@@ -335,7 +351,7 @@ def _step(
                 into = Matrix(grads, int(row[e.WEIGHT]), k, n)
                 product(into, Matrix(work, int(row[e.IN]), rows, k, transposed=True), delta)
                 if row[e.BIAS] >= 0:
-                    do(bias_gradient, grid_of(n), stage)
+                    do(bias_gradient, -(-n // COLUMNS), stage)
             if stage >= last:
                 to = int(table[stage - 1, s.DELTA] if stage else numbers[s.DX])
                 if dense:
