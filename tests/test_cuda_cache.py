@@ -33,11 +33,7 @@ for name, kernel in kernels.items():
         cache.save_overload(("signature",), code)
     print(name, cache.load_overload(("signature",), context))
 
-def named(value):
-    def enclosing(x):
-        x[0] = value
-    return enclosing
-print("unnamed", type(_numba.kernel(named(1))._cache).__name__)
+print("unnamed", type(_numba.kernel(kernels["square"].py_func)._cache).__name__)  # it encloses a tile
 """
 FOUND = [f"{name} code of {name}" for name in ("clip", "square", "large")]
 
@@ -62,6 +58,28 @@ def test_each_kernel_finds_its_own_code_in_another_process(kernels):
 def test_code_of_other_sources_is_not_used(kernels):
     kernels("save")
     assert kernels("load", "others")[:3] == ["clip None", "square None", "large None"]
+
+
+def test_code_of_a_file_outside_of_the_package_is_not_stale(tmp_path):
+    script = """
+import sys, types
+from pathlib import Path
+from fastnn.cuda import _numba
+
+path, text = Path(sys.argv[1]), "def double(x):\\n    x[0] *= 2\\n"
+codegen = types.SimpleNamespace(magic_tuple=lambda: ((13, 0), (9, 0)))
+context = types.SimpleNamespace(refresh=lambda: None, codegen=lambda: codegen)
+for source in (text, text, text + "# other"):
+    path.write_text(source)
+    names = {}
+    exec(compile(source, str(path), "exec"), names)
+    cache = _numba.kernel(names["double"])._cache
+    cache._impl.reduce, cache._impl.rebuild = (lambda code: code.text), (lambda context, text: text)
+    print(cache.load_overload(("signature",), context))
+    cache.save_overload(("signature",), type("Code", (), {"text": "code", "codegen": codegen})())
+"""
+    environment = {"NUMBA_ENABLE_CUDASIM": "0", "NUMBA_CACHE_DIR": str(tmp_path)}
+    assert run_python(script, tmp_path / "kernels.py", **environment).split() == ["None", "code", "None"]
 
 
 def test_a_damaged_file_means_compiling(kernels, tmp_path):

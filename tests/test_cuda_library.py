@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from cuda_standin import installed
@@ -273,3 +276,13 @@ def test_the_check_of_a_device_finds_nothing_and_would_find_something(standin, m
     monkeypatch.setattr(library, "_open", lambda device: "nothing is there")
     assert not list(check.check_library("float32", np.random.default_rng(0)))
     assert check.describe_library().endswith("nothing is there")
+
+
+def test_the_address_of_a_stream_in_every_form_that_numba_has():
+    class Bound:  # NVIDIA's bindings
+        def __int__(self):
+            return 5
+
+    for handle, want in ((ctypes.c_void_p(5), 5), (Bound(), 5), (5, 5), (ctypes.c_void_p(), 0)):
+        assert graph.pointer(SimpleNamespace(handle=handle)) == want
+    assert graph.pointer(0) == 0

@@ -59,8 +59,11 @@ def _kind(base: Any) -> Any:
             super().__init__(py_func)
             # as long as a file's name may be, whatever the variant
             name = hashlib.sha256(variant.encode()).hexdigest()[:16]
+            own = hashlib.sha256(pathlib.Path(py_func.__code__.co_filename).read_bytes()).hexdigest()
             self._cache_file = files(
-                cache_path=self._cache_path, filename_base=f"{self._impl.filename_base}-{name}", source_stamp=stamp()
+                cache_path=self._cache_path,
+                filename_base=f"{self._impl.filename_base}-{name}",
+                source_stamp=f"{stamp()} {own}",
             )
 
         def _index_key(self, sig: Any, codegen: Any) -> Any:
@@ -98,7 +101,7 @@ def kept(dispatcher: Any, base: Any, variant: str) -> Any:
         try:
             options = {name: dispatcher.targetoptions.get(name) for name in OPTIONS}
             dispatcher._cache = _kind(base)(dispatcher.py_func, f"{variant} {options}")
-        except RuntimeError:
+        except (RuntimeError, OSError):  # nowhere to write, or no file that the kernel stands in
             _warn_once(
                 "fastnn: no writable directory for compiled CUDA kernels, so each process compiles them again; "
                 "set NUMBA_CACHE_DIR to a writable directory"
