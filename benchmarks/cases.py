@@ -908,8 +908,8 @@ def first_weights(workload: Workload, seed: int) -> list[Array]:
     return weights
 
 
-def fastnn_model(workload: Workload, seed: int = 0, n_threads: int | None = None, device: str = "cpu") -> Any:
-    """Return the workload's network in fastnn, built, with `first_weights`."""
+def fastnn_model(workload: Workload, seed: int = 0, n_threads: int | None = None, **machine: str) -> Any:
+    """Return the workload's network in fastnn, built, with `first_weights`; `machine`: where, as to `Sequential`."""
     import fastnn
 
     layers: list[Any] = []
@@ -925,7 +925,7 @@ def fastnn_model(workload: Workload, seed: int = 0, n_threads: int | None = None
     }
     model = fastnn.Sequential(
         layers, loss=workload.loss, optimizer=optimizers[workload.optimizer](), seed=seed, l2=workload.l2,
-        input_size=workload.sizes[0], n_threads=n_threads, **({} if device == "cpu" else {"device": device}),
+        input_size=workload.sizes[0], n_threads=n_threads, **machine,
     )  # fmt: skip
     model.set_weights(first_weights(workload, seed))
     return model

@@ -22,6 +22,7 @@ import datetime
 import importlib.metadata
 import json
 import math
+import os
 import pathlib
 import platform
 import statistics
@@ -533,6 +534,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plot", metavar="FILE", help="draw the ratios of the training workloads there")
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: shows that it runs, not how fast")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train (default: cpu)")
+    parser.add_argument(
+        "--matmul-precision", choices=("float32", "tf32", "bf16"), default="float32",
+        help="with --device cuda, of everybody's products; fastnn's own kernels stay float32 (default: float32)",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     modes = {"products": PRODUCERS, "updates": UPDATERS, "transcendentals": FUNCTIONS, "training": TRAINERS}
     options.mode = next((name for name in modes if getattr(options, name, False)), "training")
@@ -544,6 +549,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--threads: got {options.threads}, expected at most {cores}")
     if options.plot and options.mode != "training":
         parser.error("--plot: draws training workloads only")
+    if options.matmul_precision != "float32" and options.device == "cpu":
+        parser.error(f"--matmul-precision: {options.matmul_precision} takes --device cuda")
+    os.environ["FASTNN_BENCHMARK_MATMUL_PRECISION"] = options.matmul_precision  # for the workers
     if options.device == "cuda" and options.mode != "training":
         parser.error("--device: cuda is for training workloads; python -m benchmarks.cuda has products and updates")
     if options.workloads is None:
@@ -576,6 +584,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }[options.mode]  # fmt: skip
     begin = time.perf_counter()
     result = {"machine": about, "threads": options.threads, "rounds": options.rounds, "quick": options.quick}
+    result["matmul_precision"] = options.matmul_precision
     result |= compare(options)
     result["seconds"] = time.perf_counter() - begin
     problems = list(result.get("problems", ()))

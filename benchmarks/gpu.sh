@@ -31,4 +31,8 @@ echo "== products and updates"
 timeout 90 $python -m benchmarks.cuda
 
 echo "== training beside the others"
-timeout $((475 - SECONDS)) $python benchmarks/compare.py --device cuda --rounds 3 --json "$out/gpu-training.json"
+timeout $((400 - SECONDS)) $python benchmarks/compare.py --device cuda --rounds 3 --json "$out/gpu-training.json"
+
+echo "== large networks, products in tf32 for everybody"
+timeout $((475 - SECONDS)) $python benchmarks/compare.py --device cuda --rounds 3 --workloads wide,wide4096 \
+    --matmul-precision tf32 --json "$out/gpu-training-tf32.json"

@@ -1,6 +1,7 @@
 """The libraries on a GPU: the same training as in `peers.py`, data, parameters and steps on the device.
 
-Products are in full float32 for everyone: PyTorch and JAX may take TF32 by themselves.
+Products are of one precision for everyone: full float32, where PyTorch and JAX may take TF32 by themselves, or what
+``compare.py --matmul-precision`` says. With "bf16" all but JAX leave it to cuBLAS how much it rounds.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from typing import ClassVar
 from benchmarks import cases
 from benchmarks.peers import Array, FastNN, Jax, Peer, Torch
 
+PRECISION = os.environ.get("FASTNN_BENCHMARK_MATMUL_PRECISION", "float32")
+TORCH_PRECISIONS = {"float32": "highest", "tf32": "high", "bf16": "medium"}
+JAX_PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}
+
 
 class FastNNOnDevice(FastNN):
     """fastnn with `device="cuda"`."""
 
     def restart(self, weights: list[Array], seed: int) -> None:
-        self.model = cases.fastnn_model(self.workload, seed, device="cuda")
+        self.model = cases.fastnn_model(self.workload, seed, device="cuda", matmul_precision=PRECISION)
         self.model.set_weights(weights)
 
     def peak(self, dtype: str, threads: int) -> float:
@@ -33,7 +38,7 @@ class TorchOnDevice(Torch):
 
     def prepare(self) -> None:
         torch = self.torch
-        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.set_float32_matmul_precision(TORCH_PRECISIONS[PRECISION])
         super().prepare()
         self.model.to(self.place)
         self.tx, self.ty = self.tx.to(self.place), self.ty.to(self.place)
@@ -112,7 +117,7 @@ class JaxOnDevice(Jax):
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the others are on the device, too
         super().__init__(threads)
         self.jax.config.update("jax_platforms", self.platform)
-        self.jax.config.update("jax_default_matmul_precision", "highest")
+        self.jax.config.update("jax_default_matmul_precision", JAX_PRECISIONS[PRECISION])
 
 
 PEERS: dict[str, tuple[type[Peer], bool]] = {

@@ -16,7 +16,7 @@ from fastnn import export, saving
 from fastnn._errors import check_flag, check_number, unknown_name
 from fastnn.arrays import Data, as_samples, as_targets, as_weights, balanced_weights, classes_of
 from fastnn.callbacks import Callback
-from fastnn.devices import check_device, runtime_on
+from fastnn.devices import HERE, Place, check_place, check_precision, runtime_on
 from fastnn.feeds import Feed, InMemory, feed_of
 from fastnn.history import History
 from fastnn.initializers import default_for, initialize
@@ -67,6 +67,11 @@ class Sequential:
         Where training and prediction run: on this CPU, on an NVIDIA GPU (`fastnn.cuda`; ``pip install
         'fastnn[cuda]'``), or on a GPU where there is one. The same numbers to rounding, the same dropout masks and
         shuffles. It is not saved with the model.
+    matmul_precision : {"float32", "tf32", "bf16"}
+        To what a GPU may round the factors of large networks' products, which cuBLAS computes on tensor cores: 10 bits
+        of a float32's 23 ("tf32") or 7 ("bf16"), for speed. Sums, weights, optimizer state and all else stay float32,
+        and so do the products of networks that need no cuBLAS: see the page on GPUs. With ``device="auto"`` it is
+        "float32" where it cannot be had. It is not saved with the model.
     l1, l2 : float
         Penalties l1 sum|W| + l2/2 sum W^2 of the dense layers that have none of their own; weights only.
     l1_mode : {"gradient", "truncate"}
@@ -108,6 +113,7 @@ class Sequential:
         input_size: int | None = None,
         n_threads: int | None = None,
         device: str = "cpu",
+        matmul_precision: str = "float32",
         l1: float = 0.0,
         l2: float = 0.0,
         l1_mode: str = "gradient",
@@ -120,7 +126,8 @@ class Sequential:
         self.seed = check_number("seed", seed, low=0, high=2**64 - 1, integer=True)
         self.dtype = _check_dtype(dtype)
         self.n_threads = None if n_threads is None else check_number("n_threads", n_threads, low=1, integer=True)
-        self.device = check_device(device)
+        self.device, self.matmul_precision = check_place(device, matmul_precision)
+        check_precision(self.matmul_precision, self.dtype)
         self.l1 = check_number("l1", l1, low=0.0)
         self.l2 = check_number("l2", l2, low=0.0)
         if l1_mode not in ("gradient", "truncate"):
@@ -173,7 +180,7 @@ class Sequential:
                 )
             return self
         network = self.network_for_inputs(inputs)
-        self._runtime = runtime_on(self.device)(
+        self._runtime = runtime_on(self._place)(
             network, self.optimizer, self.l1_mode == "truncate", self.seed, self.n_threads
         )
         rng = np.random.default_rng(self.seed)
@@ -186,6 +193,10 @@ class Sequential:
                 if stage.dense.use_bias:
                     next(weights)[:] = 0.0
         return self
+
+    @property
+    def _place(self) -> Place:
+        return Place(self.device, self.matmul_precision)
 
     def fit(
         self,
@@ -265,7 +276,7 @@ class Sequential:
             raise unknown_name("verbose", verbose, ("auto", "True", "False"))
         check_flag("shuffle", shuffle)
         callbacks = _check_callbacks(callbacks)
-        found = None if resume is None else saving.load_to_resume(Sequential, resume, self.device)
+        found = None if resume is None else saving.load_to_resume(Sequential, resume, self._place)
         network = self._network_for(x)
         feed = self._feed(network, x, y, sample_weight, class_weight)
         validation = None
@@ -521,8 +532,8 @@ class Sequential:
         check_flag("weights", weights)
         config = saving.config_of(self)
         if not weights or self._runtime is None:
-            return saving.model_from_config(type(self), config, self.device)
-        return saving.from_parts(type(self), *copy.deepcopy(saving.parts_of(self)), self.device)
+            return saving.model_from_config(type(self), config, self._place)
+        return saving.from_parts(type(self), *copy.deepcopy(saving.parts_of(self)), self._place)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole model to a safetensors file: network, weights, optimizer state, counters, callbacks' state.
@@ -785,13 +796,13 @@ class Sequential:
         return f"Sequential([{layers}], loss={self.loss.name!r}, optimizer={self.optimizer!r})"
 
 
-def load(path: str | os.PathLike[str], *, device: str = "cpu") -> Sequential:
+def load(path: str | os.PathLike[str], *, device: str = "cpu", matmul_precision: str = "float32") -> Sequential:
     """Return the model that `Sequential.save` wrote.
 
     Parameters
     ----------
     path : path
-    device : {"cpu", "cuda", "auto"}
+    device, matmul_precision : str
         As for `Sequential`.
 
     Raises
@@ -802,7 +813,7 @@ def load(path: str | os.PathLike[str], *, device: str = "cpu") -> Sequential:
     OSError
         If it cannot be read.
     """
-    return saving.load(Sequential, path, check_device(device))
+    return saving.load(Sequential, path, check_place(device, matmul_precision))
 
 
 def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
@@ -823,7 +834,7 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
     OSError
         If the folder cannot be read.
     """
-    found = saving.load_latest(Sequential, folder, "cpu")
+    found = saving.load_latest(Sequential, folder, HERE)
     return None if found is None else found[0]
 
 

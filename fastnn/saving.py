@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from fastnn import layers, losses, optimizers
 from fastnn._errors import check_path, shown
+from fastnn.devices import HERE, Place, PlaceError
 from fastnn.history import History
 from fastnn.preparation import Preparation
 from fastnn.schedules import as_schedule
@@ -72,16 +73,17 @@ def config_of(model: Sequential) -> dict[str, Any]:
     }
 
 
-def model_from_config(kind: type[Sequential], config: dict[str, Any], device: str = "cpu") -> Sequential:
-    """Return a model for what `config_of` gave, on a device."""
-    if "device" in config:
-        raise ValueError("config: got a device, expected none: who loads a model chooses it")
+def model_from_config(kind: type[Sequential], config: dict[str, Any], place: Place = HERE) -> Sequential:
+    """Return a model for what `config_of` gave, at a place."""
+    for name in Place._fields:
+        if name in config:
+            raise ValueError(f"config: got a {name}, expected none: who loads a model chooses it")
     arguments = dict(config)
     stack = [layers.from_config(layer) for layer in arguments.pop("layers")]
     loss = losses.from_config(arguments.pop("loss"))
     optimizer = optimizers.from_config(arguments.pop("optimizer"))
     preparation = arguments.pop("preparation", None)
-    model = kind(stack, loss, optimizer, device=device, **arguments)
+    model = kind(stack, loss, optimizer, **place._asdict(), **arguments)
     model.preparation = None if preparation is None else Preparation.from_config(preparation)
     return model
 
@@ -121,8 +123,8 @@ def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
     return header, tensors
 
 
-def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors, device: str = "cpu") -> Sequential:
-    """Return the model that `parts_of` took apart, on a device.
+def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors, place: Place = HERE) -> Sequential:
+    """Return the model that `parts_of` took apart, at a place.
 
     Raises
     ------
@@ -130,7 +132,7 @@ def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors,
         If the parts do not fit.
     """
     inputs = _count(header["config"]["input_size"])
-    model = model_from_config(kind, {**header["config"], "input_size": None}, device)
+    model = model_from_config(kind, {**header["config"], "input_size": None}, place)
     # What a file speaks of is made only where the file holds as much.
     _check_inputs(model, inputs, tensors)
     for segment in model.network_for_inputs(inputs).segments:
@@ -272,7 +274,7 @@ def checksum(text: str, tensors: Tensors) -> str:
     return digest.hexdigest()
 
 
-def load(kind: type[Sequential], path: str | os.PathLike[str], device: str) -> Sequential:
+def load(kind: type[Sequential], path: str | os.PathLike[str], place: Place) -> Sequential:
     """Read a model; see `fastnn.load`."""
     name = check_path("path", path)
     with open(name, "rb"):  # a missing or unreadable file is an OSError of its own
@@ -289,8 +291,8 @@ def load(kind: type[Sequential], path: str | os.PathLike[str], device: str) -> S
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no mapping
         if metadata.get(_HASH) != checksum(metadata[_KEY], tensors):
             raise ValueError("its SHA-256 is not the one written with it")
-        return from_parts(kind, header, tensors, device)
-    except ModelFileError:
+        return from_parts(kind, header, tensors, place)
+    except (ModelFileError, PlaceError):
         raise
     except SafetensorError as error:
         raise ModelFileError(
@@ -316,12 +318,12 @@ def numbered(folder: Path) -> list[Path]:
     return [path for _, path in sorted(((int(match[1]), path) for match, path in names if match), reverse=True)]
 
 
-def load_latest(kind: type[Sequential], folder: str | os.PathLike[str], device: str) -> tuple[Path, Sequential] | None:
+def load_latest(kind: type[Sequential], folder: str | os.PathLike[str], place: Place) -> tuple[Path, Sequential] | None:
     """Return the newest checkpoint of a folder that loads, and its model; None where there is no checkpoint."""
     root, refused = Path(folder), []
     for path in numbered(root) if root.exists() else []:
         try:
-            model = load(kind, path, device)
+            model = load(kind, path, place)
         except (ModelFileError, FileNotFoundError) as error:  # it may be removed while we look
             refused.append(str(error))
             continue
@@ -333,20 +335,22 @@ def load_latest(kind: type[Sequential], folder: str | os.PathLike[str], device: 
     return None
 
 
-def load_to_resume(kind: type[Sequential], path: str | os.PathLike[str], device: str) -> tuple[Path, Sequential] | None:
+def load_to_resume(
+    kind: type[Sequential], path: str | os.PathLike[str], place: Place
+) -> tuple[Path, Sequential] | None:
     """Return what `Sequential.fit` shall go on from; None where a folder is empty or not there yet."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"resume: got {shown(path)} ({type(path).__name__}), expected a path")
     name = os.fspath(path)
     if os.path.isfile(name):
-        return Path(name), load(kind, name, device)
+        return Path(name), load(kind, name, place)
     names_a_file = Path(name).suffix and not name.endswith(("/", os.sep))
     if names_a_file and not os.path.lexists(name):
         raise FileNotFoundError(
             f"resume: got {name!r}, which does not exist, expected a checkpoint, or a folder of them; "
             "one that is not there yet is named without a suffix, or with a slash at its end"
         )
-    return load_latest(kind, name, device)
+    return load_latest(kind, name, place)
 
 
 def take_over(model: Sequential, inputs: int, path: Path, other: Sequential) -> None:

@@ -635,6 +635,11 @@ FUNCTIONS = {
     "load a descriptor": (lambda: fastnn.load(0), TypeError, "path: got 0 (int) expected a path"),
     "load a list": (lambda: fastnn.load(["m"]), TypeError, "path: got ['m'] (list) expected a path"),
     "load a null character": (lambda: fastnn.load("a\0b"), ValueError, "path: got null character"),
+    "load with another precision": (
+        lambda: fastnn.load("m", matmul_precision="fp8"),
+        ValueError,
+        "matmul_precision: got 'fp8' 'bf16'",
+    ),
     "load on a tape": (lambda: fastnn.load("m", device="tape"), ValueError, "device: got 'tape' 'cpu'"),
     "load nothing": (lambda: fastnn.load(""), FileNotFoundError, "No such file"),
     "warmup of a number": (lambda: fastnn.warmup(5), TypeError, "dtypes: got int expected 'float32'"),
@@ -752,6 +757,21 @@ FUNCTIONS = {
     "betas words": (lambda: fastnn.Adam(betas=("a", "b")), TypeError, "betas: got 'a' [0, 1)"),
     "device a tape": (lambda: Sequential([Dense(3)], "huber", device="tape"), ValueError, "device: got 'tape' 'cpu'"),
     "device 5": (lambda: Sequential([Dense(3)], "huber", device=5), ValueError, "device: got 5 'cpu'"),
+    "matmul_precision high": (
+        lambda: Sequential([Dense(3)], "huber", matmul_precision="high"),
+        ValueError,
+        "matmul_precision: got 'high' 'tf32'",
+    ),
+    "matmul_precision a list": (
+        lambda: Sequential([Dense(3)], "huber", matmul_precision=["tf32"]),
+        ValueError,
+        "matmul_precision: got ['tf32']",
+    ),
+    "matmul_precision on the CPU": (
+        lambda: Sequential([Dense(3)], "huber", matmul_precision="tf32"),
+        ValueError,
+        "matmul_precision: got 'tf32' device='cpu' 'float32'",
+    ),
     "check_finite": (
         lambda: Sequential([Dense(3)], "huber", check_finite="yes"),
         TypeError,

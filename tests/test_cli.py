@@ -662,3 +662,16 @@ def test_a_device_that_is_not_there_is_refused_before_training(capsys, monkeypat
     assert main(["train", "--device", "cuda", "--epochs", "1"]) == 2
     assert "--device: got 'cuda', but no CUDA device can be used" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_precision_that_cannot_be_had_is_refused_before_training(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for options, text in (
+        ([], "got 'tf32' with device='cpu', expected 'float32'"),
+        (["--device", "cuda"], "got 'tf32', but "),  # the simulator has no cuBLAS
+    ):
+        monkeypatch.setattr("fastnn.cuda.missing", lambda: "")
+        monkeypatch.setattr("fastnn.cuda.library.missing", lambda precision: "cuBLAS cannot be used")
+        assert main(["train", "--matmul-precision", "tf32", *options, "--epochs", "1"]) == 2
+        assert f"--matmul-precision: {text}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ import pickle
 import naive
 import numpy as np
 import pytest
+from cuda_standin import installed
 from support import naive_layers, naive_weights, run_python
 
 import fastnn
@@ -51,27 +52,17 @@ OPTIMIZERS = {
 }
 
 
-def numpys_product(c, a, b):
-    """What cuBLAS does, by NumPy on the simulator's arrays."""
-
-    def view(array, offset, rows, columns, transposed):
-        matrix = array._ary[offset : offset + rows * columns].reshape(rows, columns)
-        return matrix.T if transposed else matrix
-
-    view(*c)[:] = view(*a) @ view(*b)
-
-
 @pytest.fixture(params=["fused", "staged", "alone", "cublas"])
 def route(request, monkeypatch):
     """Each of the ways, whatever the size: fused rows, stage by stage, one block alone, a library's products."""
-    from fastnn.cuda import cublas, runtime
+    from fastnn.cuda import cublas, library, runtime
 
     if request.param == "cublas":
         if SIMULATED:
-            monkeypatch.setattr(cublas, "product", numpys_product)
-        elif cublas.library() is None:
-            pytest.skip("CuPy is not installed")
-        monkeypatch.setattr(cublas, "is_worth", lambda flops: True)
+            installed(monkeypatch)
+        elif library.library() is None:
+            pytest.skip("cuBLAS is not installed")
+        monkeypatch.setattr(cublas, "WORTH_FLOPS", 0)
     monkeypatch.setattr(runtime, "SHARED_BYTES", 46 * 1024 if request.param == "alone" else 0)
     monkeypatch.setattr(s, "WIDEST_FUSED", 0 if request.param == "staged" else 128)
     return request.param

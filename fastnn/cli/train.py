@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     # Everything that can be wrong with the arguments shows before the first step.
     check_place("--output", Path(options.output))
     plot = plot_place(options)
-    options.device = device_of(options)
+    options.device, options.matmul_precision = device_of(options)
     optimizer_of(options, epochs=1)
     task = make_task(options)
     batch_size = options.batch_size or (32 if len(task.train[0]) < 10_000 else 128)
@@ -236,6 +236,7 @@ def _network(options: argparse.Namespace, task: Task, optimizer: Optimizer) -> S
         input_size=task.train[0].shape[1],
         n_threads=options.threads,
         device=options.device,
+        matmul_precision=options.matmul_precision,
         l1=options.l1,
         l2=options.l2,
         l1_mode=options.l1_mode,

@@ -8,12 +8,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fastnn import devices
 from fastnn.activations import NAMES as ACTIVATIONS
 from fastnn.activations import SOFTMAX
 from fastnn.cli.options import add_json, columns, integer, layers, number, one_of, share_or_file
 from fastnn.cli.shared import MODEL_FILE, CommandError, blame, check_place
 from fastnn.cli.sources import TEST_SHARE
-from fastnn.devices import DEVICES, check_device
+from fastnn.devices import DEVICES, PRECISIONS
 from fastnn.optimizers import OPTIMIZERS, Optimizer
 from fastnn.schedules import (
     Constant,
@@ -105,6 +108,8 @@ def _add_training(add: Any) -> None:
     add("--seed", metavar="N", type=integer(0, 2**64 - 1), default=0, help=text)
     add("--threads", metavar="N", type=one, help="threads at most (default: one a core)")
     add("--device", metavar="NAME", type=one_of(DEVICES), default="cpu", help="cpu, cuda (an NVIDIA GPU) or auto")
+    text = "to what a GPU may round the factors of large products: float32, tf32 or bf16 (default: float32)"
+    add("--matmul-precision", metavar="NAME", type=one_of(PRECISIONS), default="float32", help=text)
     add("--dtype", metavar="NAME", type=one_of(("float32", "float64")), default="float32", help="float32 or float64")
 
 
@@ -174,9 +179,11 @@ def plot_place(options: argparse.Namespace) -> Path | None:
     return path
 
 
-def device_of(options: argparse.Namespace) -> str:
-    """Return the device to train on; refuse one that cannot be used."""
+def device_of(options: argparse.Namespace) -> devices.Place:
+    """Return the device to train on, and how it multiplies; refuse what cannot be used."""
     try:
-        return check_device(options.device)
-    except RuntimeError as error:
-        raise CommandError(f"--{error}") from None
+        place = devices.check_place(options.device, options.matmul_precision)
+        devices.check_precision(place.matmul_precision, np.dtype(options.dtype))
+    except (RuntimeError, devices.PlaceError) as error:
+        raise CommandError(f"--{str(error).replace('matmul_precision', 'matmul-precision', 1)}") from None
+    return place

@@ -32,9 +32,14 @@ def as_device(name: str, array: Any) -> Any:
     )
 
 
+def address(array: Any) -> int:
+    """Return where an array begins."""
+    return int(array._ary.ctypes.data if SIMULATED else array.__cuda_array_interface__["data"][0])
+
+
 def _extent(array: Any) -> tuple[int, int]:
     """Return the addresses between which an array lies."""
-    start = array.__cuda_array_interface__["data"][0] if not SIMULATED else array._ary.ctypes.data
+    start = address(array)
     return start, start + array.size * array.dtype.itemsize
 
 

@@ -28,10 +28,10 @@ def grid_of(elements: int) -> int:
     return max(1, min(8 * processors(), -(-elements // THREADS)))
 
 
-def launch(kernel: Any, blocks: int, *arguments: Any, shared: int = 0) -> None:
-    """Launch a kernel of `blocks` blocks on the default stream; `shared` is in bytes."""
+def launch(kernel: Any, blocks: int, *arguments: Any, shared: int = 0, stream: Any = 0) -> None:
+    """Launch a kernel of `blocks` blocks on a stream (0: the default one); `shared` is in bytes."""
     with lock, _short_turns():
-        kernel[blocks, THREADS, 0, shared](*arguments)
+        kernel[blocks, THREADS, stream, shared](*arguments)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numba.core import config as _numba_config
 
+from fastnn.cuda._cache import kept
+
 config: Any = _numba_config
 
 _import_error = ""
@@ -92,9 +94,21 @@ def device_function(function: Callable[..., Any]) -> Any:
     return function if SIMULATED else driver.jit(device=True)(function)
 
 
-def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a function that Python launches; lazily, for each float type."""
-    return driver.jit(_quiet(function) if SIMULATED else function)
+def kernel(function: Callable[..., Any], variant: str = "") -> Any:
+    """Compile a function that Python launches; lazily, for each float type, and kept on disk.
+
+    `variant` names what the function encloses: two that differ there have different names.
+    """
+    if SIMULATED:
+        return driver.jit(_quiet(function))
+    from numba.cuda.dispatcher import CUDACache
+
+    return kept(driver.jit(function), CUDACache, variant)
+
+
+def named_kernel(variant: str) -> Callable[[Callable[..., Any]], Any]:
+    """Return the decorator `kernel` for functions that enclose what `variant` names."""
+    return functools.partial(kernel, variant=variant)
 
 
 def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,21 +6,26 @@ NumPy in float64 and, for formulas that have a kernel on the CPU, that kernel, w
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 import fastnn
 from fastnn import cuda, kernels
-from fastnn.cuda import _numba
+from fastnn.cuda import _numba, cublas, library
 
 SIZES = ((1, 1, 1), (3, 5, 2), (9, 7, 11)) if _numba.SIMULATED else ((1, 1, 1), (65, 33, 130), (257, 784, 129))
 LARGE = () if _numba.SIMULATED else ((1200, 96, 1100),)
 ROWS, VALUES, EPOCHS = (7, 9, 1) if _numba.SIMULATED else (33, 777, 2)
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
+ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-10, "bf16": 2.0**-8}
+"""Relative error of a factor that is rounded; tf32 by cutting off bits, as some tensor cores do."""
+LOSS_WITHIN = {"float32": 1e-2, "tf32": 2e-2, "bf16": 5e-2}
 
 
 def describe() -> str:
@@ -180,12 +185,70 @@ def check_training(dtype: str, rng: np.random.Generator) -> Iterator[str]:
         yield "" if same else "two runs with one seed differ: blocks do not wait for each other"
 
 
+def check_library(dtype: str, rng: np.random.Generator) -> Iterator[str]:
+    """Products by cuBLAS in every precision, training with them, and CUDA graphs against their launches."""
+    blas = library.library()
+    if blas is None:
+        return
+    precisions = [kind for kind in library.COMPUTE_32F if kind == "float32" or dtype == "float32"]
+    precisions = [kind for kind in precisions if not library.missing(kind)]
+    blas.use(0)
+    for m, k, n in SIZES + LARGE:
+        for kind in precisions:
+            rounding = ROUNDING[kind] if dtype == "float32" else UNIT[dtype]
+            for left, right in ((False, False), (True, False), (False, True)):
+                a, b = (rng.normal(size=s).astype(dtype) for s in ((m, k), (k, n)))
+                c = _there(np.full(m * n, np.nan, dtype))
+                first, second = (
+                    library.Matrix(_there(np.ascontiguousarray(x.T if t else x).reshape(-1)), 0, *shape, t)
+                    for x, t, shape in ((a, left, (k, m) if left else (m, k)), (b, right, (n, k) if right else (k, n)))
+                )
+                blas.product(library.Matrix(c, 0, m, n), first, second, kind)
+                _numba.driver.synchronize()
+                a, b = a.astype(np.float64), b.astype(np.float64)
+                bound = (2.2 * rounding + 4 * (k + 4) * UNIT[dtype]) * (np.abs(a) @ np.abs(b))
+                yield _off(c, (a @ b).reshape(-1), bound.reshape(-1))
+    rows, units, batch = (11, 3, 2) if _numba.SIMULATED else (1001, 300, 50)
+    x, y = rng.normal(size=(rows, 4)), rng.integers(0, 3, rows)
+
+    def train(device: str, kind: str = "float32", least: float = 1) -> tuple[float, bytes]:
+        layers = [fastnn.Dense(units, "gelu"), fastnn.Dropout(0.2), fastnn.Dense(units, "tanh"), fastnn.Dense(3)]
+        model = fastnn.Sequential(
+            layers, "cross_entropy", fastnn.Adam(0.003, clip_norm=1.0), device=device, dtype=dtype, seed=3, l2=1e-3,
+            matmul_precision=kind,
+        )  # fmt: skip
+        with mock.patch.object(cublas, "WORTH_FLOPS", 0), mock.patch.object(cublas, "LEAST_REPLAYS", least):
+            history = model.fit(x, y, epochs=EPOCHS, batch_size=batch, verbose=False)
+        return history.history["loss"][-1], b"".join(weights.tobytes() for weights in model.get_weights())
+
+    want = train("cpu")[0]
+    for kind in precisions:
+        loss, bits = train("cuda", kind)
+        yield "" if abs(loss / want - 1) <= LOSS_WITHIN[kind] else f"{kind}: got loss {loss}, expected {want}"
+        same = train("cuda", kind, least=math.inf)[1] == bits
+        yield "" if same else f"{kind}: steps by a CUDA graph differ from the same launches one by one"
+
+
+def describe_library() -> str:
+    """Return whether there is cuBLAS, and how large steps are done with it."""
+    blas = library.library()
+    if blas is None:
+        return f"large networks take their products from fastnn's kernels: {library.missing()}"
+    major, minor = divmod(blas.version // 100, 100)
+    reduced = library.missing("tf32")
+    return (
+        f"large networks take their products from cuBLAS {major}.{minor}, and a step is {cublas.how()}; "
+        f"matmul_precision: {reduced or ', '.join(library.COMPUTE_32F)}"
+    )
+
+
 CHECKS: dict[str, Callable[[str, np.random.Generator], Iterator[str]]] = {
     "products": check_products,
     "activations, dropout, statistics": check_elementwise,
     "losses": check_losses,
     "updates, penalties, norms": check_updates,
     "training": check_training,
+    "cuBLAS, CUDA graphs": check_library,
 }
 
 
@@ -208,6 +271,7 @@ def main(dtypes: tuple[str, ...] = ("float32", "float64")) -> int:
                 f"  {name}, {dtype}: {len(results)} compared, {time.perf_counter() - start:.1f} s: {outcome}",
                 flush=True,
             )
+    print(f"  {describe_library()}")
     print("all well" if not failed else f"{failed} checks failed")
     return 1 if failed else 0
 

@@ -1,22 +1,39 @@
-"""Large networks: products by cuBLAS through CuPy, where it is installed; a launch for each other operation of a step.
+"""Large networks: products by cuBLAS, where it is installed; a launch for each other operation of a step.
 
 A step is the one of `step.py`, from the same device functions; only the products are another's. Launches cost tens of
 microseconds each, and a step has some five a layer, so this is for networks whose products take longer. Nothing is read
 back between steps: a loss that is not finite sets a flag on the device, and the launches behind it do nothing.
+
+The number of the step is counted on the device, and all else that differs from step to step follows from it there. So
+the launches of two steps of whole batches are the same, and can be recorded as one CUDA graph (`graph.py`):
+
+1. The first step of its kind is done launch by launch. It compiles and loads every kernel, and lets cuBLAS choose its
+   own, since neither can be done while a stream is recorded.
+2. The step is recorded, which does nothing yet.
+3. The second step of its kind is done in both ways from the same weights, and the bits are compared: a graph that does
+   anything else is not used in this process (`how` says so).
+4. The other whole batches, in later calls all of them, are launches of the graph. The last, shorter batch is done
+   launch by launch.
+
+All of it is told to one stream, which does things in order; that is every barrier that there is between two launches.
+A graph lives no longer than the call that recorded it, and the arrays of that call live until the device is done.
 """
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import Any
 
 import numba
-import numpy as np
 import numpy.typing as npt
 
+from fastnn.cuda import graph
+from fastnn.cuda import library as blas
 from fastnn.cuda import step as s
+from fastnn.cuda._formulas import like
 from fastnn.cuda._launch import grid_of, launch
-from fastnn.cuda._numba import SIMULATED, cuda, device_function, kernel
+from fastnn.cuda._numba import SIMULATED, cuda, device_function, driver, named_kernel
+from fastnn.cuda.library import Matrix
 from fastnn.cuda.reduction import sum_of
 from fastnn.cuda.step import (
     DELTA,
@@ -37,8 +54,11 @@ from fastnn.cuda.step import (
 from fastnn.cuda.tile import THREADS
 from fastnn.kernels import epoch as e
 from fastnn.kernels.epoch import (
+    BATCH,
     BIAS,
     DENSE,
+    FIRST_ROW,
+    FIRST_STEP,
     IN,
     KEEP,
     KEEP_NONE,
@@ -47,6 +67,7 @@ from fastnn.kernels.epoch import (
     MODE,
     N_IN,
     N_OUT,
+    N_ROWS,
     OUT,
     REPORT_CORRECT,
     REPORT_LOSS,
@@ -63,41 +84,40 @@ ROWS_EACH = 64
 """Rows of one task of the loss."""
 
 
-@functools.cache
-def library() -> Any:
-    """Return CuPy, or None where it is not installed or cannot be used here."""
-    if SIMULATED:
-        return None
-    try:
-        import cupy
-    except Exception:  # a build for another CUDA raises what it likes
-        return None
-    return cupy
+LEAST_REPLAYS = 4
+"""Steps of whole batches in one call from which a step is recorded as a graph: recording costs about one of them."""
+
+_proven: dict[Any, str] = {}
+"""Steps that were done in both ways -> what was wrong with the graph, "" where nothing was."""
+
+_last: list[str] = ["a launch each"]
+
+
+LANES = 2 if SIMULATED else 8
+COLUMNS = THREADS // LANES
+"""Threads that add up one column of a gradient, and columns of a block: neighbouring threads read neighbouring ones."""
+
+
+def how() -> str:
+    """Return how steps were last done in a call of enough of them: "a CUDA graph", or "a launch each", and why."""
+    return _last[0]
 
 
 def is_worth(flops: float) -> bool:
     """Return whether a step of so many operations runs here."""
-    return flops >= WORTH_FLOPS and library() is not None
-
-
-def product(c: Any, a: Any, b: Any) -> None:
-    """Write C = A B; each is (device vector, offset, rows, columns, whether it is transposed)."""
-    module = library()
-
-    def view(array: Any, offset: int, rows: int, columns: int, transposed: bool) -> Any:
-        matrix = module.asarray(array)[offset : offset + rows * columns].reshape(rows, columns)
-        return matrix.T if transposed else matrix
-
-    module.matmul(view(*a), view(*b), out=view(*c))
+    return flops >= WORTH_FLOPS and blas.library() is not None
 
 
 def _net(body: Any) -> Any:
-    """Return a kernel of the arrays of a launch and four integers that runs `body(net, i, s, step, row0, rows)`."""
+    """Return a kernel of the arrays of a launch and a stage that runs `body(net, i, stage, step, row0, rows)`.
 
-    @kernel
+    How many steps were done is counted at stopped[1]; from it follow the step's number, its first row and its rows.
+    """
+
+    @named_kernel(body.__name__ if SIMULATED else body.py_func.__name__)
     def run(
         numbers, stages, floats, scales, hyper, blocks, block_floats, params, grads, state, work, sums, x, x_bytes,
-        rescale, labels, targets, weights, order, rates, report, result, stopped, i, stage, step, row0, rows,
+        rescale, labels, targets, weights, order, rates, report, result, stopped, stage,
     ):  # fmt: skip
         lanes = cuda.shared.array(THREADS, numba.float64)
         if stopped[0] == 0:
@@ -105,6 +125,9 @@ def _net(body: Any) -> Any:
                 numbers, stages, floats, scales, hyper, blocks, block_floats, params, grads, state, work, sums, x,
                 x_bytes, rescale, labels, targets, weights, order, rates, report, result, stopped, params, lanes,
             )  # fmt: skip
+            i = int(stopped[1])
+            step, row0 = numbers[FIRST_STEP] + i, numbers[FIRST_ROW] + i * numbers[BATCH]
+            rows = min(numbers[BATCH], numbers[FIRST_ROW] + numbers[N_ROWS] - row0)
             body(net, i, stage, step, row0, rows)
 
     return run
@@ -158,12 +181,22 @@ def _finish_backward(net, i, stage, step, row0, rows):
 
 @device_function
 def _bias_gradient(net, i, stage, step, row0, rows):
-    n, delta = net.stages[stage, N_OUT], net.stages[stage, DELTA]
-    for j in range(cuda.grid(1), n, cuda.gridsize(1)):
-        total = net.work[delta + j]
-        for b in range(1, rows):
-            total += net.work[delta + b * n + j]
-        net.grads[net.stages[stage, BIAS] + j] = total
+    """Add up the columns of delta: LANES threads a column, whose sums are added in order."""
+    n, delta, zero = net.stages[stage, N_OUT], net.stages[stage, DELTA], like(0.0, net.params[0])
+    column, lane = cuda.threadIdx.x % COLUMNS, cuda.threadIdx.x // COLUMNS
+    for first in range(cuda.blockIdx.x * COLUMNS, n, cuda.gridDim.x * COLUMNS):
+        j, total = first + column, zero
+        if j < n:
+            for b in range(lane, rows, LANES):
+                total += net.work[delta + b * n + j]
+        net.lanes[cuda.threadIdx.x] = total
+        cuda.syncthreads()  # the lanes' sums are there
+        if lane == 0 and j < n:
+            whole = 0.0
+            for x in range(LANES):
+                whole += net.lanes[x * COLUMNS + column]
+            net.grads[net.stages[stage, BIAS] + j] = like(whole, zero)
+        cuda.syncthreads()  # nobody reads them any more
 
 
 @device_function
@@ -182,8 +215,10 @@ def _update(net, i, stage, step, row0, rows):
 def _end(net, i, stage, step, row0, rows):
     """Add up what the update left, and count the step: one block."""
     add_penalties(net, i)
+    cuda.syncthreads()  # every thread knows the step's number
     if cuda.threadIdx.x == 0:
         net.report[i, REPORT_ROWS] = rows
+        net.arrivals[1] = i + 1
 
 
 @device_function
@@ -199,66 +234,134 @@ update_of, end_of, result_of = (_net(f) for f in (_update, _end, _result))
 
 
 def run_steps(
-    arguments: tuple[Any, ...], table: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64], clips: bool
+    arguments: tuple[Any, ...], table: npt.NDArray[Any], numbers: npt.NDArray[Any], clips: bool, precision: str
 ) -> None:
-    """Do the steps that `numbers` asks for, each operation a launch.
+    """Do the steps that `numbers` asks for, each operation a launch or a node of a graph; waits for them.
 
     Parameters
     ----------
     arguments : tuple
-        The arrays of `step.make_kernel`'s kernel; the last is 0 and becomes 1 where a loss is not finite.
+        The arrays of `step.make_kernel`'s kernel; the last is 0, 0 and becomes 1 where a loss is not finite, and the
+        number of steps that were done.
     table : array (stages, N_STAGE + 1)
         The stages, on the host.
     numbers : array (N_NUMBERS,)
         Of the launch, on the host.
     clips : bool
         Whether the global norm is clipped.
+    precision : str
+        Of the products: a key of `library.COMPUTE_32F`.
     """
+    stream = graph.stream()
+    driver.synchronize()  # what the default stream was told is done
+    library: Any = blas.library()
+    library.use(graph.pointer(stream))
+    batch, taken = int(numbers[e.BATCH]), int(numbers[e.N_ROWS])
+
+    def step(rows: int) -> None:
+        _step(arguments, table, numbers, clips, rows, stream, lambda *matrices: library.product(*matrices, precision))
+
+    done, whole, graphs = 0, taken // batch, list[graph.Graph]()
+    try:
+        if numbers[e.MODE] == e.TRAIN and whole > LEAST_REPLAYS:
+            key = (
+                table.tobytes(), batch, clips, precision, int(numbers[e.OPTIMIZER]), arguments[7].dtype, blas.current(),
+            )  # fmt: skip
+            if key not in _proven:
+                step(batch)
+                done = 1
+            if not _proven.get(key):
+                try:
+                    graphs.append(graph.Graph(graph.pointer(stream), lambda: step(batch)))
+                    if key not in _proven:
+                        _proven[key] = _prove(arguments, lambda: step(batch), graphs[0].launch)
+                        done = 2
+                except Exception as error:  # an old driver, or whatever cannot be recorded; what is wrong stays wrong
+                    _proven[key] = " ".join(str(error).split())
+            if _proven[key]:
+                _last[0] = f"a launch each, since a CUDA graph could not be used: {_proven[key]}"
+            else:
+                _last[0] = "a CUDA graph"
+                for _ in range(whole - done):
+                    graphs[0].launch()
+                done = whole
+        for i in range(done, int(numbers[e.N_STEPS])):
+            step(min(batch, taken - i * batch))
+    finally:
+        driver.synchronize()
+        for each in graphs:
+            each.close()
+
+
+def _prove(arguments: tuple[Any, ...], plain: Callable[[], None], replayed: Callable[[], None]) -> str:
+    """Do one step in both ways from the same weights; return "" where both give the same bits, else what does not.
+
+    What the step did launch by launch is what remains.
+    """
+    names = {"params": 7, "grads": 8, "state": 9, "report": 20, "steps": 22}
+    arrays = {name: arguments[at] for name, at in names.items()}
+    outcomes = []
+    before = {name: array.copy_to_host() for name, array in arrays.items()}
+    for way in (replayed, plain):
+        for name, array in arrays.items():
+            array.copy_to_device(before[name])
+        driver.synchronize()
+        way()
+        driver.synchronize()
+        outcomes.append({name: array.copy_to_host().tobytes() for name, array in arrays.items()})
+    off = [name for name in arrays if outcomes[0][name] != outcomes[1][name]]
+    return f"its {', '.join(off)} are not those of the same launches one by one" if off else ""
+
+
+def _step(
+    arguments: tuple[Any, ...],
+    table: npt.NDArray[Any],
+    numbers: npt.NDArray[Any],
+    clips: bool,
+    rows: int,
+    stream: Any,
+    product: Callable[[Matrix, Matrix, Matrix], None],
+) -> None:
+    """Tell the stream one step on `rows` rows: launches and products that are the same for every such step."""
     params, grads, work = arguments[7:9] + arguments[10:11]
     mode, learning = numbers[e.MODE], numbers[e.MODE] in (e.TRAIN, e.GRADIENT)
-    ends = len(table) - 1
-    for i in range(int(numbers[e.N_STEPS])):
-        step, row0 = int(numbers[e.FIRST_STEP]) + i, int(numbers[e.FIRST_ROW]) + i * int(numbers[e.BATCH])
-        rows = min(int(numbers[e.BATCH]), int(numbers[e.FIRST_ROW] + numbers[e.N_ROWS]) - row0)
 
-        def do(operation: Any, blocks: int, stage: int = 0, i: int = i, at: Any = (step, row0, rows)) -> None:
-            launch(operation, blocks, *arguments, i, stage, *at)
+    def do(operation: Any, blocks: int, stage: int = 0) -> None:
+        launch(operation, blocks, *arguments, stage, stream=stream)
 
-        row_blocks = -(-rows // ROWS_EACH)
-        do(gather_rows, row_blocks)
-        for stage, row in enumerate(table):
-            k, n = int(row[e.N_IN]), int(row[e.N_OUT])
-            if row[e.KIND] == e.DENSE:
-                sums = int(row[e.OUT] if row[e.KEEP] == e.KEEP_NONE else row[e.SOURCE])
-                weight = (params, int(row[e.WEIGHT]), k, n, False)
-                product((work, sums, rows, n, False), (work, int(row[e.IN]), rows, k, False), weight)
-            do(finish_forward_of, grid_of(rows * n), stage)
-        if mode != e.FORWARD:
-            do(loss_of, row_blocks)
-            do(report_loss, 1)
-        if learning:
-            last = 0 if numbers[e.WANT_DX] else 1
-            for stage in range(ends, -1, -1):
-                row = table[stage]
-                k, n, delta = (
-                    int(row[e.N_IN]),
-                    int(row[e.N_OUT]),
-                    (work, int(row[s.DELTA]), rows, int(row[e.N_OUT]), False),
-                )
-                dense = row[e.KIND] == e.DENSE
+    row_blocks = -(-rows // ROWS_EACH)
+    do(gather_rows, row_blocks)
+    for stage, row in enumerate(table):
+        k, n = int(row[e.N_IN]), int(row[e.N_OUT])
+        if row[e.KIND] == e.DENSE:
+            sums = int(row[e.OUT] if row[e.KEEP] == e.KEEP_NONE else row[e.SOURCE])
+            weight = Matrix(params, int(row[e.WEIGHT]), k, n)
+            product(Matrix(work, sums, rows, n), Matrix(work, int(row[e.IN]), rows, k), weight)
+        do(finish_forward_of, grid_of(rows * n), stage)
+    if mode != e.FORWARD:
+        do(loss_of, row_blocks)
+        do(report_loss, 1)
+    if learning:
+        last = 0 if numbers[e.WANT_DX] else 1
+        for stage in range(len(table) - 1, -1, -1):
+            row = table[stage]
+            k, n, dense = int(row[e.N_IN]), int(row[e.N_OUT]), row[e.KIND] == e.DENSE
+            delta = Matrix(work, int(row[s.DELTA]), rows, n)
+            if dense:
+                into = Matrix(grads, int(row[e.WEIGHT]), k, n)
+                product(into, Matrix(work, int(row[e.IN]), rows, k, transposed=True), delta)
+                if row[e.BIAS] >= 0:
+                    do(bias_gradient, -(-n // COLUMNS), stage)
+            if stage >= last:
+                to = int(table[stage - 1, s.DELTA] if stage else numbers[s.DX])
                 if dense:
-                    product((grads, int(row[e.WEIGHT]), k, n, False), (work, int(row[e.IN]), rows, k, True), delta)
-                    if row[e.BIAS] >= 0:
-                        do(bias_gradient, grid_of(n), stage)
-                if stage >= last:
-                    to = int(table[stage - 1, s.DELTA] if stage else numbers[s.DX])
-                    if dense:
-                        product((work, to, rows, k, False), delta, (params, int(row[e.WEIGHT]), k, n, True))
-                    do(finish_backward_of, grid_of(rows * k), stage)
-        if mode == e.TRAIN:
-            if clips:
-                do(norm_of, int(numbers[N_BLOCKS]))
-            do(update_of, int(numbers[N_BLOCKS]))
-        if numbers[e.WANT_OUT] or numbers[e.WANT_DX]:
-            do(result_of, grid_of(rows))
-        do(end_of, 1)
+                    weight = Matrix(params, int(row[e.WEIGHT]), k, n, transposed=True)
+                    product(Matrix(work, to, rows, k), delta, weight)
+                do(finish_backward_of, grid_of(rows * k), stage)
+    if mode == e.TRAIN:
+        if clips:
+            do(norm_of, int(numbers[N_BLOCKS]))
+        do(update_of, int(numbers[N_BLOCKS]))
+    if numbers[e.WANT_OUT] or numbers[e.WANT_DX]:
+        do(result_of, grid_of(rows))
+    do(end_of, 1)

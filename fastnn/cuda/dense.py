@@ -10,7 +10,7 @@ import numpy as np
 
 from fastnn.cuda._arrays import check_arrays, empty, flat
 from fastnn.cuda._launch import launch
-from fastnn.cuda._numba import cuda, kernel
+from fastnn.cuda._numba import cuda, named_kernel
 from fastnn.cuda.activation import activate_one
 from fastnn.cuda.tile import LARGE, SQUARE, Tile, make_product, tiles
 from fastnn.kernels import formulas
@@ -33,7 +33,7 @@ def make_matmul(dtype: np.dtype[Any], tile: Tile) -> Any:
     per_m, per_n, threads_m, threads_n = tile.per_m, tile.per_n, tile.threads_m, tile.threads_n
     rows, columns, shared_size, n_sums = tile.rows, tile.columns, tile.shared, per_m * per_n
 
-    @kernel
+    @named_kernel(f"{dtype} {tile}")
     def matmul(c, activated, code, sums, want_sums, a, a_row, a_col, b, b_row, b_col, bias, biased, m, n, k):
         shared = cuda.shared.array(shared_size, element)
         acc, column_sums = cuda.local.array(n_sums, element), cuda.local.array(per_n, element)

@@ -117,6 +117,8 @@ class CudaRuntime(Runtime):
     ----------
     network, optimizer, truncate, seed, n_threads
         As for `Runtime`.
+    matmul_precision : {"float32", "tf32", "bf16"}
+        To which cuBLAS may round what it multiplies, in networks large enough for it.
 
     Raises
     ------
@@ -125,10 +127,17 @@ class CudaRuntime(Runtime):
     """
 
     def __init__(
-        self, network: Network, optimizer: Optimizer, truncate: bool, seed: int, n_threads: int | None
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        truncate: bool,
+        seed: int,
+        n_threads: int | None,
+        matmul_precision: str = "float32",
     ) -> None:
         if missing():
             raise RuntimeError(f"device: got 'cuda', but {missing()}")
+        self.matmul_precision = matmul_precision
         self._host: dict[str, Array] = {}
         self._on_device: dict[str, Any] = {}
         self._newer: str = "host"
@@ -332,7 +341,7 @@ class CudaRuntime(Runtime):
                 *(to_device(a) for a in (numbers, plan.table, floats, self.network.scales, self._hyper, *self._parts)),
                 *(self._on_device[name] for name in ("params", "grads", "state")), work, self._device_sums,
                 there.x, there.x_bytes, self._rescale(), there.labels, there.targets, there.weights, self._order(order),
-                _upload(np.empty(0) if rates is None else rates), told, result, to_device(np.zeros(1, np.int32)),
+                _upload(np.empty(0) if rates is None else rates), told, result, to_device(np.zeros(2, np.int32)),
             )  # fmt: skip
             self._launch(plan, arguments, numbers)
             self._newer = "device" if mode in (e.TRAIN, e.GRADIENT) else self._newer
@@ -344,8 +353,7 @@ class CudaRuntime(Runtime):
     def _launch(self, plan: DevicePlan, arguments: tuple[Any, ...], numbers: npt.NDArray[np.int64]) -> None:
         dtype, item = self.network.dtype, self.network.dtype.itemsize
         if cublas.is_worth(6.0 * plan.rows * self.network.n_params):
-            cublas.run_steps(arguments, plan.table, numbers, self._clip_norm < math.inf)
-            driver.synchronize()
+            cublas.run_steps(arguments, plan.table, numbers, self._clip_norm < math.inf, self.matmul_precision)
             return
         tile_size = s.tile_room(plan.shape)
         held = sum(array.size for array in self._on_device.values())  # a vector of nothing has one element there

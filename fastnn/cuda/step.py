@@ -30,7 +30,7 @@ import numba
 import numpy as np
 
 from fastnn.cuda._formulas import like
-from fastnn.cuda._numba import cuda, device_function, kernel
+from fastnn.cuda._numba import cuda, device_function, named_kernel
 from fastnn.cuda.activation import activate_one, slope_one, softmax_row
 from fastnn.cuda.dropout import drop
 from fastnn.cuda.loss import loss_rows
@@ -134,7 +134,7 @@ class Net(NamedTuple):
     rates: Any  # float64 (steps,)
     report: Any  # float64 (steps, N_REPORT)
     result: Any  # e, flat
-    arrivals: Any  # int32 (1,)
+    arrivals: Any  # int32 (2,): counts at barriers; in `cublas.py` whether to stop, and steps done
     shared: Any  # e: the block's own memory, for tiles
     lanes: Any  # float64 (THREADS,): the block's, for sums
 
@@ -606,7 +606,7 @@ def make_kernel(dtype: np.dtype[Any], shape: Shape) -> Any:
     """Return the kernel over a whole grid: parameters, state and workspace in the card's memory and its L2 cache."""
     steps, element = make_steps(dtype, shape), numba.from_dtype(dtype)
 
-    @kernel
+    @named_kernel(f"grid {dtype} {shape}")
     def run(
         numbers, stages, floats, scales, hyper, blocks, block_floats, params, grads, state, work, sums, x, x_bytes,
         rescale, labels, targets, weights, order, rates, report, result, arrivals,
@@ -626,7 +626,7 @@ def make_kernel_alone(dtype: np.dtype[Any], shape: Shape) -> Any:
     """Return the kernel for one block: parameters, gradients, state and workspace in its shared memory."""
     steps, element, tile_size = make_steps(dtype, shape), numba.from_dtype(dtype), tile_room(shape)
 
-    @kernel
+    @named_kernel(f"alone {dtype} {shape}")
     def run(
         numbers, stages, floats, scales, hyper, blocks, block_floats, params, grads, state, work, sums, x, x_bytes,
         rescale, labels, targets, weights, order, rates, report, result, arrivals,

@@ -23,7 +23,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from fastnn._errors import check_number, shown
 from fastnn.activations import NAMES, SOFTMAX
-from fastnn.devices import DEVICES, check_device
+from fastnn.devices import DEVICES, PRECISIONS, check_place
 from fastnn.estimators._compat import CallbackSupportMixin, OldTags, validate_data
 from fastnn.estimators._engine import Engine, Objective, Shape
 from fastnn.estimators._lbfgs import minimize_loss
@@ -76,6 +76,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
     scoring: Any
     n_threads: int | None
     device: str
+    matmul_precision: str
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -111,6 +112,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         "scoring": [None, StrOptions({"loss", *get_scorer_names()}), callable],
         "n_threads": [None, Interval(Integral, 1, None, closed="left")],
         "device": [StrOptions(set(DEVICES))],
+        "matmul_precision": [StrOptions(set(PRECISIONS))],
     }
 
     # What the two kinds answer differently.
@@ -282,7 +284,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         dtype = dtype if dtype in DTYPES else np.dtype(np.float64)
         return Shape(
             sizes, activations, dropout, self._objective(), dtype, self.l1, self.alpha, truncate, self.n_threads,
-            check_device(self.device),
+            check_place(self.device, self.matmul_precision),
         )  # fmt: skip
 
     def _training_engine(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.arrays import Data
-from fastnn.devices import runtime_on
+from fastnn.devices import HERE, Place, check_precision, runtime_on
 from fastnn.estimators._optimizer import Steps
 from fastnn.estimators._samples import Samples
 from fastnn.kernels import epoch as e
@@ -102,8 +102,8 @@ class Shape:
     truncate : bool
         Whether L1 is a soft threshold after each step.
     n_threads : int or None
-    device : str
-        "cpu" or "cuda".
+    place : Place
+        Where it runs.
     """
 
     sizes: tuple[int, ...]
@@ -115,7 +115,7 @@ class Shape:
     l2: float
     truncate: bool
     n_threads: int | None
-    device: str = "cpu"
+    place: Place = HERE
 
     def network(self) -> Network:
         """Return the network as data."""
@@ -140,8 +140,9 @@ class Engine:
 
     def __init__(self, shape: Shape, rule: Optimizer | None = None, seed: int = 0) -> None:
         self.shape, self.rule, self.seed = shape, rule, seed
+        check_precision(shape.place.matmul_precision, shape.dtype)
         self.network = shape.network()
-        self.runtime = runtime_on(shape.device)(self.network, rule or SGD(), shape.truncate, seed, shape.n_threads)
+        self.runtime = runtime_on(shape.place)(self.network, rule or SGD(), shape.truncate, seed, shape.n_threads)
         self.runtime.loss_scale = shape.objective.gradient(shape.sizes[-1])
         self.runtime.penalty_per_weight = True
         views = self.network.views(self.runtime.params)

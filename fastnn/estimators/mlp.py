@@ -104,6 +104,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Threads at most; the result does not depend on it.
     device : {"cpu", "cuda", "auto"}, default="cpu"
         Where the network is trained and predicts; as for `Sequential`. The rows of a batch are shuffled on the CPU.
+    matmul_precision : {"float32", "tf32", "bf16"}, default="float32"
+        To what a GPU may round the factors of large networks' products, as for `Sequential`; others than "float32"
+        take data of float32.
 
     Attributes
     ----------
@@ -176,6 +179,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         scoring: Any = None,
         n_threads: int | None = None,
         device: str = "cpu",
+        matmul_precision: str = "float32",
     ) -> None:
         _keep(self, locals())
 
@@ -341,6 +345,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         As in `MLPClassifier`.
     device : {"cpu", "cuda", "auto"}, default="cpu"
         As in `MLPClassifier`.
+    matmul_precision : {"float32", "tf32", "bf16"}, default="float32"
+        As in `MLPClassifier`.
 
     Attributes
     ----------
@@ -403,6 +409,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         scoring: Any = None,
         n_threads: int | None = None,
         device: str = "cpu",
+        matmul_precision: str = "float32",
     ) -> None:
         _keep(self, locals())
 

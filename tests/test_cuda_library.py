@@ -1,0 +1,288 @@
+"""Products by cuBLAS, their precision, and steps as CUDA graphs: with stand-ins for what only a card has."""
+
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cuda_standin import installed
+
+import fastnn
+from fastnn import cuda, training
+from fastnn.cuda import cublas, graph, library
+from fastnn.cuda._numba import SIMULATED, driver
+from fastnn.cuda.library import Matrix
+
+pytestmark = pytest.mark.skipif(not SIMULATED, reason=cuda.missing() or "stand-ins work on the simulator's arrays")
+
+
+@pytest.fixture
+def standin(monkeypatch):
+    return installed(monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (7, 4, 1), (1, 6, 2)])
+def test_products_of_parts_of_vectors(standin, shape, transposed, dtype, rng):
+    m, k, n = shape
+    a, b = rng.normal(size=(k, m) if transposed[0] else (m, k)), rng.normal(size=(n, k) if transposed[1] else (k, n))
+    vector = np.full(100, 7.5, dtype)
+    vector[3 : 3 + m * k], vector[40 : 40 + k * n], vector[70 : 70 + m * n] = a.ravel(), b.ravel(), np.nan
+    there = driver.to_device(vector)
+    library.library().use(0)
+    library.library().product(
+        Matrix(there, 70, m, n), Matrix(there, 3, *a.shape, transposed[0]), Matrix(there, 40, *b.shape, transposed[1])
+    )
+    want = vector.copy()
+    left, right = (x.astype(dtype).T if t else x.astype(dtype) for x, t in zip((a, b), transposed, strict=True))
+    want[70 : 70 + m * n] = (left @ right).ravel()
+    np.testing.assert_allclose(there.copy_to_host(), want, rtol=1e-6 if dtype == "float32" else 1e-14)
+    assert standin.kinds == [dtype]
+
+
+def test_a_library_that_refuses_is_named(standin):
+    standin.statuses["cublasGemmEx"] = 15
+    there = driver.to_device(np.ones(9, np.float32))
+    with pytest.raises(RuntimeError, match="cublasGemmEx: got status 15 from cuBLAS, expected 0"):
+        library.library().product(Matrix(there, 0, 1, 1), Matrix(there, 1, 1, 1), Matrix(there, 2, 1, 1))
+    assert library.library().version == 130200
+
+
+def shortened(x, kind):
+    """Round to the significant bits that a format has: 11 in tf32, 8 in bf16."""
+    bits = {"float32": 24, "tf32": 11, "bf16": 8}[kind]
+    fraction, exponent = np.frexp(np.asarray(x, np.float64))
+    return np.ldexp(np.rint(fraction * 2.0**bits) / 2.0**bits, exponent)
+
+
+def oracle_step(x, t, weights, lr, kind):
+    """One step of gradient descent of a tanh network on the squared error in float64, factors rounded."""
+
+    def product(a, b):
+        return shortened(a, kind) @ shortened(b, kind)
+
+    w0, b0, w1, b1 = (np.asarray(w, np.float64) for w in weights)
+    h = np.tanh(product(x, w0) + b0)
+    d1 = 2.0 * (product(h, w1) + b1 - t) / t.size
+    d0 = product(d1, w1.T) * (1 - h**2)
+    gradients = product(x.T, d0), d0.sum(axis=0), product(h.T, d1), d1.sum(axis=0)
+    return [w - lr * g for w, g in zip((w0, b0, w1, b1), gradients, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["float32", "tf32", "bf16"])
+def test_factors_are_rounded_and_weights_are_not(standin, kind, rng):
+    x, t = rng.normal(size=(9, 5)).astype(np.float32), rng.normal(size=(9, 3)).astype(np.float32)
+    model = fastnn.Sequential(
+        [fastnn.Dense(6, "tanh"), fastnn.Dense(3)], "squared_error", fastnn.SGD(0.5), device="cuda", input_size=5,
+        matmul_precision=kind,
+    )  # fmt: skip
+    before = model.get_weights()
+    model.fit(x, t, batch_size=9, epochs=1, shuffle=False, verbose=False)
+    assert set(standin.kinds) == {kind}
+    assert len(standin.kinds) == 5  # two forward, two gradients of weights, one of a hidden layer
+    exact = oracle_step(x, t, before, 0.5, "float32")
+    for got, want, full in zip(model.get_weights(), oracle_step(x, t, before, 0.5, kind), exact, strict=True):
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+        if kind != "float32" and want.ndim == 2:
+            assert np.abs(full - want).max() > 1e-5  # the tolerance tells the precisions apart
+
+
+LAYERS = [fastnn.Dense(3, "gelu"), fastnn.Dropout(0.3), fastnn.Activation("tanh"), fastnn.Dense(2)]
+
+
+def trained(x, y, epochs=1, dtype="float32"):
+    """Return the bits that training leads to, and its history: batches of 2, the last of 1."""
+    optimizer = fastnn.Adam(fastnn.StepDecay(0.05, 0.5, every=2, unit="step"), clip_norm=0.5)
+    model = fastnn.Sequential(LAYERS, "cross_entropy", optimizer, seed=4, l2=0.01, device="cuda", dtype=dtype)
+    history = model.fit(x, y, batch_size=2, epochs=epochs, sample_weight=np.linspace(0.5, 2, len(x)), verbose=False)
+    return b"".join(w.tobytes() for w in model.get_weights()), history.history["loss"]
+
+
+@pytest.fixture
+def samples(rng, monkeypatch):
+    monkeypatch.setattr(cublas, "LEAST_REPLAYS", 1)
+    monkeypatch.setattr(training, "CALL_SECONDS", 1e9)  # calls of 1, 4 and 1 steps, then of all 6 of an epoch
+    return rng.normal(size=(11, 2)), rng.integers(0, 2, 11)
+
+
+def plainly(monkeypatch, x, y, **settings):
+    """What the same launches one by one lead to."""
+    with monkeypatch.context() as patch:
+        patch.setattr(cublas, "LEAST_REPLAYS", 10**9)
+        return trained(x, y, **settings)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_graph_gives_the_bits_of_its_launches(standin, samples, monkeypatch, dtype):
+    epochs = 2 if dtype == "float32" else 1
+    want = plainly(monkeypatch, *samples, epochs=epochs, dtype=dtype)
+    assert (standin.replays, cublas.how()) == (0, "a launch each")
+    assert trained(*samples, epochs=epochs, dtype=dtype) == want
+    # The call of 4: one step plainly, one in both ways, two by the graph. Then 5 whole batches in epoch 2.
+    assert (standin.replays, standin.alive) == (3 + 5 * (epochs - 1), 0)
+    assert cublas.how() == "a CUDA graph"
+    standin.replays = 0
+    assert trained(*samples, epochs=epochs, dtype=dtype) == want
+    assert (standin.replays, standin.alive) == (4 + 5 * (epochs - 1), 0)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_graph_that_does_something_else_is_not_used(standin, samples, monkeypatch, lost):
+    want = plainly(monkeypatch, *samples)
+    standin.lost = lost  # the end of the step; the update, too
+    assert trained(*samples) == want
+    assert cublas.how().startswith("a launch each, since a CUDA graph could not be used: its ")
+    assert "are not those of the same launches one by one" in cublas.how()
+    assert ("params" in cublas.how()) == (lost == 2)
+    assert (standin.replays, standin.alive) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphLaunch"]
+)
+def test_what_cannot_be_recorded_is_launched(standin, samples, monkeypatch, name):
+    want = plainly(monkeypatch, *samples)
+    standin.statuses[name] = 900
+    assert trained(*samples) == want
+    assert cublas.how() == (
+        f"a launch each, since a CUDA graph could not be used: {name}: got status 900 from the CUDA driver, expected 0"
+    )
+    assert standin.alive == 0
+
+
+def test_a_product_that_cannot_be_recorded_leaves_the_stream_usable(standin, samples, monkeypatch):
+    want = plainly(monkeypatch, *samples)
+    gemm = standin._cublasGemmEx
+    monkeypatch.setattr(standin, "_cublasGemmEx", lambda *a: 15 if standin.recording else gemm(*a))
+    assert trained(*samples) == want
+    assert cublas.how().endswith("cublasGemmEx: got status 15 from cuBLAS, expected 0")
+    assert (standin.recording, standin.alive) == (False, 0)
+
+
+def test_a_driver_without_graphs_launches(standin, samples, monkeypatch):
+    want = plainly(monkeypatch, *samples)
+    monkeypatch.setattr(graph, "functions", lambda: graph.prepared(object()))
+    assert trained(*samples) == want
+    assert "has no attribute 'cuStreamBeginCapture_v2'" in cublas.how()
+
+
+def test_a_graph_stops_where_the_loss_is_not_finite(standin, samples):
+    x, y = samples
+    model = fastnn.Sequential(LAYERS, "cross_entropy", fastnn.SGD(0.01), device="cuda", check_finite=False)
+    model.fit(x, y, batch_size=2, epochs=1, shuffle=False, verbose=False)
+    before, replays = model.get_weights(), standin.replays
+    x[6] = np.nan  # the fourth of 5 whole batches, the third of a call of 4
+    with pytest.raises(fastnn.TrainingDiverged, match="loss: became NaN or infinite in step 10 "):
+        model.fit(x, y, batch_size=2, epochs=1, shuffle=False, verbose=False)
+    assert standin.replays - replays == 4  # what comes behind the third does nothing
+    assert cublas.how() == "a CUDA graph"
+    for got, want in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_precision_goes_where_the_model_goes_but_not_into_its_file(standin, rng, tmp_path):
+    x, y = rng.normal(size=(9, 4)), rng.integers(0, 3, 9)
+    model = fastnn.Sequential([fastnn.Dense(3)], "cross_entropy", device="cuda", matmul_precision="tf32")
+    model.fit(x, y, epochs=1, verbose=False)
+    model.save(tmp_path / "m.safetensors")
+    assert fastnn.load(tmp_path / "m.safetensors").matmul_precision == "float32"
+    for other in (
+        fastnn.load(tmp_path / "m.safetensors", device="cuda", matmul_precision="tf32"),
+        model.clone(),
+        model.clone(weights=False),
+    ):
+        assert (other.device, other.matmul_precision) == ("cuda", "tf32")
+        standin.kinds.clear()
+        other.fit(x, y, epochs=1, verbose=False)
+        assert set(standin.kinds) == {"tf32"}
+    config = fastnn.saving.config_of(model)
+    with pytest.raises(ValueError, match="config: got a matmul_precision, expected none"):
+        fastnn.saving.model_from_config(fastnn.Sequential, {**config, "matmul_precision": "bf16"})
+
+
+def test_what_cannot_be_multiplied_so_is_refused(standin, tmp_path, monkeypatch):
+    def make(**settings):
+        return fastnn.Sequential([fastnn.Dense(2)], "huber", input_size=3, **settings)
+
+    with pytest.raises(ValueError, match=r"matmul_precision: got 'tf23', expected one of .*Did you mean 'tf32'\?"):
+        make(device="cuda", matmul_precision="tf23")
+    with pytest.raises(ValueError, match="matmul_precision: got 'bf16' with device='cpu', expected 'float32'"):
+        make(matmul_precision="bf16")
+    with pytest.raises(ValueError, match="matmul_precision: got 'tf32' with dtype float64, expected 'float32', or"):
+        make(matmul_precision="tf32", device="cuda", dtype="float64")
+    make(dtype="float64").save(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"^matmul_precision: got 'tf32' with dtype float64"):
+        fastnn.load(tmp_path / "m.safetensors", device="cuda", matmul_precision="tf32")
+    assert make(device="auto", matmul_precision="tf32").matmul_precision == "tf32"
+    monkeypatch.setattr(library, "TENSOR_CORES_FROM", (8, 0))
+    monkeypatch.setattr(library, "capability", lambda: (7, 5))
+    with pytest.raises(
+        RuntimeError, match=r"got 'tf32', but this device has compute capability 7\.5, and tf32 takes 8"
+    ):
+        make(device="cuda", matmul_precision="tf32")
+    assert make(device="auto", matmul_precision="tf32").matmul_precision == "float32"
+    assert make(device="cuda").matmul_precision == "float32"
+
+
+def test_without_the_library_a_sentence_says_so():
+    with pytest.raises(RuntimeError, match="matmul_precision: got 'tf32', but Numba's simulator has no cuBLAS"):
+        fastnn.Sequential([fastnn.Dense(2)], "huber", device="cuda", matmul_precision="tf32")
+    assert library.library() is None
+    assert not cublas.is_worth(1e15)
+
+
+def test_a_library_that_cannot_be_loaded_says_how_to_get_it(monkeypatch):
+    library._open.cache_clear()
+    monkeypatch.setattr(library, "SIMULATED", False)
+    monkeypatch.setattr(library, "FILES", ("no-such-library.so",))
+    monkeypatch.setattr(library, "current", lambda: 0)
+    monkeypatch.setitem(__import__("sys").modules, "cuda.pathfinder", None)
+    try:
+        assert library.library() is None
+        for part in ("cuBLAS cannot be used (", "no-such-library.so", "pip install 'fastnn[cuda]' brings it"):
+            assert part in library.missing()
+    finally:
+        library._open.cache_clear()
+
+
+def test_estimators_multiply_so_too(standin, rng):
+    pytest.importorskip("sklearn")
+    x, y = rng.normal(size=(20, 3)).astype(np.float32), rng.integers(0, 3, 20)
+    options = {"hidden_layer_sizes": (4,), "max_iter": 2, "batch_size": 8, "random_state": 0, "device": "cuda"}
+    with pytest.warns(UserWarning, match="max_iter"):
+        fastnn.MLPClassifier(**options, matmul_precision="bf16").fit(x, y)
+    assert set(standin.kinds) == {"bf16"}
+    with pytest.raises(ValueError, match="matmul_precision: got 'bf16' with dtype float64"):
+        fastnn.MLPClassifier(**options, matmul_precision="bf16").fit(x.astype(float), y)
+
+
+def test_the_check_of_a_device_finds_nothing_and_would_find_something(standin, monkeypatch):
+    from fastnn.cuda import check
+
+    monkeypatch.setattr(training, "CALL_SECONDS", 1e9)
+    results = list(check.check_library("float32", np.random.default_rng(0)))
+    assert len(results) > 25
+    assert not any(results)
+    assert standin.replays > 0
+    assert check.describe_library().startswith(
+        "large networks take their products from cuBLAS 13.2, and a step is a CUDA"
+    )
+    monkeypatch.setattr(library, "COMPUTE_32F", {"float32": 75})  # rounds what shall not be rounded
+    assert "are off" in next(filter(None, check.check_library("float32", np.random.default_rng(0))))
+    monkeypatch.setattr(library, "_open", lambda device: "nothing is there")
+    assert not list(check.check_library("float32", np.random.default_rng(0)))
+    assert check.describe_library().endswith("nothing is there")
+
+
+def test_the_address_of_a_stream_in_every_form_that_numba_has():
+    class Bound:  # NVIDIA's bindings
+        def __int__(self):
+            return 5
+
+    for handle, want in ((ctypes.c_void_p(5), 5), (Bound(), 5), (5, 5), (ctypes.c_void_p(), 0)):
+        assert graph.pointer(SimpleNamespace(handle=handle)) == want
+    assert graph.pointer(0) == 0
