@@ -132,45 +132,41 @@ def softmax_group(p, z, n, tops, totals, firsts):
     the number of each row's first largest logit.
     """
     rows = z.size // n
-    e, origins, starts = _group_logits(z), _group_row(z), _group_row(z)
-    powers, rests = _group_row(z), _group_row(z)
+    e, top, first, origin, start = _group_logits(z), _group_row(z), _group_row(z), _group_row(z), _group_row(z)
+    power, rest, total = _group_row(z), _group_row(z), group_doubles(z)
     for r in range(rows):
         row = z[r * n : (r + 1) * n]
         for j in range(n):
             e[j * GROUP_ROWS + r] = row[j]
     for r in range(rows):
-        tops[r], firsts[r], totals[r] = e[r], like(0.0, e[0]), 0.0
+        top[r], first[r], total[r] = e[r], like(0.0, e[0]), 0.0
     for j in range(1, n):
         column = e[j * GROUP_ROWS : j * GROUP_ROWS + rows]
         for r in range(rows):
-            firsts[r] = choose(column[r] > tops[r], like(j, e[0]), firsts[r])
-        for r in range(rows):
-            tops[r] = largest(tops[r], column[r])
+            higher = column[r] > top[r]
+            first[r] = choose(higher, like(j, e[0]), first[r])
+            top[r] = largest(top[r], column[r])
     for r in range(rows):
-        top = tops[r]
-        origins[r] = choose(absolute(top) < like(65536.0, top), like(0.0, top), top)
-        starts[r] = top - origins[r]
-        powers[r] = nearest_power(starts[r])
-        rests[r] = exponent_rest(starts[r], powers[r])
+        origin[r] = choose(absolute(top[r]) < like(65536.0, e[0]), like(0.0, e[0]), top[r])
+        start[r] = top[r] - origin[r]
+        power[r] = nearest_power(start[r])
+        rest[r] = exponent_rest(start[r], power[r])
     for j in range(n):
         column = e[j * GROUP_ROWS : j * GROUP_ROWS + rows]
         for r in range(rows):
-            lowest = starts[r] + by_type(e[0], -112.0, -760.0)
-            logit = column[r] - origins[r]
-            column[r] = scaled_exp_difference(choose(logit < lowest, lowest, logit), starts[r], powers[r], rests[r])
-        for r in range(rows):
-            totals[r] += np.float64(column[r])
-    for r in range(rows):
-        starts[r] = like(totals[r], e[0])
-        totals[r] /= SCALE
+            lowest = start[r] + by_type(e[0], -112.0, -760.0)
+            logit = column[r] - origin[r]
+            column[r] = scaled_exp_difference(choose(logit < lowest, lowest, logit), start[r], power[r], rest[r])
+            total[r] += np.float64(column[r])
     for j in range(n):
         column = e[j * GROUP_ROWS : j * GROUP_ROWS + rows]
         for r in range(rows):
-            column[r] = quotient(column[r], starts[r])
+            column[r] = quotient(column[r], like(total[r], e[0]))
     for r in range(rows):
         row = p[r * n : (r + 1) * n]
         for j in range(n):
             row[j] = e[j * GROUP_ROWS + r]
+        tops[r], totals[r], firsts[r] = top[r], total[r] / SCALE, first[r]
 
 
 @block

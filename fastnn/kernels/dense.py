@@ -6,51 +6,29 @@ import numpy as np
 from numba import get_num_threads
 
 from fastnn.kernels import formulas as f
-from fastnn.kernels._blocks import copy, fill, make_stack
+from fastnn.kernels._blocks import copy, make_stack
 from fastnn.kernels._check import check_arrays, check_code
 from fastnn.kernels._context import SLOTS, floats_at
-from fastnn.kernels._jit import Task, block, entry, formula, like_writable
+from fastnn.kernels._jit import Task, block, entry, like_writable
 from fastnn.kernels._pool import KINDS, lead, pool, put
 from fastnn.kernels._simd import tile_columns
 from fastnn.kernels.activation import ACTIVATE, activation_forward, call_activate
 from fastnn.kernels.gemm import GEMM, MR, call_gemm, product_plan, split
 
-_COLUMNS = 512
-"""Columns that are summed at once, on the stack."""
-
-_sums = make_stack(_COLUMNS)
-
-
-@formula
-def _sum_of_8(total, a, b, c, d, e, f, g, h):
-    return (((((((total + a) + b) + c) + d) + e) + f) + g) + h
+_one = make_stack(1)
 
 
 @block
-def column_sums(out, d, d0, stride, rows, first, last):
-    """Write out[j] = sum_b d[b, j] for first <= j < last, the rows added in order."""
-    sums = _sums(out)
-    for j0 in range(first, last, _COLUMNS):
-        n = min(_COLUMNS, last - j0)
-        fill(sums[:n], 0.0)
-        whole = rows // 8 * 8
-        for b in range(0, whole, 8):  # a sum that waits in memory costs ten cycles from row to row
-            at = d0 + b * stride + j0
-            d_0, d_1 = d[at : at + n], d[at + stride : at + stride + n]
-            at += 2 * stride
-            d_2, d_3 = d[at : at + n], d[at + stride : at + stride + n]
-            at += 2 * stride
-            d_4, d_5 = d[at : at + n], d[at + stride : at + stride + n]
-            at += 2 * stride
-            d_6, d_7 = d[at : at + n], d[at + stride : at + stride + n]
-            for j in range(n):
-                sums[j] = _sum_of_8(sums[j], d_0[j], d_1[j], d_2[j], d_3[j], d_4[j], d_5[j], d_6[j], d_7[j])
-        for b in range(whole, rows):
-            at = d0 + b * stride + j0
-            row = d[at : at + n]
-            for j in range(n):
-                sums[j] += row[j]
-        copy(out[j0 : j0 + n], sums)
+def column_sums(gemm, out, out0, d, d0, n, rows, first, last, scratch, s0):
+    """Write out[out0 + j] = sum_b d[b, j] for first <= j < last of `n` columns, the rows added in order.
+
+    It is the product of a row of ones, all in the same place, with d: its sums wait in registers.
+    """
+    one = _one(out)
+    one[0] = 1.0
+    if last > first:
+        call_gemm(gemm, out, out0 + first, n, one, 0, 1, 0, d, d0 + first, n, 1, 1, last - first, rows,
+                  d, 0, False, scratch, s0)  # fmt: skip
 
 
 # The contexts of the two jobs: numbers, then arrays. `_X_*` of the backward pass is of the product toward dx.
@@ -95,7 +73,7 @@ def dense_backward_task(p, like, task, seat):
                       rows, dz, 0, False, scratch, seat * p[_EACH])  # fmt: skip
         db = floats_at(p, _DB, like)
         if task % w_rows == 0 and db.size:
-            column_sums(db, dz, 0, n, rows, j0, j1)
+            column_sums(p[_GEMM], db, 0, dz, 0, n, rows, j0, j1, scratch, seat * p[_EACH])
         return
     task -= w_tasks
     i0, i1 = split(rows, x_rows, task % x_rows, MR)

@@ -371,7 +371,7 @@ def _backward_task(c, params, t, s, seat):
                     i1 - i0, j1 - j0, rows, params, 0, False, work, scratch + GROUP,
                 )  # fmt: skip
             if t // w_columns == 0 and stage[BIAS] >= 0:
-                column_sums(grads[stage[BIAS] : stage[BIAS] + n], work, delta, n, rows, j0, j1)
+                column_sums(c[GEMM], grads, stage[BIAS], work, delta, n, rows, j0, j1, work, scratch + GROUP)
             return
         i0, i1 = split(rows, x_rows, x_before // x_columns, MR)
         j0, j1 = split(k, x_columns, x_before % x_columns, nr)
