@@ -207,11 +207,12 @@ def array_stream(
     buffer_rows: int | None = None,
 ) -> Stream:
     """Return a stream of what reads rows when sliced; `names` are those of the first three in messages."""
-    if not (hasattr(x, "shape") and hasattr(x, "dtype") and hasattr(x, "__getitem__")):
+    sparse = is_sparse(x)
+    if not (sparse or (hasattr(x, "shape") and hasattr(x, "dtype") and hasattr(x, "__getitem__"))):
         raise TypeError(f"{names[0]}: got {type(x).__name__}, expected paths, or an array whose slices read rows")
     if len(x.shape) < 2 or not np.prod(x.shape) or np.dtype(x.dtype).kind not in "biuf":
         raise ValueError(f"{names[0]}: got {x.dtype} of shape {tuple(x.shape)}, expected numbers of (rows, inputs)")
-    x, sparse = (_DenseRows(x), True) if is_sparse(x) else (x, False)
+    x = _DenseRows(x) if sparse else x
     rows, inputs = int(x.shape[0]), int(np.prod(x.shape[1:]))
     x = MappedRows(x) if MappedRows.suits(x) else x
     y, weight = (_beside(name, value, rows) for name, value in zip(names[1:], (y, weight), strict=True))
