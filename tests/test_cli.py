@@ -423,7 +423,7 @@ def test_warmup(options, types, capsys, monkeypatch):
         ("train text", "--target: got none, expected the column to learn, one of 'no model at all'"),
         ("train text --target y", "--target: got 'y', expected one of 'no model at all'"),
         ("evaluate nothing x.csv", "nothing: No such file"),
-        ("export text", "--to: got none, expected npz or onnx"),
+        ("export text", "--to: got none, expected npz, onnx or torch"),
         ("export text --to npz", "text: is no whole safetensors file"),
         ("bench --seconds 0", "--seconds: got '0', expected a number > 0"),
         ("predict", "the following arguments are required: MODEL, FILE"),
