@@ -588,14 +588,14 @@ def test_export_torch_needs_no_pytorch(capsys, trained, monkeypatch):
     code, out, _ = run(capsys, "export", trained / "plan", "--to", "torch")
     assert code == 0
     assert out.splitlines() == [
-        "wrote plan.torch.safetensors: 6 prepared inputs in, 3 logits out",
-        "torch.nn.Sequential(Linear(6, 16), ReLU(), Dropout(0.25), Linear(16, 3))",
+        "wrote plan.torch.safetensors: 7 prepared inputs in, 3 logits out",
+        "torch.nn.Sequential(Linear(7, 16), ReLU(), Dropout(0.25), Linear(16, 3))",
     ]
     w0, b0, w1, b1 = fastnn.load(trained / "plan").get_weights()
     with safe_open("plan.torch.safetensors", "numpy") as file:
         names = file.keys()
         got = {name: file.get_tensor(name) for name in names}
-        assert file.metadata() == {"torch.nn": "Sequential(Linear(6, 16), ReLU(), Dropout(0.25), Linear(16, 3))"}
+        assert file.metadata() == {"torch.nn": "Sequential(Linear(7, 16), ReLU(), Dropout(0.25), Linear(16, 3))"}
     for name, want in (("0.weight", w0.T), ("0.bias", b0), ("3.weight", w1.T), ("3.bias", b1)):
         np.testing.assert_array_equal(got.pop(name), want)
     assert got == {}
