@@ -192,7 +192,7 @@ def read_table(
         with _arrow_errors():
             table = _from_arrow(_read_csv(place, wanted, words))
     typed = {name: as_categories(table.columns[name]) if name in words else table.columns[name] for name in wanted}
-    return Table(typed, table.rows, table.dates.difference(words))
+    return Table(typed, table.rows, table.dates)
 
 
 def _is_parquet(path: Path) -> bool:

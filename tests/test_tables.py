@@ -107,12 +107,16 @@ def test_dates_and_times_are_days(tmp_path):
         "time64": (pa.array([dt.time(18), None], pa.time64("us")), 0.75),
         "duration": (pa.array([dt.timedelta(days=3, hours=12), None], pa.duration("ms")), 3.5),
     }
-    pa.parquet.write_table(pa.table({name: column for name, (column, _) in columns.items()}), tmp_path / "t.parquet")
-    table = read_table(tmp_path / "t.parquet")
-    assert table.dates == set(columns)
-    for name, (_, want) in columns.items():
-        assert table.columns[name][0] == want, name
-        assert np.isnan(table.columns[name][1]), name
+    whole = pa.table({name: column for name, (column, _) in columns.items()})
+    pa.parquet.write_table(whole, tmp_path / "t.parquet")
+    for table in (as_table(whole), read_table(tmp_path / "t.parquet")):
+        assert table.dates == set(columns)
+        for name, (_, want) in columns.items():
+            assert table.columns[name][0] == want, name
+            assert np.isnan(table.columns[name][1]), name
+    table = read_table(tmp_path / "t.parquet", words=["date32"])
+    assert words(table.columns["date32"])[0] == "1969-12-31"
+    assert table.dates == set(columns) - {"date32"}
     with pytest.raises(ValueError, match=r"column 'l': got list<item: int64>, expected numbers, dates, words"):
         as_table({"l": [[1], [2]]})
 
