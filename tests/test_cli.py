@@ -390,6 +390,8 @@ def test_warmup(options, types, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("train --epoch 3", "unrecognized arguments: --epoch; did you mean --epochs?"),
+        ("predict m n --probs", "did you mean --proba?"),
         ("", "got no command, expected train, evaluate, predict, info, export, warmup or bench"),
         ("warmup --dtype float16", "--dtype: invalid choice: 'float16'"),
         ("tarin", "invalid choice: 'tarin'"),

@@ -453,6 +453,8 @@ def test_predict_json(capsys, trained):
     }
     plain = run(capsys, "predict", trained / "spend", trained / "later.csv")[1]
     assert Path("s.csv").read_text() == plain
+    values = json.loads(run(capsys, "predict", trained / "spend", trained / "later.csv", "--json")[1])["predictions"]
+    np.testing.assert_allclose(values, np.array(plain.split()[1:], float), rtol=1e-6)
 
 
 def test_dates_are_learned_from(capsys, folder):

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         warn_unseen(unseen, len(result))
     if options.output is None:
         if options.json:
-            print_json({**facts, "predictions": result.tolist()})
+            print_json({**facts, "predictions": (result.ravel() if len(names) == 1 else result).tolist()})
         else:
             _write_text(sys.stdout, result, header)
         return 0
