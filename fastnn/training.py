@@ -110,11 +110,18 @@ class Trainer:
         if self.validation is not None:
             names += ["val_loss", f"val_{score}"]
         epoch = dict.fromkeys([*names, "lr", "seconds", "samples_per_second"], 0.0)
-        if (name := self.schedule.watched()) is not None:
-            metric_to_watch(epoch, name)
-        for callback in sorted(self.callbacks, key=lambda callback: callback.runs_last):
-            if (name := callback.watched()) is not None:
+
+        def look_for(name: str | None) -> None:
+            if name == f"val_{score}" and self.validation is None:
+                raise ValueError(
+                    f"monitor: got {name!r} without validation, expected validation_data= or validation_split= with it"
+                )
+            if name is not None:
                 metric_to_watch(epoch, name)
+
+        look_for(self.schedule.watched())
+        for callback in sorted(self.callbacks, key=lambda callback: callback.runs_last):
+            look_for(callback.watched())
             if _may_add(callback):
                 break
 

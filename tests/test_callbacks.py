@@ -260,6 +260,25 @@ def test_what_a_callback_adds_can_be_watched(adds, tmp_path):
     fit(build(), 1, [Checkpoint(tmp_path / "all", monitor="nothing")])  # it saves every epoch, whatever that has
 
 
+def test_what_needs_validation_says_so():
+    x, y = data()
+    for model, labels, name in (
+        (build(), y, "val_accuracy"),
+        (Sequential([Dense(1)], "squared_error"), x[:, 0], "val_r2"),
+    ):
+        with pytest.raises(ValueError, match=f"monitor: got '{name}' without validation, expected validation_data="):
+            model.fit(x, labels, epochs=1, callbacks=[EarlyStopping(name)])
+
+
+@pytest.mark.parametrize(
+    ("callback", "advice"),
+    [(EarlyStopping, r"object: EarlyStopping\(\.\.\.\)$"), (print, r"object: fastnn.LambdaCallback"), (5, "object$")],
+)
+def test_what_is_no_callback(callback, advice):
+    with pytest.raises(TypeError, match=rf"callbacks\[0\]: got .*, expected a fastnn.callbacks.Callback {advice}"):
+        fit(build(), 1, [callback])
+
+
 def test_a_value_has_r2_and_no_accuracy():
     x, _ = data()
     stopping = EarlyStopping("val_r2", patience=9)

@@ -107,7 +107,9 @@ def test_text_is_refused_by_its_column(frame):
     labels = frame({"y": np.array(["yes", "no"] * 20)})
     what = "a column" if frame in (arrow_table, arrow_batch) else "column 'y'"  # Arrow's bare columns have no name
     message = message_of(lambda: trained(X, labels["y"]), TypeError)
-    assert f"y: got {what} of String, expected class labels 0 to 2; numpy.unique(y, return_inverse=True) gives" in message
+    assert (
+        f"y: got {what} of String, expected class labels 0 to 2; numpy.unique(y, return_inverse=True) gives" in message
+    )
 
 
 @pytest.mark.parametrize("frame", FRAMES)
