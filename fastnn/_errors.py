@@ -11,7 +11,8 @@ import math
 import numbers
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -30,7 +31,9 @@ def shown(value: object) -> str:
     return " ".join(_short.repr(value).split())
 
 
-def unknown_name(kind: str, got: object, known: Iterable[str]) -> ValueError:
+def unknown_name(
+    kind: str, got: object, known: Iterable[str], elsewhere: Mapping[str, str] = MappingProxyType({})
+) -> ValueError:
     """Build the error for a name that is not known, with the nearest one that is.
 
     Parameters
@@ -41,6 +44,8 @@ def unknown_name(kind: str, got: object, known: Iterable[str]) -> ValueError:
         What came in its place.
     known : iterable of str
         The names that would have been right, in the order they are to be listed.
+    elsewhere : mapping
+        What other libraries call them, in small letters without anything between, and their names here.
 
     Returns
     -------
@@ -53,8 +58,9 @@ def unknown_name(kind: str, got: object, known: Iterable[str]) -> ValueError:
     if isinstance(got, str):
         plain = {_plain(name): name for name in names}
         near = difflib.get_close_matches(_plain(got), plain, n=1)
-        if near:
-            message += f". Did you mean {plain[near[0]]!r}?"
+        meant = elsewhere.get(_plain(got)) or (plain[near[0]] if near else None)
+        if meant:
+            message += f". Did you mean {meant!r}?"
     return ValueError(message)
 
 

@@ -22,6 +22,9 @@ from fastnn.kernels.formulas import CODES
 SOFTMAX = "softmax"
 NAMES = (*CODES, SOFTMAX)
 
+_ELSEWHERE = {"logistic": "sigmoid", "swish": "silu", "linear": "identity", "none": "identity", "logsoftmax": SOFTMAX}
+"""The names that scikit-learn, Keras and PyTorch have for them, for messages."""
+
 
 def check_activation(name: str | None) -> str:
     """Return the name of an activation; None is the identity.
@@ -34,5 +37,5 @@ def check_activation(name: str | None) -> str:
     if name is None:
         return "identity"
     if name not in NAMES:
-        raise unknown_name("activation", name, NAMES)
+        raise unknown_name("activation", name, NAMES, _ELSEWHERE)
     return name

@@ -210,7 +210,11 @@ def as_samples(
     array = as_numbers(name, value, expected, dtype)
     shape = array.shape
     if array.ndim < 2:
-        hint = ", a single sample as x[None, :]" if array.ndim == 1 and inputs in (None, array.size) else ""
+        hint = ""
+        if array.ndim == 1 and inputs in (None, array.size):
+            hint = ", a single sample as x[None, :]"
+        if array.ndim == 1 and inputs in (None, 1):
+            hint += ", samples of one input as x[:, None]"
         raise ValueError(
             f"{name}: got shape {array.shape}, expected (rows, {inputs if inputs is not None else 'inputs'}){hint}"
         )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import check_number, needed
+from fastnn._errors import check_flag, check_number, check_path, needed, shown
 from fastnn.schedules import metric_to_watch, resolve_mode
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class Callback:
     def on_train_end(self) -> None:
         """After the last epoch, also where training was interrupted."""
 
+    def watched(self) -> str | None:
+        """Return the name of the number that this callback needs, None for none; `fit` looks for it first."""
+        return None
+
     def state(self) -> dict[str, Any]:
         """Return what must be saved with the model for training to go on: plain numbers and arrays."""
         return {}
@@ -75,9 +79,20 @@ class LambdaCallback(Callback):
     Parameters
     ----------
     on_epoch_end : callable (epoch, logs) -> None
+        As `Callback.on_epoch_end`.
+
+    Raises
+    ------
+    TypeError
+        If it cannot be called.
     """
 
     def __init__(self, on_epoch_end: Callable[[int, dict[str, float]], None]) -> None:
+        if not callable(on_epoch_end):
+            raise TypeError(
+                f"on_epoch_end: got {shown(on_epoch_end)} ({type(on_epoch_end).__name__}), expected a function of "
+                "(epoch, logs)"
+            )
         self._function = on_epoch_end
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -94,7 +109,8 @@ class EarlyStopping(Callback):
     Parameters
     ----------
     monitor : str
-        "val_loss" (the training loss where there is no validation), "val_accuracy", "loss", ...
+        "val_loss" (the training loss where there is no validation), "val_accuracy", "loss", ... What no epoch will
+        have `fit` refuses before it trains, unless a callback of one's own, which comes before, may add it.
     patience : int
         Epochs without improvement that are waited for, >= 0.
     min_delta : float
@@ -117,7 +133,7 @@ class EarlyStopping(Callback):
         self.mode = resolve_mode(monitor, mode)
         self.patience = check_number("patience", patience, low=0, integer=True)
         self.min_delta = check_number("min_delta", min_delta, low=0.0)
-        self.restore_best_weights = restore_best_weights
+        self.restore_best_weights = check_flag("restore_best_weights", restore_best_weights)
         self.reset()
 
     def reset(self) -> None:
@@ -132,6 +148,9 @@ class EarlyStopping(Callback):
             self.model.stop_training = True
         elif self.stopped:
             self.reset()
+
+    def watched(self) -> str:
+        return self.monitor
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         value = metric_to_watch(logs, self.monitor)
@@ -210,12 +229,12 @@ class Checkpoint(Callback):
         keep: int | None = None,
         every_seconds: float = 0.0,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(check_path("path", path))
         bare = not self.path.suffix and not _EPOCH.search(self.path.name) and not self.path.is_file()
-        if bare or self.path.is_dir() or os.fspath(path).endswith(("/", os.sep)):
+        if bare or self.path.is_dir() or os.fsdecode(path).endswith(("/", os.sep)):
             self.path = self.path / "epoch-{epoch:06}.safetensors"
         self.every = check_number("every", every, low=1, integer=True)
-        self.save_best_only = save_best_only
+        self.save_best_only = check_flag("save_best_only", save_best_only)
         self.monitor = monitor
         self.mode = resolve_mode(monitor, mode)
         self.keep = None if keep is None else check_number("keep", keep, low=1, integer=True)
@@ -245,6 +264,9 @@ class Checkpoint(Callback):
                 stacklevel=2,
             )
         self._saved_at = time.monotonic()
+
+    def watched(self) -> str | None:
+        return self.monitor if self.save_best_only else None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         before, now = self.best, time.monotonic()
@@ -313,7 +335,7 @@ class TensorBoard(Callback):
     runs_last = True
 
     def __init__(self, log_dir: str | os.PathLike[str] = "runs", histogram_freq: int = 0) -> None:
-        self.log_dir = Path(log_dir)
+        self.log_dir = Path(check_path("log_dir", log_dir))
         self.histogram_freq = check_number("histogram_freq", histogram_freq, low=0, integer=True)
         self._kind = needed("tensorboardX", "TensorBoard", 'pip install "fastnn[tensorboard]"').SummaryWriter
         self._writers: dict[str, Any] = {}

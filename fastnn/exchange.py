@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -88,7 +88,10 @@ def _torch_parts(torch: Any, module: Any, place: str = "module") -> Iterator[tup
     elif isinstance(module, torch.nn.Module):
         yield place, module
     else:
-        raise TypeError(f"{place}: got {shown(module)} ({type(module).__name__}), expected a torch.nn.Sequential")
+        advice = "; net.load_state_dict(...) brings a state dict into one" if isinstance(module, Mapping) else ""
+        raise TypeError(
+            f"{place}: got {shown(module)} ({type(module).__name__}), expected a torch.nn.Sequential{advice}"
+        )
 
 
 def _torch_rate(place: str, rate: float) -> float:

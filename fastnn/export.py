@@ -83,6 +83,28 @@ def to_torch(model: Sequential) -> Any:
     return torch.nn.Sequential(*modules).eval()
 
 
+def torch_arrays(model: Sequential) -> tuple[dict[str, Array], str]:
+    """Return the arrays that `to_torch().state_dict()` holds, by their names, and what to write for the module.
+
+    PyTorch is not needed.
+    """
+    arrays: dict[str, Array] = {}
+    modules = []
+    for place, (kind, value) in enumerate(_without_rescale(steps(model))):
+        if kind == "dense":
+            weight, bias = value
+            arrays[f"{place}.weight"] = np.ascontiguousarray(weight.T)
+            if bias is not None:
+                arrays[f"{place}.bias"] = np.ascontiguousarray(bias)
+            modules.append(f"Linear({weight.shape[0]}, {weight.shape[1]}{'' if bias is not None else ', bias=False'})")
+        elif kind == "dropout":
+            modules.append(f"Dropout({value:g})")
+        else:
+            name, parameters = TORCH_ACTIVATIONS[value]
+            modules.append(f"{name}({', '.join(f'{key}={setting!r}' for key, setting in parameters.items())})")
+    return arrays, f"Sequential({', '.join(modules)})"
+
+
 def _torch_linear(torch: Any, weight: Array, bias: Array | None) -> Any:
     inputs, units = weight.shape
     linear = torch.nn.utils.skip_init(torch.nn.Linear, inputs, units, bias is not None)  # draws no random numbers

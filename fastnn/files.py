@@ -1,4 +1,4 @@
-"""Arrays in files, read a slice at a time: .npy, uncompressed .npz and IDX.
+"""Arrays in files, read a slice at a time: .npy, .npz and IDX, also packed with gzip (see `packed.py`).
 
 Nothing is mapped into memory, so that what a file takes there is the slice that was asked for.
 """
@@ -6,12 +6,14 @@ Nothing is mapped into memory, so that what a file takes there is the slice that
 from __future__ import annotations
 
 import contextlib
+import gzip
 import math
 import mmap
 import os
 import struct
 import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,9 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.datasets import read_idx_header
+from fastnn.packed import RAW, Packed, PackedRows, whole_file
 
 Array = npt.NDArray[Any]
 Path = str | os.PathLike[str]
+Layout = tuple[int, np.dtype[Any], tuple[int, ...]]
+"""The byte at which an array's values begin, their type, and the shape."""
 
 
 class FileRows:
@@ -112,6 +117,23 @@ class JoinedRows:
         return np.concatenate(taken) if taken else self.parts[0][:0]
 
 
+def is_packed(value: object) -> bool:
+    """Whether a value, or a part of it, must be unpacked to be read."""
+    return isinstance(value, PackedRows) or (isinstance(value, JoinedRows) and any(map(is_packed, value.parts)))
+
+
+def mark_rows(value: Any, rows: Sequence[int]) -> None:
+    """Unpack what is packed once, check it, and note how to begin at these rows, which ascend."""
+    if isinstance(value, JoinedRows):
+        start = 0
+        for part in value.parts:
+            mark_rows(part, [row - start for row in rows if start <= row < start + len(part)])
+            start += len(part)
+    elif isinstance(value, PackedRows):
+        with errors_with_path(value.packed.path):
+            value.mark(rows)
+
+
 @contextlib.contextmanager
 def errors_with_path(where: str) -> Iterator[None]:
     """Turn whatever a damaged file makes zipfile, NumPy or PyArrow raise into one ValueError that names it."""
@@ -121,7 +143,7 @@ def errors_with_path(where: str) -> Iterator[None]:
         raise
     except (
         ValueError, OSError, RuntimeError, EOFError, SyntaxError, OverflowError, TypeError, KeyError, MemoryError,
-        struct.error, tokenize.TokenError, zipfile.BadZipFile,
+        struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         message = " ".join(str(error).split())
         if where in message:
@@ -129,39 +151,43 @@ def errors_with_path(where: str) -> Iterator[None]:
         raise ValueError(f"path: got {where}, which is damaged ({message}), expected a whole file") from None
 
 
-def open_rows(path: Path, member: str | None = None) -> FileRows:
+def open_rows(path: Path, member: str | None = None) -> FileRows | PackedRows:
     """Return the rows of the array in a file; what it is is seen from its first bytes.
 
     Parameters
     ----------
     path : path
-        .npy, .npz or IDX.
+        .npy, .npz or IDX; .npy and IDX also packed with gzip.
     member : str or None
         The array of an .npz file.
 
     Raises
     ------
     ValueError
-        For another kind of file, a compressed one, or one that is damaged.
+        For another kind of file, or one that is damaged.
     """
     where = os.fspath(path)
     with errors_with_path(where):
-        return _open_rows(where, member)
+        with open(where, "rb") as file:
+            start = file.read(2)
+            file.seek(0)
+            if start == b"PK":
+                return _npz_rows(where, member)
+            if start != b"\x1f\x8b":
+                return FileRows(where, *_layout(file, where))
+        with gzip.open(where) as unpacked:
+            return PackedRows(whole_file(where), *_layout(unpacked, where))
 
 
-def _open_rows(where: str, member: str | None) -> FileRows:
-    with open(where, "rb") as file:
-        start = file.read(6)
-        file.seek(0)
-        if start == b"\x93NUMPY":
-            return _npy_rows(file, where)
-        if start.startswith(b"\0\0"):
-            shape, kind = read_idx_header(file, where)
-            return FileRows(where, file.tell(), kind, shape)
-    if start.startswith(b"PK"):
-        return _npz_rows(where, member)
-    if start.startswith(b"\x1f\x8b"):
-        raise ValueError(f"path: got {where}, which is compressed with gzip, expected it unpacked: gunzip does it")
+def _layout(file: Any, where: str) -> Layout:
+    """Read the header of .npy or IDX, where the file begins."""
+    start = file.read(6)
+    file.seek(0)
+    if start == b"\x93NUMPY":
+        return _npy_layout(file, where)
+    if start.startswith(b"\0\0"):
+        shape, kind = read_idx_header(file, where)
+        return file.tell(), kind, shape
     raise ValueError(f"path: got {where}, expected a Parquet, .npy, .npz or IDX file")
 
 
@@ -171,7 +197,7 @@ def member_names(path: Path) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def _npy_rows(file: Any, where: str) -> FileRows:
+def _npy_layout(file: Any, where: str) -> Layout:
     """Read the header of an .npy array, which begins at the file's position."""
     version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
@@ -182,21 +208,29 @@ def _npy_rows(file: Any, where: str) -> FileRows:
         raise ValueError(f"path: got {where} in Fortran order, expected C order: np.ascontiguousarray makes it")
     if dtype.hasobject or not shape or min(shape) < 0 or dtype.itemsize == 0:
         raise ValueError(f"path: got {where} with {dtype} of shape {shape}, expected rows of numbers")
-    return FileRows(where, file.tell(), dtype, shape)
+    return file.tell(), dtype, shape
 
 
-def _npz_rows(where: str, member: str | None) -> FileRows:
-    """Find an uncompressed array inside a zip archive."""
+def _npz_rows(where: str, member: str | None) -> FileRows | PackedRows:
+    """Find an array inside a zip archive."""
     with zipfile.ZipFile(where) as archive:
         try:
             info = archive.getinfo(f"{member}.npy")
         except KeyError:
             names = ", ".join(member_names(where))
             raise ValueError(f"path: got {where} without the array {member!r}, expected one of {names}") from None
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"path: got {where}, which is compressed, expected one that np.savez wrote")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(
+                f"path: got {where}, packed by method {info.compress_type} of zip, expected 0 or 8 (deflate)"
+            )
+        if info.flag_bits & 1:
+            raise ValueError(f"path: got {where}, which is encrypted, expected plain or packed arrays")
+        with archive.open(info) as unpacked:
+            layout = _npy_layout(unpacked, where)
     with open(where, "rb") as file:
         file.seek(info.header_offset + 26)  # of the local header: the lengths of name and extra field
         name, extra = struct.unpack("<HH", file.read(4))
-        file.seek(info.header_offset + 30 + name + extra)
-        return _npy_rows(file, where)
+        start = info.header_offset + 30 + name + extra
+    if info.compress_type == zipfile.ZIP_STORED:
+        return FileRows(where, start + layout[0], *layout[1:])
+    return PackedRows(Packed(where, start, start + info.compress_size, RAW, info.CRC), *layout)

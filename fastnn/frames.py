@@ -122,6 +122,8 @@ def _column(name: str, column: Any, expected: str) -> Array:
     which = f"column {column.name!r} of {kind}" if column.name else f"a column of {kind}"
     if kind in (nw.String, nw.Categorical, nw.Enum, nw.Object):
         advice = "encode its categories as numbers or leave it out"
+        if name.endswith("y"):
+            advice = f"numpy.unique({name}, return_inverse=True) gives the classes and a number for each row"
     else:
         advice = "turn it into numbers or leave it out"
     raise TypeError(f"{name}: got {which}, expected {expected}; {advice}")

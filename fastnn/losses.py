@@ -102,6 +102,18 @@ LOSSES: dict[str, type[Loss]] = {
 }
 
 
+_ELSEWHERE = {
+    **dict.fromkeys(("mse", "mseloss", "meansquarederror", "l2"), "squared_error"),
+    **dict.fromkeys(("mae", "l1loss", "l1", "meanabsoluteerror"), "absolute_error"),
+    **dict.fromkeys(
+        ("categoricalcrossentropy", "sparsecategoricalcrossentropy", "logloss", "nllloss"), "cross_entropy"
+    ),
+    **dict.fromkeys(("binarycrossentropy", "bce", "bceloss", "bcewithlogitsloss"), "binary_cross_entropy"),
+    **dict.fromkeys(("huberloss", "smoothl1", "smoothl1loss"), "huber"),
+}
+"""The names that Keras, PyTorch and scikit-learn have for them, for messages."""
+
+
 def as_loss(value: str | Loss) -> Loss:
     """Return a loss for a loss or its name.
 
@@ -113,7 +125,7 @@ def as_loss(value: str | Loss) -> Loss:
     if isinstance(value, Loss):
         return value
     if not isinstance(value, str) or value not in LOSSES:
-        raise unknown_name("loss", value, LOSSES)
+        raise unknown_name("loss", value, LOSSES, _ELSEWHERE)
     return LOSSES[value]()
 
 

@@ -873,7 +873,14 @@ def _check_callbacks(callbacks: Iterable[Callback] | None) -> tuple[Callback, ..
     callbacks = tuple(callbacks or ())
     for number, callback in enumerate(callbacks):
         if not isinstance(callback, Callback):
-            raise TypeError(f"callbacks[{number}]: got {callback!r}, expected a fastnn.callbacks.Callback object")
+            advice = ""
+            if isinstance(callback, type) and issubclass(callback, Callback):
+                advice = f": {callback.__name__}(...)"
+            elif callable(callback):
+                advice = ": fastnn.LambdaCallback(function) makes one"
+            raise TypeError(
+                f"callbacks[{number}]: got {callback!r}, expected a fastnn.callbacks.Callback object{advice}"
+            )
     return callbacks
 
 

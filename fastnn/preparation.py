@@ -1,9 +1,9 @@
 """From a table's columns to a network's inputs and targets, and back from its outputs: learned from the training rows.
 
-A column of numbers becomes one input, (value - mean) / spread, and where training rows lack a value a second one, 1
-where it is missing: a missing number counts as the mean. A column of categories becomes one input for each category
-of the training rows, 1 for the row's own; missing is a category of its own where training rows lack a value. A
-category that was not seen in training, or missing where it never was, is 0 in all of them.
+A column of numbers, or of dates as days, becomes one input, (value - mean) / spread, and where training rows lack a
+value a second one, 1 where it is missing: a missing number counts as the mean. A column of categories becomes one
+input for each category of the training rows, 1 for the row's own; missing is a category of its own where training rows
+lack a value. A category that was not seen in training, or missing where it never was, is 0 in all of them.
 
 Class labels become 0, 1, ... in the order of their names; values are standardised as columns are.
 """
@@ -37,6 +37,8 @@ class Numeric:
         Mean and standard deviation of the training rows; the spread is 1 where they are all equal.
     indicator : bool
         Whether a second input says that the value is missing.
+    dates : bool
+        Whether the numbers are days of dates, or shares of a day.
     """
 
     kind: ClassVar[str] = "numeric"
@@ -44,13 +46,19 @@ class Numeric:
     mean: float
     spread: float
     indicator: bool
+    dates: bool = False
 
     @classmethod
-    def fit(cls, name: str, column: npt.NDArray[np.float64]) -> Numeric:
+    def fit(cls, name: str, column: npt.NDArray[np.float64], dates: bool = False) -> Numeric:
         """Return the preparation of a column with at least one value."""
         there = column[~np.isnan(column)]
         mean, spread = mean_and_spread(there)
-        return cls(name, mean, spread, len(there) < len(column))
+        return cls(name, mean, spread, len(there) < len(column), dates)
+
+    @property
+    def what(self) -> str:
+        """What its cells are, for messages."""
+        return "dates" if self.dates else "numbers"
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -62,7 +70,7 @@ class Numeric:
         if isinstance(column, Categories):
             if (column.codes >= 0).any():
                 word = column.names[column.codes[column.codes >= 0][0]]
-                raise ValueError(f"column {self.name!r}: got {word!r}, expected numbers, as in training")
+                raise ValueError(f"column {self.name!r}: got {word!r}, expected {self.what}, as in training")
             column = np.full(len(column.codes), np.nan)
         scaled = (column - self.mean) / self.spread
         out[:, 0] = np.where(np.isnan(scaled), 0.0, scaled)
@@ -101,6 +109,13 @@ class Categorical:
         """The names of its inputs."""
         missing = (f"{self.name} is missing",) if self.indicator else ()
         return (*(f"{self.name} = {category}" for category in self.categories), *missing)
+
+    def unseen(self, column: Column) -> tuple[int, tuple[str, ...]]:
+        """Return how many rows hold a category without an input, and which categories these are."""
+        codes, names = as_categories(column)
+        counts = np.bincount(codes[codes >= 0], minlength=len(names))
+        new = [code for code in np.flatnonzero(counts) if names[code] not in self.categories]
+        return int(counts[new].sum()), tuple(names[code] for code in new)
 
     def write(self, out: Array, column: Column) -> None:
         """Write the inputs of every row, shape (rows, len(self.inputs))."""
@@ -278,8 +293,10 @@ class Preparation:
             if is_missing(column).all():
                 continue
             try:
-                kind = Categorical if isinstance(column, Categories) else Numeric
-                fitted.append(kind.fit(name, column))  # type: ignore[arg-type]
+                if isinstance(column, Categories):
+                    fitted.append(Categorical.fit(name, column))
+                else:
+                    fitted.append(Numeric.fit(name, column, name in table.dates))
             except ValueError as error:
                 raise ValueError(f"column {name!r}: {error}") from None
         return cls(tuple(fitted), target)
@@ -308,6 +325,12 @@ class Preparation:
         if lacking:
             names = ", ".join(map(repr, lacking[:5])) + ", ..." * (len(lacking) > 5)
             raise ValueError(f"got no column {names}, expected all columns that the model was trained on")
+        for part in self.columns:
+            cells = table.columns[part.name]
+            numbers = isinstance(part, Numeric) and not isinstance(cells, Categories) and not is_missing(cells).all()
+            if numbers and part.dates != (part.name in table.dates):  # type: ignore[union-attr]
+                got = "dates" if part.name in table.dates else "numbers"
+                raise ValueError(f"column {part.name!r}: got {got}, expected {part.what}, as in training")  # type: ignore[union-attr]
         out = np.empty((len(table), len(self.inputs)), dtype)
         start = 0
         for column in self.columns:
@@ -315,6 +338,22 @@ class Preparation:
             column.write(out[:, start:end], table.columns[column.name])
             start = end
         return out
+
+    def unseen(self, data: Any) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """Return the columns with categories that have no input: how many rows hold one, and which they are.
+
+        Parameters
+        ----------
+        data : Table, data frame or mapping from name to values
+            With all columns of the preparation.
+        """
+        table = as_table(data)
+        found = {
+            column.name: column.unseen(table.column(column.name))
+            for column in self.columns
+            if isinstance(column, Categorical)
+        }
+        return {name: (rows, names) for name, (rows, names) in found.items() if rows}
 
     def config(self) -> dict[str, Any]:
         """Return it as plain data."""

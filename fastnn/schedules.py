@@ -76,6 +76,10 @@ class Schedule(ABC):
     def epoch_end(self, logs: Mapping[str, float]) -> None:  # noqa: B027, most schedules do not listen
         """Hear what the epoch that just ended gave ("loss", "val_loss", ...)."""
 
+    def watched(self) -> str | None:
+        """Return the name of the number that `epoch_end` needs, None for none; `fit` looks for it before it trains."""
+        return None
+
     def state(self) -> dict[str, Any]:
         """Return what training has changed, as JSON can hold it; empty for most schedules."""
         return {}
@@ -354,6 +358,10 @@ class ReduceOnPlateau(Schedule):
             self._best = float(value)
         return better
 
+    def watched(self) -> str:
+        """Return `monitor`."""
+        return self.monitor
+
     def state(self) -> dict[str, Any]:
         """Return the rate, the best value (None before the first) and the two counters."""
         return {
@@ -410,6 +418,10 @@ class Warmup(Schedule):
     def epoch_end(self, logs: Mapping[str, float]) -> None:
         """Pass on to the schedule behind."""
         self.schedule.epoch_end(logs)
+
+    def watched(self) -> str | None:
+        """Return what the schedule behind watches."""
+        return self.schedule.watched()
 
     def state(self) -> dict[str, Any]:
         """Return the state of the schedule behind; a warm-up has none."""

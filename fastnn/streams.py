@@ -14,7 +14,7 @@ import numpy as np
 
 from fastnn._errors import check_number
 from fastnn.arrays import as_numbers, is_sparse
-from fastnn.files import JoinedRows, MappedRows, member_names, open_rows
+from fastnn.files import JoinedRows, MappedRows, is_packed, mark_rows, member_names, open_rows
 from fastnn.parquet import ParquetGroups, is_parquet, parquet_files
 
 BUFFER_BYTES = 32 << 20
@@ -22,6 +22,9 @@ BUFFER_BYTES = 32 << 20
 
 BLOCKS_A_BUFFER = 32
 """So many blocks from all over the data meet in a buffer; a block is then 1 MB, which disks read at full speed."""
+
+MOST_MARKS = 256
+"""Rows of packed data at which reading can begin, at most: each takes some 50 KB of memory."""
 
 Path = str | os.PathLike[str]
 
@@ -131,9 +134,10 @@ def stream(
     Parameters
     ----------
     data : path, list of paths, or array
-        Parquet files or a folder of them (needs PyArrow: ``pip install "fastnn[table]"``), .npz files that are not
-        compressed, .npy or IDX files; or anything with ``shape`` and ``dtype`` that reads rows when sliced, such as
-        `numpy.memmap` or an HDF5 dataset, or a scipy.sparse matrix, of which a buffer at a time is made dense.
+        Parquet files or a folder of them (needs PyArrow: ``pip install "fastnn[table]"``), .npz files, .npy or IDX
+        files, the latter two plain or packed with gzip; or anything with ``shape`` and ``dtype`` that reads rows when
+        sliced, such as `numpy.memmap` or an HDF5 dataset, or a scipy.sparse matrix, of which a buffer at a time is made
+        dense. Packed arrays (`numpy.savez_compressed`, gzip) are unpacked once when the stream is made, and checked.
     target : optional
         What `fit` wants as `y`; `predict` needs none. Parquet: the name of a column, or a list of names. .npz: the name
         of an array. .npy and IDX: a path, or as many as of `data`. Arrays: an array.
@@ -146,6 +150,8 @@ def stream(
         Rows that are read together; by default 1/32 of a buffer. A Parquet file is cut into its row groups instead,
         which are read from their beginning by so many rows at a time: row groups smaller than a buffer shuffle
         better. PyArrow holds a page of each column besides, packed and unpacked: as a rule, 2 MB a column at most.
+        Packed arrays are cut into 256 blocks at most, of a multiple of `block_rows`, which are read so many rows at a
+        time: reading begins at blocks alone, and each takes some 50 KB of memory, 13 MB at most for each array.
     buffer_rows : int, optional
         Rows that are held, and shuffled among each other; by default 32 MB of float32 or bytes. More shuffle better.
 
@@ -201,11 +207,12 @@ def array_stream(
     buffer_rows: int | None = None,
 ) -> Stream:
     """Return a stream of what reads rows when sliced; `names` are those of the first three in messages."""
-    if not (hasattr(x, "shape") and hasattr(x, "dtype") and hasattr(x, "__getitem__")):
+    sparse = is_sparse(x)
+    if not (sparse or (hasattr(x, "shape") and hasattr(x, "dtype") and hasattr(x, "__getitem__"))):
         raise TypeError(f"{names[0]}: got {type(x).__name__}, expected paths, or an array whose slices read rows")
     if len(x.shape) < 2 or not np.prod(x.shape) or np.dtype(x.dtype).kind not in "biuf":
         raise ValueError(f"{names[0]}: got {x.dtype} of shape {tuple(x.shape)}, expected numbers of (rows, inputs)")
-    x, sparse = (_DenseRows(x), True) if is_sparse(x) else (x, False)
+    x = _DenseRows(x) if sparse else x
     rows, inputs = int(x.shape[0]), int(np.prod(x.shape[1:]))
     x = MappedRows(x) if MappedRows.suits(x) else x
     y, weight = (_beside(name, value, rows) for name, value in zip(names[1:], (y, weight), strict=True))
@@ -217,12 +224,22 @@ def array_stream(
         )]  # fmt: skip
         return Piece(first, *part)
 
+    packed = [value for value in (x, y, weight) if is_packed(value)]
+    stride = block * (-(-rows // (block * MOST_MARKS)) if packed else 1)
+    for value in packed:
+        mark_rows(value, range(0, rows, stride))
+
     def between(start: int, stop: int) -> Stream:
         def block_at(first: int) -> Block:
-            rows = slice(first, min(first + block, stop))
-            return Block(first, rows.stop - first, lambda with_x, with_y: iter([piece(rows, first, with_x, with_y)]))
+            last = min(first + stride, stop)
 
-        blocks = [block_at(first) for first in range(start, stop, block)]
+            def read(with_x: bool, with_y: bool) -> Iterator[Piece]:
+                for at in range(first, last, block):
+                    yield piece(slice(at, min(at + block, last)), at, with_x, with_y)
+
+            return Block(first, last - first, read)
+
+        blocks = [block_at(first) for first in range(start, stop, stride)]
         take = (lambda chosen: piece(chosen + start, start)) if sparse else None
         return Stream(blocks, inputs, buffer, y is not None, take, between)
 

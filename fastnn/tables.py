@@ -1,7 +1,8 @@
 """Tables with named columns, from CSV and Parquet files, data frames and dictionaries of columns.
 
-A column is numbers (float64, NaN where a value is missing) or categories. pyarrow reads files and data frames;
-without it, a CSV file of numbers is read all the same.
+A column is numbers (float64, NaN where a value is missing) or categories. Dates and times are numbers of days since
+1970-01-01 (UTC where they have a zone), times of the day and durations shares of a day, or days. pyarrow reads files
+and data frames; without it, a CSV file of numbers is read all the same.
 """
 
 from __future__ import annotations
@@ -53,10 +54,13 @@ class Table:
     ----------
     columns : mapping from name to Column
     rows : int
+    dates : set of str
+        Which columns of numbers are days.
     """
 
     columns: Mapping[str, Column]
     rows: int
+    dates: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return self.rows
@@ -79,7 +83,11 @@ class Table:
             name: Categories(column.codes[rows], column.names) if isinstance(column, Categories) else column[rows]
             for name, column in self.columns.items()
         }
-        return Table(taken, int(np.count_nonzero(rows)) if rows.dtype == bool else len(rows))
+        return Table(taken, int(np.count_nonzero(rows)) if rows.dtype == bool else len(rows), self.dates)
+
+    def only(self, names: Sequence[str]) -> Table:
+        """Return these columns."""
+        return Table({name: self.columns[name] for name in names}, self.rows, self.dates.intersection(names))
 
 
 def is_missing(column: Column) -> npt.NDArray[np.bool_]:
@@ -115,7 +123,7 @@ def as_table(data: Any) -> Table:
     ImportError
         If pyarrow is needed and not installed.
     TypeError, ValueError
-        If it is no table, or has a column of neither numbers nor categories, such as dates.
+        If it is no table, or has a column of neither numbers nor dates nor categories, such as lists.
     """
     if isinstance(data, Table):
         return data
@@ -146,7 +154,8 @@ def read_table(
     """Read a CSV file (plain or .gz) or a Parquet file.
 
     The first line of a CSV file names the columns; commas, semicolons, tabs and bars are known as separators. A
-    column whose cells are all numbers is one of numbers, any other one of categories; see `MISSING` for cells
+    column whose cells are all numbers is one of numbers, one whose cells are all dates (2026-11-23), dates with times
+    (2026-11-23 13:40:56) or times (13:40:56) is one of days, any other one of categories; see `MISSING` for cells
     without a value.
 
     Parameters
@@ -162,7 +171,7 @@ def read_table(
     ImportError
         If pyarrow is needed and not installed.
     ValueError
-        If the file is damaged, lacks a column, or has one of neither numbers nor categories.
+        If the file is damaged, lacks a column, or has one of neither numbers nor dates nor categories.
     OSError
         If it cannot be opened.
     """
@@ -176,14 +185,14 @@ def read_table(
         import pyarrow.parquet
 
         with _arrow_errors(), pyarrow.parquet.ParquetFile(place) as file:
-            table = _from_arrow(file.read(columns=wanted))
+            table = _from_arrow(file.read(columns=wanted), words)
     elif importlib.util.find_spec("pyarrow") is None:
         table = _read_numbers(place, wanted)
     else:
         with _arrow_errors():
             table = _from_arrow(_read_csv(place, wanted, words))
     typed = {name: as_categories(table.columns[name]) if name in words else table.columns[name] for name in wanted}
-    return Table(typed, table.rows)
+    return Table(typed, table.rows, table.dates)
 
 
 def _is_parquet(path: Path) -> bool:
@@ -266,9 +275,39 @@ def _read_csv(path: Path, columns: list[str], words: Collection[str]) -> pyarrow
     return pyarrow.csv.read_csv(path, read, parse, convert)
 
 
-def _from_arrow(table: pyarrow.Table) -> Table:
-    columns = {name: _column(name, table.column(name)) for name in table.column_names}
-    return Table(columns, table.num_rows)
+def _from_arrow(table: pyarrow.Table, words: Collection[str] = ()) -> Table:
+    columns: dict[str, Column] = {}
+    dates = set()
+    for name in table.column_names:
+        column = table.column(name)
+        if _is_date(column.type):
+            if name in words:
+                column = column.cast("string")
+            else:
+                column = _days(column)
+                dates.add(name)
+        columns[name] = _column(name, column)
+    return Table(columns, table.num_rows, frozenset(dates))
+
+
+def _is_date(kind: pyarrow.DataType) -> bool:
+    import pyarrow
+
+    return bool(pyarrow.types.is_temporal(kind)) and not pyarrow.types.is_interval(kind)
+
+
+def _days(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+    """Return days since 1970-01-01, or days, as float64."""
+    import pyarrow
+    from pyarrow import compute
+
+    kind = column.type
+    if pyarrow.types.is_date32(kind):
+        return column.cast("int32").cast("float64")
+    per_day = {"s": 86400, "ms": 86400_000, "us": 86400_000_000, "ns": 86400_000_000_000}
+    unit = "ms" if pyarrow.types.is_date64(kind) else kind.unit
+    whole = column.cast("int32" if pyarrow.types.is_time32(kind) else "int64")
+    return compute.divide(whole.cast("float64", safe=False), float(per_day[unit]))
 
 
 def _column(name: str, column: pyarrow.ChunkedArray) -> Column:
@@ -282,7 +321,9 @@ def _column(name: str, column: pyarrow.ChunkedArray) -> Column:
         return _numbers(name, column.cast(pa.float64(), safe=False).to_numpy())
     if not pa.types.is_dictionary(kind):
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)):
-            raise ValueError(f"column {name!r}: got {kind}, expected numbers, words or truth values; leave it out")
+            raise ValueError(
+                f"column {name!r}: got {kind}, expected numbers, dates, words or truth values; leave it out"
+            )
         column = column.dictionary_encode()
     whole = column.unify_dictionaries().combine_chunks()
     if isinstance(whole, pa.ChunkedArray):  # of no rows

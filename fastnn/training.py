@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.arrays import Data
-from fastnn.callbacks import Callback, Checkpoint
+from fastnn.callbacks import Callback, Checkpoint, LambdaCallback
 from fastnn.feeds import Feed, Order
 from fastnn.kernels import epoch as e
 from fastnn.progress import ProgressBar
-from fastnn.schedules import as_schedule
+from fastnn.schedules import as_schedule, metric_to_watch
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
@@ -77,6 +77,7 @@ class Trainer:
 
     def run(self, last: int) -> None:
         """Train until `last` epochs are done, counted over all calls of `fit`, or until a callback says stop."""
+        self._check_watched()
         model = self.model
         model.stop_training = False
         self._good = self._snapshot()
@@ -99,6 +100,34 @@ class Trainer:
             for callback in self.callbacks:
                 callback.on_train_end()
             model.detach_callbacks()
+
+    def _check_watched(self) -> None:
+        """Refuse what watches a number that no epoch will have.
+
+        Raises
+        ------
+        ValueError
+            ``monitor: got 'val_los', expected one of 'loss', ...``.
+        """
+        score = "accuracy" if self.model.counts_correct else "r2"
+        names = ["loss", "accuracy"] if self.model.counts_correct else ["loss"]
+        if self.validation is not None:
+            names += ["val_loss", f"val_{score}"]
+        epoch = dict.fromkeys([*names, "lr", "seconds", "samples_per_second"], 0.0)
+
+        def look_for(name: str | None) -> None:
+            if name == f"val_{score}" and self.validation is None:
+                raise ValueError(
+                    f"monitor: got {name!r} without validation, expected validation_data= or validation_split= with it"
+                )
+            if name is not None:
+                metric_to_watch(epoch, name)
+
+        look_for(self.schedule.watched())
+        for callback in sorted(self.callbacks, key=lambda callback: callback.runs_last):
+            look_for(callback.watched())
+            if _may_add(callback):
+                break
 
     def _epoch(self, bar: ProgressBar, title: str) -> None:
         model, epoch = self.model, self.model.epoch
@@ -229,6 +258,12 @@ class EpochReport:
     def logs(self, counts_correct: bool) -> dict[str, float]:
         """Return loss (mean over rows, penalty included) and accuracy of all steps."""
         return _logs(self._sums + _sums(self._steps[: self._used]), counts_correct)
+
+
+def _may_add(callback: Callback) -> bool:
+    """Whether a callback has code of its user's that sees the numbers of an epoch."""
+    module = callback.on_epoch_end.__module__
+    return isinstance(callback, LambdaCallback) or module.partition(".")[0] != "fastnn"
 
 
 def step_logs(report: npt.NDArray[np.float64], counts_correct: bool) -> dict[str, float]:

@@ -625,6 +625,9 @@ CONSTRUCTORS = {
         "mode: got 'minimum' 'auto', 'min', 'max'",
     ),
     "monitor a number": (lambda: fastnn.EarlyStopping(5), TypeError, "monitor: got 5 name"),
+    "no function": (lambda: fastnn.LambdaCallback(None), TypeError, "on_epoch_end: got None function (epoch, logs)"),
+    "no flag": (lambda: fastnn.EarlyStopping(restore_best_weights=None), TypeError, "restore_best_weights: None True"),
+    "best of a number": (lambda: fastnn.Checkpoint("m", save_best_only=2), TypeError, "save_best_only: got 2 True"),
     "every 0": (lambda: fastnn.Checkpoint("m", every=0), ValueError, "every: got 0 integer >= 1"),
 }
 
@@ -695,7 +698,7 @@ FUNCTIONS = {
     "flow verbose": (lambda: fastnn.GradientFlow(verbose="x"), TypeError, "verbose: got 'x' True or False"),
     "flow without fit": (lambda: fastnn.GradientFlow().diagnosis(), ValueError, "has measured nothing yet"),
     "flow summary without fit": (lambda: fastnn.GradientFlow().summary(), ValueError, "has measured nothing yet"),
-    "checkpoint nowhere": (lambda: fastnn.Checkpoint(None), TypeError, "PathLike NoneType"),
+    "checkpoint nowhere": (lambda: fastnn.Checkpoint(None), TypeError, "path: got None (NoneType) expected a path"),
     "tensorboard frequency": (
         lambda: fastnn.TensorBoard("x", histogram_freq=-1),
         ValueError,

@@ -10,6 +10,7 @@ from support import training_state, weight_bytes
 
 import fastnn
 from fastnn import Callback, Checkpoint, Dense, EarlyStopping, History, LambdaCallback, Sequential
+from fastnn.schedules import Schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -216,6 +217,77 @@ def test_early_stopping_watches_the_training_loss_where_there_is_no_validation()
 def test_early_stopping_of_an_unknown_number():
     with pytest.raises(ValueError, match=r"monitor: got 'val_los', expected .*'loss'.*Did you mean 'val_loss'"):
         fit(build(), 2, [EarlyStopping("val_los")])
+
+
+class Adds(Callback):
+    def on_epoch_end(self, epoch, logs):
+        logs["own"] = 1.0 / (epoch + 1)
+
+
+@pytest.mark.parametrize(
+    ("watcher", "got"),
+    [
+        (lambda path: EarlyStopping("val_acuracy"), "val_acuracy"),
+        (lambda path: EarlyStopping("val_r2"), "val_r2"),
+        (lambda path: EarlyStopping("own"), "own"),
+        (lambda path: Checkpoint(path, save_best_only=True, monitor="acc"), "acc"),
+        (lambda path: [EarlyStopping("own"), Adds()], "own"),
+        (lambda path: fastnn.ReduceOnPlateau(0.1, monitor="valloss"), "valloss"),
+        (lambda path: fastnn.Warmup(fastnn.ReduceOnPlateau(0.1, monitor="own"), 5), "own"),
+    ],
+)
+def test_what_no_epoch_will_have_is_refused_before_the_first(watcher, got, tmp_path):
+    made = watcher(tmp_path / "c")
+    rate = isinstance(made, Schedule)
+    model = Sequential([Dense(3), Dense(2)], "cross_entropy", fastnn.SGD(made if rate else 0.1), seed=0)
+    callbacks = [] if rate else made if isinstance(made, list) else [made]
+    x, _ = data()
+    labels = np.arange(len(x)) % 2
+    with pytest.raises(
+        ValueError, match=f"monitor: got '{got}', expected one of 'loss', 'accuracy', 'val_loss', 'val_"
+    ):
+        model.fit(x, labels, epochs=2, validation_data=(x, labels), callbacks=callbacks)
+    assert model.step == model.epoch == 0
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("adds", [Adds(), LambdaCallback(lambda epoch, logs: logs.update(own=1.0 / (epoch + 1)))])
+def test_what_a_callback_adds_can_be_watched(adds, tmp_path):
+    stopping = EarlyStopping("own", patience=1)
+    best = Checkpoint(tmp_path / "best.safetensors", save_best_only=True, monitor="own")
+    fit(build(), 3, [best, adds, stopping])  # the one that runs last may stand before what it watches
+    assert stopping.best == pytest.approx(1 / 3)
+    fit(build(), 1, [Checkpoint(tmp_path / "all", monitor="nothing")])  # it saves every epoch, whatever that has
+
+
+def test_what_needs_validation_says_so():
+    x, y = data()
+    for model, labels, name in (
+        (build(), y, "val_accuracy"),
+        (Sequential([Dense(1)], "squared_error"), x[:, 0], "val_r2"),
+    ):
+        with pytest.raises(ValueError, match=f"monitor: got '{name}' without validation, expected validation_data="):
+            model.fit(x, labels, epochs=1, callbacks=[EarlyStopping(name)])
+
+
+@pytest.mark.parametrize(
+    ("callback", "advice"),
+    [(EarlyStopping, r"object: EarlyStopping\(\.\.\.\)$"), (print, r"object: fastnn.LambdaCallback"), (5, "object$")],
+)
+def test_what_is_no_callback(callback, advice):
+    with pytest.raises(TypeError, match=rf"callbacks\[0\]: got .*, expected a fastnn.callbacks.Callback {advice}"):
+        fit(build(), 1, [callback])
+
+
+def test_a_value_has_r2_and_no_accuracy():
+    x, _ = data()
+    stopping = EarlyStopping("val_r2", patience=9)
+    model = Sequential([Dense(1)], "squared_error", seed=0)
+    model.fit(x, x[:, 0], epochs=1, validation_data=(x, x[:, 0]), callbacks=[stopping])
+    assert stopping.best_epoch == 0
+    with pytest.raises(ValueError, match="monitor: got 'accuracy', expected one of 'loss', 'lr'"):
+        model.fit(x, x[:, 0], epochs=1, callbacks=[EarlyStopping("accuracy")])
+    assert model.epoch == 1
 
 
 def test_a_second_fit_goes_on_waiting():

@@ -390,6 +390,8 @@ def test_warmup(options, types, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("train --epoch 3", "unrecognized arguments: --epoch; did you mean --epochs?"),
+        ("predict m n --probs", "did you mean --proba?"),
         ("", "got no command, expected train, evaluate, predict, info, export, warmup or bench"),
         ("warmup --dtype float16", "--dtype: invalid choice: 'float16'"),
         ("tarin", "invalid choice: 'tarin'"),
@@ -423,7 +425,7 @@ def test_warmup(options, types, capsys, monkeypatch):
         ("train text", "--target: got none, expected the column to learn, one of 'no model at all'"),
         ("train text --target y", "--target: got 'y', expected one of 'no model at all'"),
         ("evaluate nothing x.csv", "nothing: No such file"),
-        ("export text", "--to: got none, expected npz or onnx"),
+        ("export text", "--to: got none, expected npz, onnx or torch"),
         ("export text --to npz", "text: is no whole safetensors file"),
         ("bench --seconds 0", "--seconds: got '0', expected a number > 0"),
         ("predict", "the following arguments are required: MODEL, FILE"),

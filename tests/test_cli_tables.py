@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -392,7 +394,9 @@ def test_predict_takes_raw_files(capsys, trained):
     columns["age"][:2] = ["", "90"]
     write_csv("new.csv", columns)
     code, out, err = run(capsys, "predict", trained / "plan", "new.csv")
-    assert (code, err) == (0, "")
+    assert (code, err) == (
+        0, "fastnn: column 'city': 1 of 5 rows hold a category that training gave no input: 'Paris'\n"
+    )  # fmt: skip
     lines = out.split()
     assert lines[0] == "plan"
     model = fastnn.load(trained / "plan")
@@ -406,6 +410,88 @@ def test_predict_takes_raw_files(capsys, trained):
     assert header == "basic,gold,silver"
     printed = np.array([line.split(",") for line in shares], np.float32)
     np.testing.assert_array_equal(printed, model.predict_proba(x))
+
+
+def test_categories_without_an_input_are_counted(capsys, trained):
+    columns = people(6, 2)
+    columns["city"] = ["Paris", "Bern", "Oslo", "Paris", "Rome", ""]
+    columns["member"][4] = "maybe"
+    write_csv("new.csv", columns)
+    for command, lead in (("evaluate", ()), ("predict", ())):
+        code, _, err = run(capsys, command, trained / "plan", "new.csv", *lead)
+        assert code == 0
+        assert err.splitlines() == [
+            "fastnn: column 'city': 3 of 6 rows hold a category that training gave no input: 'Paris', 'Bern'",
+            "fastnn: column 'member': 1 of 6 rows hold a category that training gave no input: 'maybe'",
+        ]
+        code, out, err = run(capsys, command, trained / "plan", "new.csv", "--json")
+        assert (code, err) == (0, "")
+        assert json.loads(out)["unseen"] == {
+            "city": {"rows": 3, "categories": ["Paris", "Bern"]},
+            "member": {"rows": 1, "categories": ["maybe"]},
+        }
+    for command in ("evaluate", "predict"):
+        assert run(capsys, command, trained / "plan", trained / "later.csv")[2] == ""
+
+
+def test_predict_json(capsys, trained):
+    predicted = run(capsys, "predict", trained / "plan", trained / "later.csv")[1].split()[1:]
+    result = json.loads(run(capsys, "predict", trained / "plan", trained / "later.csv", "--json")[1])
+    assert result == {"rows": 100, "columns": ["plan"], "unseen": {}, "predictions": predicted}
+    result = json.loads(run(capsys, "predict", trained / "plan", trained / "later.csv", "--proba", "--json")[1])
+    assert result["columns"] == ["basic", "gold", "silver"]
+    np.testing.assert_allclose(np.sum(result["predictions"], axis=1), 1, atol=1e-6)
+    assert np.shape(result["predictions"]) == (100, 3)
+    out = run(capsys, "predict", trained / "spend", trained / "later.csv", "--json", "--output", "s.csv")[1]
+    facts = json.loads(out)
+    assert facts == {
+        "rows": 100,
+        "columns": ["spend"],
+        "unseen": {},
+        "file": "s.csv",
+        "bytes": Path("s.csv").stat().st_size,
+    }
+    plain = run(capsys, "predict", trained / "spend", trained / "later.csv")[1]
+    assert Path("s.csv").read_text() == plain
+    values = json.loads(run(capsys, "predict", trained / "spend", trained / "later.csv", "--json")[1])["predictions"]
+    np.testing.assert_allclose(values, np.array(plain.split()[1:], float), rtol=1e-6)
+
+
+def test_dates_are_learned_from(capsys, folder):
+    """The answer is whether a day is in the second half of 2024; prediction takes dates that training never saw."""
+    pytest.importorskip("pyarrow")
+    rng = np.random.default_rng(0)
+    days = np.datetime64("2024-01-01") + rng.integers(0, 366, 600)
+    late = np.where(days >= np.datetime64("2024-07-01"), "late", "early")
+    seconds = rng.integers(0, 86400, 600).astype("m8[s]")
+    moments = [str(moment).replace("T", " ") for moment in days.astype("M8[s]") + seconds]
+    shown = ["" if i % 50 == 0 else str(day) for i, day in enumerate(days)]
+    write_csv("days.csv", {"day": shown, "moment": moments, "half": late.tolist()})
+    code, out, err = run(
+        capsys, "train", "days.csv", "--target", "half", "--json", "--no-plot", "--epochs", "40", *QUICK
+    )
+    assert (code, err) == (0, "")
+    assert "columns: 0 numeric, 0 categorical, 2 of dates, 3 inputs" in json.loads(out)["notes"]
+    assert json.loads(out)["test_accuracy"] > 0.95
+    model = fastnn.load("fastnn-model.safetensors")
+    assert [(column.name, column.dates) for column in model.preparation.columns] == [("day", True), ("moment", True)]
+    assert model.preparation.columns[1].mean == pytest.approx(19723 + 183, abs=12)  # 2024-01-01 is day 19,723
+    write_csv(
+        "new.csv",
+        {"day": ["2024-02-03", "", "2024-12-31"], "moment": [f"2024-{m}-03 10:00:00" for m in ("02", "11", "12")]},
+    )
+    assert run(capsys, "predict", "fastnn-model.safetensors", "new.csv")[1].split() == ["half", "early", "late", "late"]
+    assert "days since 1970, or missing" in run(capsys, "info", "fastnn-model.safetensors")[1]
+    for cells, got in ((["1", "2", "3"], "numbers"), (["May", "June", "July"], "'May'")):
+        write_csv("bad.csv", {"day": cells, "moment": ["2024-02-03 10:00:00"] * 3})
+        code, _, err = run(capsys, "predict", "fastnn-model.safetensors", "bad.csv")
+        assert (code, err) == (2, f"fastnn: bad.csv: column 'day': got {got}, expected dates, as in training\n")
+    code, _, err = run(capsys, "train", "days.csv", "--target", "day")
+    assert (code, err) == (2, "fastnn: --target: 'day' holds dates, expected numbers or words\n")
+    code, out, _ = run(
+        capsys, "train", "days.csv", "--target", "half", "--categorical", "day", "--json", "--no-plot", "--epochs", "1"
+    )
+    assert "columns: 0 numeric, 1 categorical, 1 of dates" in " ".join(json.loads(out)["notes"])
 
 
 def test_predict_writes_parquet(capsys, trained):
@@ -449,13 +535,13 @@ def test_predict_writes_parquet(capsys, trained):
         ("train later.csv", "--target: got none, expected the column to learn, one of 'id', 'age', 'city', 'member', "),
         ("train one.csv --target y", "one.csv: column 'y': got one class alone, a, expected two or more"),
         ("train head.csv --target y", "are these the first row? The first line of a file names its columns"),
-        ("train dates.csv --target y", "dates.csv: column 'when': got date32[day], expected numbers, words or truth"),
         ("train x.npy", "x.npy: got one array, expected inputs and targets, as in .npz"),
         ("train x.npz", "x.npz: got arrays x, expected the targets in one named y"),
         ("train x.npz --columns a", "--columns: says nothing to arrays"),
         ("train cut.npz", "cut.npz: got a damaged file"),
-        ("export plan --to torch", "--to: got 'torch', expected one of 'npz', 'onnx'"),
-        ("export plan --output net.pb", "--to: got pb, expected npz or onnx"),
+        ("export plan --to keras", "--to: got 'keras', expected one of 'npz', 'onnx', 'torch'"),
+        ("export plan --output net.pb", "--to: got pb, expected npz, onnx or torch"),
+        ("export plan --to torch --output plan", "--output: got plan, the model itself, expected another file"),
     ],
 )
 def test_bad_files_are_one_sentence(capsys, folder, trained, arguments, message):
@@ -466,7 +552,6 @@ def test_bad_files_are_one_sentence(capsys, folder, trained, arguments, message)
     write_csv("empty.csv", {name: [] for name in new})
     write_csv("one.csv", {"x": list("123456"), "y": list("aaaaaa")})
     write_csv("head.csv", {"1.5": ["2", "3"], "a": ["b", "c"]})
-    write_csv("dates.csv", {"when": ["2020-01-01"] * 9, "y": list("ababababa")})
     np.save("x.npy", np.zeros((3, 3)))
     np.savez("x.npz", x=np.zeros((3, 3)))
     (folder / "cut.npz").write_bytes(b"PK\x03\x04" + b"\0" * 40)
@@ -496,6 +581,42 @@ def test_export_npz(capsys, trained):
     assert config["preparation"] == json.loads(json.dumps(model.preparation.config()))
     code, out, _ = run(capsys, "export", trained / "spend", "--output", "s.npz", "--json")
     assert json.loads(out)["output_kind"] == "standardised values"
+
+
+def test_export_torch_needs_no_pytorch(capsys, trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    from safetensors import safe_open
+
+    code, out, _ = run(capsys, "export", trained / "plan", "--to", "torch")
+    assert code == 0
+    assert out.splitlines() == [
+        "wrote plan.torch.safetensors: 7 prepared inputs in, 3 logits out",
+        "torch.nn.Sequential(Linear(7, 16), ReLU(), Dropout(0.25), Linear(16, 3))",
+    ]
+    w0, b0, w1, b1 = fastnn.load(trained / "plan").get_weights()
+    with safe_open("plan.torch.safetensors", "numpy") as file:
+        names = file.keys()
+        got = {name: file.get_tensor(name) for name in names}
+        assert file.metadata() == {"torch.nn": "Sequential(Linear(7, 16), ReLU(), Dropout(0.25), Linear(16, 3))"}
+    for name, want in (("0.weight", w0.T), ("0.bias", b0), ("3.weight", w1.T), ("3.bias", b1)):
+        np.testing.assert_array_equal(got.pop(name), want)
+    assert got == {}
+    result = json.loads(run(capsys, "export", trained / "plan", "--output", "p.torch.safetensors", "--json")[1])
+    assert (result["format"], result["module"][:20]) == ("torch", "torch.nn.Sequential(")
+
+
+@pytest.mark.torch
+def test_export_torch_loads_as_printed(capsys, trained):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    lines = run(capsys, "export", trained / "plan", "--to", "torch")[1].splitlines()
+    net = eval(lines[1], {"torch": torch, **vars(torch.nn)})
+    net.load_state_dict(load_file("plan.torch.safetensors"))
+    model = fastnn.load(trained / "plan")
+    rows = np.random.default_rng(0).standard_normal((5, model.network.inputs)).astype(np.float32)
+    with torch.no_grad():
+        np.testing.assert_allclose(net.eval()(torch.tensor(rows)).numpy(), model.predict(rows), atol=1e-5)
 
 
 @pytest.mark.onnx

@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+import fastnn
 from fastnn._errors import check_number, shown, unknown_name
 
 NAMES = ("relu", "leaky_relu", "tanh")
@@ -125,3 +126,21 @@ def test_shown_is_one_short_line(value):
 def test_shown_gives_numpy_scalars_as_numbers():
     assert shown(np.float64(0.5)) == "0.5"
     assert shown(np.int8(3)) == "3"
+
+
+@pytest.mark.parametrize(
+    ("call", "meant"),
+    [
+        (lambda: fastnn.Sequential([fastnn.Dense(1)], "mse"), "squared_error"),
+        (lambda: fastnn.Sequential([fastnn.Dense(1)], "mean_absolute_error"), "absolute_error"),
+        (lambda: fastnn.Sequential([fastnn.Dense(2)], "sparse_categorical_crossentropy"), "cross_entropy"),
+        (lambda: fastnn.Sequential([fastnn.Dense(1)], "BCEWithLogitsLoss"), "binary_cross_entropy"),
+        (lambda: fastnn.Sequential([fastnn.Dense(1)], "squred_error"), "squared_error"),
+        (lambda: fastnn.Dense(1, "logistic"), "sigmoid"),
+        (lambda: fastnn.Dense(1, "swish"), "silu"),
+        (lambda: fastnn.Dense(1, "linear"), "identity"),
+    ],
+)
+def test_names_of_other_libraries_are_told(call, meant):
+    with pytest.raises(ValueError, match=rf"Did you mean '{meant}'\?$"):
+        call()

@@ -169,6 +169,7 @@ def test_what_has_no_layer_is_named(torch):
         (nn.Sequential(nn.Linear(2, 2), nn.Flatten(0)), r"^module 1: got Flatten"),
         (Net(), r"^module: got Net\(\)"),
         (3, r"^module: got 3 \(int\), expected a torch.nn.Sequential"),
+        ({"0.weight": 1}, r"^module: got .* \(dict\), expected a torch.nn.Sequential; net.load_state_dict"),
         (None, r"^module: got None"),
     ):
         with pytest.raises(TypeError, match=message):

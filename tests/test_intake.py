@@ -107,7 +107,9 @@ def test_text_is_refused_by_its_column(frame):
     labels = frame({"y": np.array(["yes", "no"] * 20)})
     what = "a column" if frame in (arrow_table, arrow_batch) else "column 'y'"  # Arrow's bare columns have no name
     message = message_of(lambda: trained(X, labels["y"]), TypeError)
-    assert f"y: got {what} of String, expected class labels 0 to 2; encode" in message
+    assert (
+        f"y: got {what} of String, expected class labels 0 to 2; numpy.unique(y, return_inverse=True) gives" in message
+    )
 
 
 @pytest.mark.parametrize("frame", FRAMES)
@@ -137,6 +139,13 @@ def test_categories_dates_and_objects_are_refused_by_their_column():
     ):
         x = pandas.DataFrame({"a": X[:, 0], "b": column})
         assert f"x: got column 'b' of {word}" in message_of(lambda x=x: trained(x), TypeError)
+        message = message_of(lambda column=column: trained(X, pandas.Series(column)), TypeError)
+        assert ("numpy.unique(y, return_inverse=True)" in message) == (word != "Datetime"), message
+    net = [Dense(3)]
+    for inputs, hints in ((None, (True, True)), (40, (True, False)), (1, (False, True)), (3, (False, False))):
+        model = Sequential(net, "cross_entropy", input_size=inputs)
+        message = message_of(lambda model=model: model.fit(X[:, 0], LABELS))
+        assert ("x[None, :]" in message, "x[:, None]" in message) == hints
     x = polars.DataFrame({"a": [[1.0, 2.0]] * 40})
     assert "x: got column 'a' of List" in message_of(lambda: trained(x), TypeError)
     assert "x: got a lazy frame" in message_of(lambda: trained(x.lazy()), TypeError)

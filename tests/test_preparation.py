@@ -47,6 +47,27 @@ def test_numbers_are_standardised_as_scikit_learn_does():
     assert prepared.transform(table(**new)).dtype == np.float32
 
 
+def test_a_column_of_dates_stays_one():
+    days = Table({"a": np.array([1.0, 3.0])}, 2, frozenset("a"))
+    prepared = Preparation.fit(days, ["a"], TARGET)
+    assert prepared.transform(days).tolist() == [[-1.0], [1.0]]
+    assert Preparation.from_config(json.loads(json.dumps(prepared.config()))) == prepared
+    assert prepared.transform(table(a=np.array([NAN]))).tolist() == [[0.0]], "no value, no kind"
+    with pytest.raises(ValueError, match="column 'a': got numbers, expected dates, as in training"):
+        prepared.transform(table(a=np.array([1.0])))
+    with pytest.raises(ValueError, match="column 'a': got dates, expected numbers, as in training"):
+        fit(a=np.array([1.0, 3.0])).transform(days)
+    old = {"columns": [{"kind": "numeric", "name": "a", "mean": 1.0, "spread": 2.0, "indicator": False}]}
+    assert not Preparation.from_config({**old, "target": prepared.config()["target"]}).columns[0].dates
+
+
+def test_categories_without_an_input_are_counted():
+    prepared = fit(w=categories("a", "b", "a"), n=np.ones(3))
+    assert prepared.unseen(table(w=categories("z", "a", None, "z", "y"), n=np.ones(5))) == {"w": (3, ("z", "y"))}
+    assert prepared.unseen(table(w=categories("a", None), n=np.ones(2))) == {}
+    assert prepared.unseen(table(w=np.array([1.0, NAN]), n=np.ones(2))) == {"w": (1, ("1",))}
+
+
 def test_categories_are_one_hot_as_scikit_learn_does():
     preprocessing = pytest.importorskip("sklearn.preprocessing")
     cells = ["b", "a", None, "c", "a"]

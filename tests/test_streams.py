@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import sys
 import threading
+import tracemalloc
+import zipfile
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -89,6 +91,23 @@ def write_idx_files(folder, x, y, w):
     return str(folder / "x"), {"target": str(folder / "y"), "sample_weight": folder / "w"}
 
 
+def write_packed_npz(folder, x, y, w):
+    np.savez_compressed(folder / "packed-all.npz", x=x, y=y, w=w)
+    return folder / "packed-all.npz", {"target": "y", "sample_weight": "w"}
+
+
+def write_packed_files(folder, x, y, w):
+    """IDX and .npy with gzip, the samples in three members one behind the other, and zeros behind those."""
+    write_idx(folder / "x", x)
+    raw = (folder / "x").read_bytes()
+    members = b"".join(gzip.compress(part) for part in (raw[:11], raw[11:500], raw[500:]))
+    (folder / "x.gz").write_bytes(members + bytes(100))
+    for name, array in (("y", y), ("w", w)):
+        np.save(folder / f"{name}.npy", array)
+        (folder / f"{name}.npy.gz").write_bytes(gzip.compress((folder / f"{name}.npy").read_bytes()))
+    return folder / "x.gz", {"target": folder / "y.npy.gz", "sample_weight": folder / "w.npy.gz"}
+
+
 def write_parquet(folder, x, y, w, row_group_size=30):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     y = y.reshape(len(y), -1)
@@ -111,7 +130,8 @@ def arrays(folder, x, y, w):
     return x, {"target": y, "sample_weight": w}
 
 
-SOURCES = [write_npy, write_npz, write_idx_files, write_parquet, memmaps, arrays]
+PACKED = [write_packed_npz, write_packed_files]
+SOURCES = [write_npy, write_npz, write_idx_files, write_parquet, memmaps, arrays, *PACKED]
 
 
 # ---------------------------------------------------------------------------------- the same bits as arrays
@@ -297,6 +317,143 @@ def test_what_was_written_into_a_memory_map_is_trained_on(mode, tmp_path):
     source = fastnn.stream(x, LABELS, **SMALL)
     same(fitted(source, shuffle=False), fitted(X, LABELS, shuffle=False))
     np.testing.assert_array_equal(x, X)
+
+
+# ------------------------------------------------------------------------------------------ packed files
+
+
+@pytest.mark.parametrize("write", PACKED)
+def test_packed_files_are_shuffled_as_others_are(write, tmp_path):
+    path, beside = write(tmp_path, X, LABELS, WEIGHTS)
+    want = fitted(fastnn.stream(X, LABELS, sample_weight=WEIGHTS, **SMALL))
+    same(fitted(fastnn.stream(path, **beside, **SMALL)), want)
+
+
+@pytest.mark.parametrize("write", PACKED)
+def test_packed_files_have_few_places_to_begin_at(write, tmp_path, monkeypatch):
+    """Then blocks are larger, come in an order of each epoch's own, and give every row once."""
+    monkeypatch.setattr(streams, "MOST_MARKS", 4)
+    path, beside = write(tmp_path, numbered(), LABELS, WEIGHTS)
+    source = fastnn.stream(path, **beside, **SMALL)
+    assert [(block.first, block.rows) for block in source.blocks] == [(0, 32), (32, 32), (64, 32), (96, 7)]
+    pieces = list(chain(*(block.read(True, True) for block in reversed(source.blocks))))
+    assert [len(piece.x) for piece in pieces] == [7] + 12 * [8]
+    for piece in pieces:
+        rows = slice(piece.first, piece.first + len(piece.x))
+        np.testing.assert_array_equal(np.asarray(piece.x).reshape(-1, 1), numbered()[rows])
+        np.testing.assert_array_equal(piece.y, LABELS[rows])
+    feed = feed_of(source)
+    orders = [list(chain(*taken(feed, 7, (1, epoch)))) for epoch in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(orders[1]) == list(range(ROWS))
+    assert list(chain(*taken(feed, 7, None))) == list(range(ROWS))
+    first, second = source.split(50)
+    assert [list(chain(*taken(feed_of(part), 1, None))) for part in (first, second)] == [
+        list(range(50)), list(range(50, ROWS))
+    ]  # fmt: skip
+
+
+def test_two_readers_of_one_packed_file_at_once(tmp_path):
+    path, beside = write_packed_npz(tmp_path, numbered(), LABELS, WEIGHTS)
+    source = fastnn.stream(path, **beside, block_rows=4, buffer_rows=20)
+    readers = [chain(*(block.read(True, True) for block in source.blocks)) for _ in range(2)]
+    for one, other in zip(*readers, strict=True):
+        np.testing.assert_array_equal(one.x, other.x)
+        np.testing.assert_array_equal(one.x[:, 0], numbered()[one.first : one.first + len(one.x), 0])
+
+
+@pytest.mark.parametrize("kind", ["npz", "gz"])
+def test_a_packed_file_takes_little_memory(kind, tmp_path):
+    """48 MB in a buffer of 1 MB; tracemalloc counts arrays, bytes and the states of zlib."""
+    x = np.tile(np.arange(1 << 16, dtype=np.float32), 3 << 6).reshape(-1, 256)
+    np.save(tmp_path / "x.npy", x)
+    if kind == "npz":
+        path = tmp_path / "x.npz"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            archive.write(tmp_path / "x.npy", "x.npy")
+    else:
+        path = tmp_path / "x.npy.gz"
+        path.write_bytes(gzip.compress((tmp_path / "x.npy").read_bytes(), 1))
+    want = x.sum(dtype=np.float64), len(x)
+    del x
+    for _ in feed_of(fastnn.stream(X, **SMALL)).buffers(1, (1, 0)):
+        pass  # imports and compiles what shall not be counted
+    tracemalloc.start()
+    try:
+        source = fastnn.stream(path, block_rows=128, buffer_rows=1024)
+        feed = feed_of(source)
+        got = [(data.x.sum(dtype=np.float64), data.rows) for data, _ in feed.buffers(1, (1, 0))]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(source.blocks) == 192
+    assert tuple(map(sum, zip(*got, strict=True))) == want
+    assert peak < 16 << 20, f"{peak:,}"
+
+
+def damaged(folder, what):
+    """Packed files with something wrong, each with the words that say so."""
+    np.savez_compressed(folder / "x.npz", x=X)
+    np.save(folder / "x.npy", X)
+    raw, whole = (folder / "x.npy").read_bytes(), bytearray((folder / "x.npz").read_bytes())
+    with zipfile.ZipFile(folder / "x.npz") as archive:
+        size = archive.getinfo("x.npy").compress_size
+    path, content = folder / "bad.gz", b""
+    if what == "gzip cut short":
+        content = gzip.compress(raw)[:-9]
+    elif what == "rows cut short":
+        content = gzip.compress(raw[:-1])
+    elif what == "rows too many":
+        content = gzip.compress(raw + b"\0")
+    elif what == "a wrong checksum":
+        content = bytearray(gzip.compress(raw))
+        content[-8] ^= 1
+    elif what == "a wrong bit":
+        content = bytearray(gzip.compress(raw, 0))  # stored: only the checksum can tell
+        content[-500] ^= 1
+    elif what == "a wrong bit in a zip":
+        path = folder / "bad.npz"
+        np.save(folder / "x.npy", np.tile(X, (100, 1)))  # zipfile itself checks what is as small as its own buffer
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=0) as archive:
+            archive.write(folder / "x.npy", "x.npy")
+        content = bytearray(path.read_bytes())
+        content[-500] ^= 1
+    else:
+        path, content = folder / "bad.npz", whole
+        content[60 + size // 2 : 60 + size // 2 + 40] = bytes(40)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    {
+        "gzip cut short": "damaged",
+        "rows cut short": "cut short expected 2600 bytes shape (103, 6)",
+        "rows too many": "holds more than (103, 6)",
+        "a wrong checksum": "damaged",
+        "a wrong bit": "damaged",
+        "a wrong bit in a zip": "checksum is wrong",
+        "garbage in a zip": "expected a whole file",
+    }.items(),
+)
+def test_a_damaged_packed_file_is_found_when_the_stream_is_made(what, words, tmp_path):
+    path = damaged(tmp_path, what)
+    with pytest.raises(ValueError, match="path: got") as caught:
+        fastnn.stream(path)
+    for word in [path.name, *words.split()]:
+        assert word in str(caught.value), f"{word!r} is missing in {caught.value!r}"
+
+
+def test_a_packed_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "MOST_MARKS", 1)  # with what is kept of each, all of so small a file is in memory
+    x, labels = rng.normal(size=(20 * ROWS, 6)).astype(np.float32), np.tile(LABELS, 20)
+    path, beside = write_packed_npz(tmp_path, x, labels, np.ones(20 * ROWS))
+    model, source = model_of(), fastnn.stream(path, **beside, **SMALL)
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(ValueError, match="has changed since it was opened"):
+        model.fit(source, epochs=1)
+    assert model.step == 0
 
 
 # -------------------------------------------------------------------------------------------- the order
@@ -505,8 +662,21 @@ CALLS = {
     "no file": (lambda f: fastnn.stream(f / "nowhere.npy"), FileNotFoundError, "nowhere"),
     "an empty folder": (lambda f: fastnn.stream(f / "empty"), FileNotFoundError, "data: got folder .parquet"),
     "text": (lambda f: fastnn.stream(f / "text.csv"), ValueError, "path: got expected a Parquet, .npy, .npz or IDX"),
-    "gzip": (lambda f: fastnn.stream(f / "idx.gz"), ValueError, "path: got compressed gzip gunzip"),
-    "compressed .npz": (lambda f: fastnn.stream(f / "packed.npz"), ValueError, "path: compressed expected np.savez"),
+    "gzip of one axis": (
+        lambda f: fastnn.stream(f / "idx.gz"),
+        ValueError,
+        "data: got uint8 (1,) expected (rows, inputs)",
+    ),
+    "gzip of text": (
+        lambda f: fastnn.stream(f / "text.gz"),
+        ValueError,
+        "path: got expected a Parquet, .npy, .npz or IDX",
+    ),
+    "bzip2 in a zip": (
+        lambda f: fastnn.stream(f / "bzip2.npz"),
+        ValueError,
+        "path: method 12 expected 0 or 8 (deflate)",
+    ),
     "Fortran order": (lambda f: fastnn.stream(f / "fortran.npy"), ValueError, "path: Fortran np.ascontiguousarray"),
     "objects": (lambda f: fastnn.stream(f / "objects.npy"), ValueError, "path: object expected rows of numbers"),
     "cut short": (
@@ -599,7 +769,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     write_npy(folder, X, LABELS, WEIGHTS)
     write_npz(folder, X, LABELS, WEIGHTS)
-    np.savez_compressed(folder / "packed.npz", x=X)
+    (folder / "text.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))
+    with zipfile.ZipFile(folder / "bzip2.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.write(folder / "x.npy", "x.npy")
     np.save(folder / "fortran.npy", np.asfortranarray(X))
     np.save(folder / "objects.npy", X.astype(object), allow_pickle=True)
     np.save(folder / "wide.npy", np.ones((3, 7), np.float32))

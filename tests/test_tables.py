@@ -77,10 +77,48 @@ def test_columns_by_choice(write):
     assert list(table.columns) == ["n", "zip"]
     assert words(table.columns["zip"]) == ["01234", "00001"], "as they stand in the file"
     assert read_table(path, ["zip"]).columns["zip"].tolist() == [1234, 1]
-    with pytest.raises(ValueError, match=r"^column 'when': got date32\[day\], expected numbers, words or truth values"):
-        read_table(path)
+    table = read_table(path)
+    assert table.columns["when"].tolist() == [18262.0, 18263.0]
+    assert table.dates == {"when"}
+    assert table[np.array([1])].dates == table.only(["when", "n"]).dates == {"when"}
+    assert table.only(["n"]).dates == frozenset()
+    table = read_table(path, words=["when"])
+    assert words(table.columns["when"]) == ["2020-01-01", "2020-01-02"]
+    assert table.dates == frozenset()
     with pytest.raises(ValueError, match=r"^column: got 'zap', expected one of 'zip', 'when', 'n'. Did you mean 'zip'"):
         read_table(path, ["zap"])
+
+
+@needs_pyarrow
+def test_dates_and_times_are_days(tmp_path):
+    import datetime as dt
+
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    noon = dt.datetime(2020, 1, 2, 12)
+    zone = dt.timezone(dt.timedelta(hours=-6))
+    columns = {
+        "date32": (pa.array([dt.date(1969, 12, 31), None], pa.date32()), -1.0),
+        "date64": (pa.array([dt.date(2020, 1, 2), None], pa.date64()), 18263.0),
+        **{unit: (pa.array([noon, None], pa.timestamp(unit)), 18263.5) for unit in ("s", "ms", "us", "ns")},
+        "zone": (pa.array([noon.replace(tzinfo=zone), None], pa.timestamp("us", "America/Chicago")), 18263.75),
+        "time32": (pa.array([dt.time(6), None], pa.time32("s")), 0.25),
+        "time64": (pa.array([dt.time(18), None], pa.time64("us")), 0.75),
+        "duration": (pa.array([dt.timedelta(days=3, hours=12), None], pa.duration("ms")), 3.5),
+    }
+    whole = pa.table({name: column for name, (column, _) in columns.items()})
+    pa.parquet.write_table(whole, tmp_path / "t.parquet")
+    for table in (as_table(whole), read_table(tmp_path / "t.parquet")):
+        assert table.dates == set(columns)
+        for name, (_, want) in columns.items():
+            assert table.columns[name][0] == want, name
+            assert np.isnan(table.columns[name][1]), name
+    table = read_table(tmp_path / "t.parquet", words=["date32"])
+    assert words(table.columns["date32"])[0] == "1969-12-31"
+    assert table.dates == set(columns) - {"date32"}
+    with pytest.raises(ValueError, match=r"column 'l': got list<item: int64>, expected numbers, dates, words"):
+        as_table({"l": [[1], [2]]})
 
 
 @needs_pyarrow

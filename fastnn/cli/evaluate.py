@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.cli.files import kind_of, read_columns, read_pair, words_of
+from fastnn.cli.files import kind_of, read_columns, read_pair, unseen_of, warn_unseen, words_of
 from fastnn.cli.options import add_command, add_json, add_model
 from fastnn.cli.scores import brief, by_class, measure, tables, target_of
 from fastnn.cli.shared import CommandError, load_model, print_json, reading
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     """Measure, and print."""
     model = load_model(options.model)
     with reading(options.data):
-        x, y = _read(model, options)
+        x, y, unseen = _read(model, options)
         if not len(x):
             raise ValueError("got no rows, expected some")
         result = measure(model, x, y)
@@ -51,16 +51,17 @@ def run(options: argparse.Namespace) -> int:
         if isinstance(target, Classes):
             result |= by_class(target.classes, y, model.predict_class(x))
     if options.json:
-        print_json(result)
+        print_json({**result, "unseen": unseen})
         return 0
+    warn_unseen(unseen, len(x))
     print(f"{result['rows']:,} rows: {brief(result)}")
     for line in ("", *tables(result)):
         print(line.rstrip())
     return 0
 
 
-def _read(model: Sequential, options: argparse.Namespace) -> tuple[Array, Array]:
-    """Return inputs and targets as the network takes them."""
+def _read(model: Sequential, options: argparse.Namespace) -> tuple[Array, Array, dict[str, Any]]:
+    """Return inputs and targets as the network takes them, and the categories that have no input."""
     preparation = model.preparation or Preparation((), target_of(model))
     target = preparation.target
     if preparation.columns:
@@ -68,7 +69,7 @@ def _read(model: Sequential, options: argparse.Namespace) -> tuple[Array, Array]
             raise CommandError(f"--target: the model was trained on {', '.join(target.names)}, expected none")
         names = [column.name for column in preparation.columns]
         table = read_columns(options.data, [*names, *target.names], words_of(preparation))
-        return preparation.transform(table, model.dtype), target.encode(table)
+        return preparation.transform(table, model.dtype), target.encode(table), unseen_of(preparation, table)
     kind = kind_of(options.data)
     if kind in ("table", "npy"):
         raise ValueError("got no targets, expected .npz or IDX, as the model was trained on arrays")
@@ -77,4 +78,4 @@ def _read(model: Sequential, options: argparse.Namespace) -> tuple[Array, Array]
     columns = dict(zip(target.names, rows.y.columns.values(), strict=False))
     if len(columns) != len(rows.y.columns):
         raise ValueError(f"got {len(rows.y.columns)} targets a row, expected {len(target.names)}")
-    return np.asarray(rows.x), target.encode(type(rows.y)(columns, len(rows.y)))
+    return np.asarray(rows.x), target.encode(type(rows.y)(columns, len(rows.y))), {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from fastnn.preparation import Classes, Preparation
 from fastnn.tables import Categories, Column, Table, column_names, read_table
 
 Array = npt.NDArray[Any]
+
+EXAMPLES = 10
+"""So many categories without an input are named."""
 
 _KINDS = {"folder": "a folder", "idx": "IDX", "npz": ".npz", "npy": ".npy"}
 
@@ -128,16 +132,42 @@ def words_of(preparation: Preparation) -> list[str]:
     return words
 
 
-def read_samples(path: str, preparation: Preparation | None, inputs: int, dtype: npt.DTypeLike) -> Array:
-    """Read what a model predicts from: a table where it was trained on one, else an array of numbers."""
+def read_samples(
+    path: str, preparation: Preparation | None, inputs: int, dtype: npt.DTypeLike
+) -> tuple[Array, dict[str, Any]]:
+    """Read what a model predicts from: a table where it was trained on one, else an array of numbers.
+
+    Returns
+    -------
+    ndarray, shape (rows, inputs)
+        The samples.
+    dict
+        What `unseen_of` says.
+    """
     if preparation is not None and preparation.columns:
-        names = [column.name for column in preparation.columns]
-        samples: Array = preparation.transform(read_columns(path, names, words_of(preparation)), dtype)
-        return samples
+        table = read_columns(path, [column.name for column in preparation.columns], words_of(preparation))
+        return preparation.transform(table, dtype), unseen_of(preparation, table)
     rows = _read_array(path)
     if rows.size == inputs and len(rows) == rows.size:  # one sample, without an axis for rows
         rows = rows.reshape(1, -1)
-    return rows
+    return rows, {}
+
+
+def unseen_of(preparation: Preparation, table: Table) -> dict[str, Any]:
+    """Return the columns with categories that have no input: the rows that hold one, and some of them."""
+    return {
+        name: {"rows": rows, "categories": list(names[:EXAMPLES])}
+        for name, (rows, names) in preparation.unseen(table).items()
+    }
+
+
+def warn_unseen(unseen: dict[str, Any], rows: int) -> None:
+    """Say on stderr, a line a column, which categories have no input."""
+    for name, found in unseen.items():
+        words = ", ".join(map(repr, found["categories"][:3]))
+        more = ", ..." * (len(found["categories"]) > 3)
+        text = f"column {name!r}: {found['rows']:,} of {rows:,} rows hold a category that training gave no input"
+        print(f"fastnn: {text}: {words}{more}", file=sys.stderr)
 
 
 def _read_array(path: str) -> Array:

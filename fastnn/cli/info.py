@@ -73,7 +73,7 @@ def _prepared(preparation: Preparation) -> list[str]:
         lines = [f"target      {name}: mean {mean:.4g}, spread {spread:.4g}" for name, mean, spread in parts]
     for column in preparation.columns:
         if isinstance(column, Numeric):
-            what = f"mean {column.mean:.4g}, spread {column.spread:.4g}"
+            what = f"mean {column.mean:.4g}, spread {column.spread:.4g}" + " days since 1970" * column.dates
         else:
             what = _few(list(column.categories))
         lines.append(f"column      {column.name}: {what}" + ", or missing" * column.indicator)

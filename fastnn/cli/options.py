@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = " ".join(message.removeprefix("argument ").split())
+        if message.startswith("unrecognized arguments: -"):
+            given = message.split()[2].partition("=")[0]
+            if near := difflib.get_close_matches(given, self._all_options(), n=1):
+                message += f"; did you mean {near[0]}?"
         self.exit(BAD_INPUT, f"{self.prog}: {message} ({self.prog} --help says more)\n")
+
+    def _all_options(self) -> set[str]:
+        """Return the options of this parser and of its commands."""
+        names = set(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    names |= parser._all_options()
+        return names
 
 
 def add_command(

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.cli.files import read_samples
-from fastnn.cli.options import add_command, add_model
+from fastnn.cli.files import read_samples, warn_unseen
+from fastnn.cli.options import add_command, add_json, add_model
 from fastnn.cli.scores import target_of
-from fastnn.cli.shared import CommandError, check_place, check_pyarrow, load_model, reading, writing
+from fastnn.cli.shared import CommandError, check_place, check_pyarrow, load_model, print_json, reading, writing
 from fastnn.model import Sequential
 from fastnn.saving import write_atomically
 
@@ -27,6 +27,7 @@ examples:
   fastnn predict fastnn-model.safetensors t10k-images-idx3-ubyte.gz --output classes.npy
   fastnn predict fastnn-model.safetensors rows.parquet --proba --output probabilities.parquet
   fastnn predict fastnn-model.safetensors rows.npy --proba | head
+  fastnn predict fastnn-model.safetensors rows.csv --json     (columns, predictions, categories without an input)
 """
 
 
@@ -42,6 +43,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--proba", action="store_true", help="print the probability of every class instead")
     text = "write to a file instead: .npy, .parquet, or text under any other name"
     parser.add_argument("--output", metavar="FILE", help=text)
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -55,12 +57,18 @@ def run(options: argparse.Namespace) -> int:
     if options.proba and not model.counts_correct:
         raise CommandError(f"--proba: the model's loss is {model.loss.name}, which has no probabilities")
     with reading(options.data):
-        rows = read_samples(options.data, model.preparation, model.network.inputs, model.dtype)
+        rows, unseen = read_samples(options.data, model.preparation, model.network.inputs, model.dtype)
         result = answers(model, rows, options.proba)
     names = columns_of_answers(model, result, options.proba)
     header = names if model.preparation is not None and model.preparation.columns else None
+    facts = {"rows": len(result), "columns": names, "unseen": unseen}
+    if not options.json:
+        warn_unseen(unseen, len(result))
     if options.output is None:
-        _write_text(sys.stdout, result, header)
+        if options.json:
+            print_json({**facts, "predictions": (result.ravel() if len(names) == 1 else result).tolist()})
+        else:
+            _write_text(sys.stdout, result, header)
         return 0
     content = io.BytesIO()
     if ending == ".npy":
@@ -73,6 +81,8 @@ def run(options: argparse.Namespace) -> int:
         content.write(text.getvalue().encode())
     with writing(options.output):
         write_atomically(Path(options.output), content.getvalue())
+    if options.json:
+        print_json({**facts, "file": options.output, "bytes": len(content.getvalue())})
     return 0
 
 

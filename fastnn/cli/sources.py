@@ -16,7 +16,7 @@ from fastnn.cli.files import Rows, kind_of, read_columns, read_pair, target_tabl
 from fastnn.cli.shared import CommandError, reading
 from fastnn.datasets import load_digits
 from fastnn.layers import Rescale
-from fastnn.preparation import MAX_CATEGORIES, Categorical, Classes, Preparation, Values, mean_and_spread
+from fastnn.preparation import MAX_CATEGORIES, Categorical, Classes, Numeric, Preparation, Values, mean_and_spread
 from fastnn.tables import Categories, Column, Table, column_names, is_missing, read_table
 
 Array = npt.NDArray[Any]
@@ -92,6 +92,9 @@ def _table_task(options: argparse.Namespace, name: str) -> Task:
     notes: list[str] = []
     with reading(options.data):
         table = read_table(options.data, [*inputs, *targets], options.categorical)
+    for target in targets:
+        if target in table.dates:
+            raise CommandError(f"--target: {target!r} holds dates, expected numbers or words")
     inputs = _without_names(inputs, table, (*options.columns, *options.categorical), notes)
     rows = _with_target(table, inputs, targets, notes)
     test = None
@@ -154,8 +157,7 @@ def _with_target(table: Table, inputs: Sequence[str], targets: Sequence[str], no
     if without.any():
         notes.append(f"{int(without.sum()):,} rows without {' or '.join(targets)} are left out")
         table = table[~without]
-    x = Table({name: table.columns[name] for name in inputs}, len(table))
-    return Rows(x, Table({name: table.columns[name] for name in targets}, len(table)))
+    return Rows(table.only(inputs), table.only(targets))
 
 
 def _assemble(
@@ -237,7 +239,9 @@ def _describe(preparation: Preparation, table: Table) -> str:
     """Say what the columns become, and which are left out or cut."""
     columns = preparation.columns
     categorical = [column for column in columns if isinstance(column, Categorical)]
-    text = f"columns: {len(columns) - len(categorical)} numeric, {len(categorical)} categorical"
+    dates = sum(isinstance(column, Numeric) and column.dates for column in columns)
+    text = f"columns: {len(columns) - len(categorical) - dates} numeric, {len(categorical)} categorical"
+    text += f", {dates} of dates" * bool(dates)
     text += f", {len(preparation.inputs):,} inputs"
     if empty := [name for name in table.columns if name not in [column.name for column in columns]]:
         text += f"; empty and left out: {_list(empty)}"
