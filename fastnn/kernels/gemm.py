@@ -55,6 +55,7 @@ TASK_FLOPS = 200_000
 
 _row_full, _row_8, _row_4, _row_2, _row_1 = (make_micro_kernel(rows, VECTORS, True) for rows in (MR, 8, 4, 2, 1))
 _wide_2, _wide_1 = make_micro_kernel(2, 2 * VECTORS, True), make_micro_kernel(1, 4 * VECTORS, True)
+_sum_wide = make_micro_kernel(1, 4 * VECTORS, False)
 _transposed_2, _transposed_1 = make_row_kernel(2), make_row_kernel(1)
 _part_full, _part_1 = (make_micro_kernel(rows, VECTORS, True, narrow=True) for rows in (MR, 1))
 _half_twice, _half_full, _half_1 = (make_micro_kernel(rows, 1, True, narrow=True) for rows in (2 * MR, MR, 1))
@@ -302,6 +303,21 @@ def _few_rows(c, c0, ldc, a, a0, a_rs, b, b0, b_rs, m, columns, k, bias, bias0, 
 
 
 @block
+def _one_number(c, c0, a, a0, b, b0, b_rs, columns, k):
+    """Write one row of whole panels, where all of A is one number: the sums of B's columns for a 1."""
+    nr = tile_columns(c)
+    at, j = pointer(a, a0), 0
+    while j < columns:
+        out, panel = pointer(c, c0 + j), pointer(b, b0 + j)
+        if j + 4 * nr <= columns:
+            _sum_wide(out, 0, out, 0, False, at, 0, panel, b_rs, k)
+            j += 4 * nr
+        else:
+            _col_1(out, 0, out, 0, False, at, 0, panel, b_rs, k)
+            j += nr
+
+
+@block
 def _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, columns, k):
     """Write m < 4 rows, without a bias, of `columns` columns, whole vectors of them; B lies transposed.
 
@@ -333,8 +349,8 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
     c, a, b, bias, scratch : flat arrays of one float type, each with the offset (c0, a0, b0, bias0, s0) it is
     used from
     ldc : elements from one row of C to the next
-    a_rs, a_cs, b_rs, b_cs : row and column strides of A and B, in elements; one of each pair is 1. A row stride of 1 and
-    a column stride of 0 is a row of one number
+    a_rs, a_cs, b_rs, b_cs : row and column strides of A and B, in elements; one of each pair is 1. a_cs is 0 for one row
+    that repeats one number
     bias : n numbers that every row's sums start from, where `has_bias`
     scratch : `scratch_elements(m, n, k, NR)` elements
     """
@@ -347,6 +363,9 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
     if m < 4 and a_cs == 1 and b_cs == 1:
         begin = n // nr * nr
         _few_rows(c, c0, ldc, a, a0, a_rs, b, b0, b_rs, m, begin, k, bias, bias0, has_bias)
+    elif a_cs == 0 and b_cs == 1 and not has_bias:
+        begin = n // nr * nr
+        _one_number(c, c0, a, a0, b, b0, b_rs, begin, k)
     elif m < 4 and a_cs == 1 and b_rs == 1 and not has_bias:
         begin = n * VECTORS // nr * nr // VECTORS
         _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, begin, k)
