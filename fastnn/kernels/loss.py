@@ -190,10 +190,7 @@ def cross_entropy_groups(d, z, labels, weights, rows, n, factor):
 
 @block
 def loss_rows_singly(result, code, delta, d, y, labels, t, weights, rows, n, factor):
-    """Loss and gradient of a block of rows, by code;
-
-    Result = [weighted loss sum, weighted count of correct rows].
-    """
+    """`loss_rows`, row by row whatever their length: what a GPU's thread does with its row."""
     if code == CROSS_ENTROPY:
         result[0], result[1] = cross_entropy_rows(d, y, labels, t, weights, rows, n, factor)
     else:
@@ -202,11 +199,16 @@ def loss_rows_singly(result, code, delta, d, y, labels, t, weights, rows, n, fac
 
 @block
 def loss_rows(result, code, delta, d, y, labels, t, weights, rows, n, factor):
-    """`loss_rows_singly`, with rows of few logits by groups."""
+    """Loss and gradient of a block of rows, by code;
+
+    Result = [weighted loss sum, weighted count of correct rows].
+    """
     if code == CROSS_ENTROPY and n <= NARROW and labels.size:
         result[0], result[1] = cross_entropy_groups(d, y, labels, weights, rows, n, factor)
+    elif code == CROSS_ENTROPY:
+        result[0], result[1] = cross_entropy_rows(d, y, labels, t, weights, rows, n, factor)
     else:
-        loss_rows_singly(result, code, delta, d, y, labels, t, weights, rows, n, factor)
+        result[0], result[1] = value_rows(code, delta, d, y, t, weights, rows, n, factor)
 
 
 LOSS_ROWS = Task(loss_rows, "d[:] i d e[:] e[:] i[:] e[:] d[:] i i d")
