@@ -123,10 +123,21 @@ def advance(typingctx: Any, address: Any, count: Any) -> Any:
     return address(address, types.intp), generate
 
 
-def _prefetch(builder: Any, address: Any) -> None:
+def _prefetch(builder: Any, address: Any, to_write: bool) -> None:
     kinds = [address.type, _I32, _I32, _I32]
     fetch = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
-    builder.call(fetch, [address, *[ir.Constant(_I32, flag) for flag in (1, 3, 1)]])
+    builder.call(fetch, [address, *[ir.Constant(_I32, flag) for flag in (int(to_write), 3, 1)]])
+
+
+@intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, which need not be one of ours."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _prefetch(builder, args[0], False)
+        return context.get_dummy_value()
+
+    return types.void(address), generate
 
 
 def _load(builder: Any, address: Any, vector: ir.VectorType, align: int) -> Any:
@@ -381,7 +392,7 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = F
             row_starts = [at(a, builder.mul(a_stride, constant(i))) for i in range(rows)] if by_row else []
             if rows == TILE_ROWS and not narrow and not by_row:  # the next tile's C, which may be far away
                 for i, j in tile:
-                    _prefetch(builder, at(c, builder.mul(c_stride, constant(i + rows)), constant(j * n_lanes)))
+                    _prefetch(builder, at(c, builder.mul(c_stride, constant(i + rows)), constant(j * n_lanes)), True)
             builder.cbranch(cgutils.is_true(builder, has_init), load_init, loop)
             builder.position_at_end(load_init)
             starts = [

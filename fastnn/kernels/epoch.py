@@ -34,7 +34,7 @@ from fastnn.kernels._context import (
 )
 from fastnn.kernels._jit import Task, block, compiling_beside, entry, inlined
 from fastnn.kernels._pool import KINDS, LIKE, begin, compile_attend, finish, pool
-from fastnn.kernels._simd import tile_columns
+from fastnn.kernels._simd import pointer, prefetch, tile_columns
 from fastnn.kernels._team import (
     DONE,
     FINISHED,
@@ -142,6 +142,9 @@ N_REPORT = 6
 # Operations that are cut into tasks.
 OP_GATHER, OP_FORWARD, OP_LOSS, OP_BACKWARD, OP_PENALTY, OP_NORM, OP_UPDATE = range(7)
 
+ROWS_AHEAD = 8
+"""How many rows before its turn a row in random order is asked for: it comes from far away."""
+
 ROW_CHUNK = 4096
 """Elements of one task of element-wise work on rows: about 2 us, several times what a claim costs."""
 
@@ -195,6 +198,12 @@ def backward_shared(rows, k, n):
 # One task of each operation.
 
 
+@inlined
+def _prefetch_row(row):
+    for j in range(0, row.size, 64 // row.itemsize):
+        prefetch(pointer(row, j))
+
+
 @block
 def _gather_task(c, params, t):
     """Copy rows of the batch into the workspace, scaled where asked, with their targets, labels and weights."""
@@ -207,6 +216,12 @@ def _gather_task(c, params, t):
     first, last = split(c[ROWS], _row_tasks(c[ROWS], n), t, 1)
     for b in range(first, last):
         source = order[c[ROW] + b] if order.size else c[ROW] + b
+        if order.size and b + ROWS_AHEAD < last:
+            ahead = order[c[ROW] + b + ROWS_AHEAD]
+            if x_bytes.size:
+                _prefetch_row(x_bytes[ahead])
+            else:
+                _prefetch_row(x[ahead])
         row = work[c[X_OFFSET] + b * n : c[X_OFFSET] + (b + 1) * n]
         if x_bytes.size:
             bytes_row = x_bytes[source]
