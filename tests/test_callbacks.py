@@ -154,14 +154,19 @@ def test_an_interrupt_between_two_steps_leaves_a_good_model(monkeypatch):
     """Ctrl-C arrives when the compiled call is over: the steps that were taken count, the epoch does not."""
     model = build()
     fit(model, 1, [])
-    train = model.runtime.train
+    training_calls = model.runtime.training_calls
 
-    def interrupted(*arguments):
-        train(*arguments)
-        raise KeyboardInterrupt
+    def interrupted_calls(*of):
+        train = training_calls(*of)
+
+        def interrupted(*arguments):
+            train(*arguments)
+            raise KeyboardInterrupt
+
+        return interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.runtime, "train", interrupted)
+        patch.setattr(model.runtime, "training_calls", interrupted_calls)
         before = weight_bytes(model)
         with pytest.raises(KeyboardInterrupt):
             fit(model, 1, [])
