@@ -101,3 +101,15 @@ def run_python(script, *arguments, **environment):
 def without_notice(text):
     """Standard error without the line that says that kernels are compiled or, on a busy machine, loaded."""
     return "".join(line for line in text.splitlines(keepends=True) if "compiling kernels" not in line)
+
+
+def through(runtime, wrapper):
+    """Have every training call go through ``wrapper(train, *arguments)``; returns what takes that away again."""
+    training_calls = runtime.training_calls
+
+    def wrapped_calls(*of):
+        train = training_calls(*of)
+        return lambda *arguments: wrapper(train, *arguments)
+
+    runtime.training_calls = wrapped_calls
+    return lambda: delattr(runtime, "training_calls")

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 import tqdm
-from support import run_python, training_state
+from support import run_python, through, training_state
 
 import fastnn
 from fastnn import Callback, Checkpoint, Dense, Dropout, EarlyStopping, ModelFileError, Sequential, saving
@@ -375,16 +375,9 @@ def usable(model):
     assert fit(model, 1).epoch == epoch + 1
 
 
-def long_work(interrupt, phase, rows):
-    """Return a model that interrupts itself in a phase, and samples; rows that are all one row take no memory."""
+def long_work(rows):
+    """Return a model, and samples; rows that are all one row take no memory."""
     model = fit(Sequential([Dense(600, "gelu"), Dense(600, "gelu"), Dense(3)], "cross_entropy"), 1)
-    function = getattr(model.runtime, phase)
-
-    def watched(*arguments):
-        interrupt.soon()
-        function(*arguments)
-
-    setattr(model.runtime, phase, watched)
     x = np.lib.stride_tricks.as_strided(np.zeros(5, np.float32), (rows, 5), (0, 4))
     return model, x, np.zeros(rows, np.int64)
 
@@ -392,9 +385,15 @@ def long_work(interrupt, phase, rows):
 @needs_signals
 def test_ctrl_c_in_training(interrupt):
     """An epoch takes half a minute."""
-    model, x, y = long_work(interrupt, "train", 400_000)
+    model, x, y = long_work(400_000)
+
+    def watched(train, *arguments):
+        interrupt.soon()
+        train(*arguments)
+
+    back = through(model.runtime, watched)
     interrupt.ends(lambda: model.fit(x, y, epochs=1, shuffle=False))
-    del model.runtime.train
+    back()
     assert model.epoch == 1
     usable(model)
 
@@ -402,7 +401,14 @@ def test_ctrl_c_in_training(interrupt):
 @needs_signals
 def test_ctrl_c_in_validation(interrupt):
     """A pass over it takes half a minute."""
-    model, x, y = long_work(interrupt, "forward", 2_000_000)
+    model, x, y = long_work(2_000_000)
+    forward = model.runtime.forward
+
+    def watched(*arguments):
+        interrupt.soon()
+        forward(*arguments)
+
+    model.runtime.forward = watched
     interrupt.ends(lambda: model.fit(X, Y, epochs=1, validation_data=(x, y)))
     del model.runtime.forward
     assert (model.epoch, model.step) == (1, 7)

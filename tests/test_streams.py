@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import history_of, training_state
+from support import history_of, through, training_state
 from test_datasets import write_idx
 
 import fastnn
@@ -606,22 +606,20 @@ def test_a_bad_label_says_which_row():
 
 
 def test_an_interrupt_leaves_a_usable_model_and_no_thread():
+    def interrupted(train, *arguments):
+        train(*arguments)
+        if model.step >= 4:
+            raise KeyboardInterrupt
+
     class Stop(fastnn.Callback):
         def on_epoch_begin(self, epoch):
-            original = self.model.runtime.train
+            back.append(through(self.model.runtime, interrupted))
 
-            def train(*arguments):
-                original(*arguments)
-                if self.model.step >= 4:
-                    raise KeyboardInterrupt
-
-            self.model.runtime.train = train
-
-    source = fastnn.stream(X, LABELS, **SMALL)
+    source, back = fastnn.stream(X, LABELS, **SMALL), []
     model = model_of()
     with pytest.raises(KeyboardInterrupt) as caught:  # kept, with its frames, as a debugger or a notebook does
         model.fit(source, batch_size=7, epochs=3, callbacks=[Stop()])
-    del model.runtime.train
+    back[0]()
     assert model.epoch == 0
     assert 4 < model.step < 15
     steps = model.step
