@@ -163,5 +163,5 @@ def test_categories_of_counts():
     column = Categories(codes, ("d", "c", "b", "a", "unused"))
     counts = category_counts(column)
     assert counts == {"d": 2, "c": 1, "b": 2, "a": 2}
-    assert Categorical.of_counts("x", counts, True, 2) == Categorical("x", ("a", "b"), True)
-    assert Categorical.fit("x", column, 2) == Categorical("x", ("a", "b"), True)
+    assert Categorical.of_counts("x", counts, True, 3) == Categorical("x", ("a", "b", "d"), True)
+    assert Categorical.fit("x", column, 3) == Categorical("x", ("a", "b", "d"), True)

@@ -57,8 +57,9 @@ def _finite(value: Any) -> Any:
 
 
 def size_name(number: int) -> str:
-    """Return a number of bytes as text: 312 MB, 12.3 GB."""
-    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"
+    """Return a number of bytes as text: 12.3 GB, 312.0 MB, 4.1 kB."""
+    unit, divisor = ("GB", 1e9) if number >= 1e9 else ("MB", 1e6) if number >= 1e6 else ("kB", 1e3)
+    return f"{number / divisor:,.1f} {unit}"
 
 
 def columns_of(rows: list[list[str]]) -> list[str]:
