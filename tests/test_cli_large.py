@@ -429,7 +429,7 @@ def peak(*arguments):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from Linux's /proc")
 def test_memory_is_bounded():
-    """Commands on a table of 450 MB take half of that more than on one of 3 MB, at most; in memory it is twice that."""
+    """Commands on a table of 450 MB take half of that more than on one of 3 MB; in memory, four times it."""
     rng = np.random.default_rng(0)
     x, word = rng.normal(size=(20_000, 8)), rng.choice(["a", "b", "c"], 20_000)
     y = (x.sum(axis=1) + (word == "a") > 0).astype(int)
