@@ -10,6 +10,7 @@ Class labels become 0, 1, ... in the order of their names; values are standardis
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -99,10 +100,13 @@ class Categorical:
     @classmethod
     def fit(cls, name: str, column: Categories, most: int = MAX_CATEGORIES) -> Categorical:
         """Return the preparation of a column with at least one value."""
-        counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.names))
-        by_count = sorted(np.flatnonzero(counts), key=lambda code: (-counts[code], column.names[code]))
-        kept = sorted(column.names[code] for code in by_count[:most])
-        return cls(name, tuple(kept), bool((column.codes < 0).any()))
+        return cls.of_counts(name, category_counts(column), bool((column.codes < 0).any()), most)
+
+    @classmethod
+    def of_counts(cls, name: str, counts: Mapping[str, int], missing: bool, most: int = MAX_CATEGORIES) -> Categorical:
+        """Return the preparation of a column whose categories occur so often, and that may lack a value."""
+        by_count = sorted(counts, key=lambda category: (-counts[category], category))
+        return cls(name, tuple(sorted(by_count[:most])), missing)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -134,6 +138,12 @@ def codes_of(names: Sequence[str], known: Sequence[str]) -> npt.NDArray[np.int64
     return np.array([*(place.get(name, -1) for name in names), -1], np.int64)
 
 
+def category_counts(column: Categories) -> dict[str, int]:
+    """Return how many rows hold each category that occurs."""
+    counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.names))
+    return {column.names[code]: int(counts[code]) for code in np.flatnonzero(counts)}
+
+
 def mean_and_spread(values: npt.NDArray[Any]) -> tuple[float, float]:
     """Return mean and standard deviation, 1 for the latter where all values are equal.
 
@@ -145,9 +155,49 @@ def mean_and_spread(values: npt.NDArray[Any]) -> tuple[float, float]:
     if not np.isfinite(values).all():
         raise ValueError(f"got {values[~np.isfinite(values)][0]}, expected finite numbers")
     mean = float(values.mean(dtype=np.float64))
-    spread = float(values.std(dtype=np.float64))
-    # Rounding alone spreads equal values a little.
-    return mean, spread if spread > 1e-12 * abs(mean) else 1.0
+    return mean, _spread(mean, float(values.std(dtype=np.float64)))
+
+
+def _spread(mean: float, deviation: float) -> float:
+    """Return a standard deviation, or 1 for that of equal values, which rounding alone spreads a little."""
+    return deviation if deviation > 1e-12 * abs(mean) else 1.0
+
+
+@dataclass
+class Moments:
+    """Mean and standard deviation of values that come some at a time.
+
+    Sums of squared deviations from the means so far are merged (Chan, Golub and LeVeque 1979), so that nothing cancels
+    where the mean is large; means are those of differences to the first value, which keep more digits.
+    """
+
+    count: int = 0
+    origin: float = 0.0
+    offset: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: npt.NDArray[np.float64]) -> None:
+        """Take values in."""
+        if not len(values):
+            return
+        if not self.count:
+            self.origin = float(values[0])
+        shifted = values - self.origin
+        mean = float(shifted.mean())
+        total, difference = self.count + len(values), mean - self.offset
+        self.squares += float(((shifted - mean) ** 2).sum()) + difference**2 * self.count * len(values) / total
+        self.offset += difference * len(values) / total
+        self.count = total
+
+    @property
+    def variance(self) -> float:
+        """The mean squared deviation."""
+        return self.squares / self.count
+
+    def mean_and_spread(self) -> tuple[float, float]:
+        """Return what the function of this name returns for all values at once."""
+        mean = self.origin + self.offset
+        return mean, _spread(mean, math.sqrt(self.variance))
 
 
 @dataclass(frozen=True)
@@ -196,7 +246,9 @@ class Classes:
             row = int((labels < 0).argmax())
             got = shown(names[codes[row]]) if codes[row] >= 0 else "no value"
             known = ", ".join(str(name) for name in self.classes[:10]) + ", ..." * (len(self.classes) > 10)
-            raise ValueError(f"column {self.name!r}: got {got} in row {row}, expected one of the classes {known}")
+            raise ValueError(
+                f"column {self.name!r}: got {got} in row {table.first + row}, expected one of the classes {known}"
+            )
         return labels
 
     def decode(self, labels: npt.NDArray[np.int64]) -> Array:
@@ -224,13 +276,13 @@ class Values:
     @classmethod
     def fit(cls, names: Sequence[str], table: Table) -> Values:
         """Return the means and spreads of columns of numbers."""
-        measured = [mean_and_spread(column) for column in _numbers(names, table).T]
+        measured = [mean_and_spread(column) for column in numbers_of(names, table).T]
         means, spreads = zip(*measured, strict=True)
         return cls(tuple(names), means, spreads)
 
     def encode(self, table: Table) -> npt.NDArray[np.float64]:
         """Return the standardised values of every row, shape (rows, columns)."""
-        return (_numbers(self.names, table) - self.means) / self.spreads
+        return (numbers_of(self.names, table) - self.means) / self.spreads
 
     def decode(self, outputs: Array) -> Array:
         """Return a network's outputs in the units of the columns."""
@@ -238,7 +290,7 @@ class Values:
         return result.astype(outputs.dtype)
 
 
-def _numbers(names: Sequence[str], table: Table) -> npt.NDArray[np.float64]:
+def numbers_of(names: Sequence[str], table: Table) -> npt.NDArray[np.float64]:
     """Return columns of numbers without gaps, side by side."""
     columns = [table.column(name) for name in names]
     for name, column in zip(names, columns, strict=True):
@@ -247,7 +299,7 @@ def _numbers(names: Sequence[str], table: Table) -> npt.NDArray[np.float64]:
         if not np.isfinite(column).all():
             row = int((~np.isfinite(column)).argmax())
             got = "no value" if np.isnan(column[row]) else shown(column[row])
-            raise ValueError(f"column {name!r}: got {got} in row {row}, expected finite numbers")
+            raise ValueError(f"column {name!r}: got {got} in row {table.first + row}, expected finite numbers")
     return np.column_stack([column for column in columns if not isinstance(column, Categories)])
 
 

@@ -17,7 +17,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -220,18 +220,26 @@ def write_atomically(path: Path, *contents: Any) -> None:
     OSError
         With the path, where that cannot be done; what the name stood for is as it was, and nothing else is left.
     """
+    with replacing(path) as file:
+        written = 0
+        for content in contents:
+            for part in _chunks(content):
+                file.write(part)
+                written += len(part)
+                if written >= _SYNCED:  # one synchronisation of it all could not be interrupted
+                    file.flush()
+                    os.fsync(file.fileno())
+                    written = 0
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to, which takes the place of another when all is written; see `write_atomically`."""
     # The name is known before there is a file: an interrupt may come while it is made.
-    temporary, written = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part"), 0
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
         with open(temporary, "xb") as file:
-            for content in contents:
-                for part in _chunks(content):
-                    file.write(part)
-                    written += len(part)
-                    if written >= _SYNCED:  # one synchronisation of it all could not be interrupted
-                        file.flush()
-                        os.fsync(file.fileno())
-                        written = 0
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

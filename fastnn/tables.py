@@ -56,11 +56,14 @@ class Table:
     rows : int
     dates : set of str
         Which columns of numbers are days.
+    first : int
+        The number of the first row, for messages, where these are some rows of a file.
     """
 
     columns: Mapping[str, Column]
     rows: int
     dates: frozenset[str] = frozenset()
+    first: int = 0
 
     def __len__(self) -> int:
         return self.rows
@@ -87,7 +90,8 @@ class Table:
 
     def only(self, names: Sequence[str]) -> Table:
         """Return these columns."""
-        return Table({name: self.columns[name] for name in names}, self.rows, self.dates.intersection(names))
+        kept = {name: self.columns[name] for name in names}
+        return Table(kept, self.rows, self.dates.intersection(names), self.first)
 
 
 def is_missing(column: Column) -> npt.NDArray[np.bool_]:
@@ -132,7 +136,7 @@ def as_table(data: Any) -> Table:
     import pyarrow
 
     try:
-        return _from_arrow(pyarrow.table(data))
+        return table_of_arrow(pyarrow.table(data))
     except pyarrow.ArrowException as error:
         raise ValueError(f"data: cannot be read as a table: {error}") from None
 
@@ -140,11 +144,11 @@ def as_table(data: Any) -> Table:
 def column_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Return the names of a file's columns, in its order; see `read_table`."""
     place = Path(path)
-    if not _is_parquet(place):
-        return _Layout.of(place).names
+    if not is_parquet(place):
+        return CsvLayout.of(place).names
     import pyarrow.parquet
 
-    with _arrow_errors(), pyarrow.parquet.ParquetFile(place) as file:
+    with arrow_errors(), pyarrow.parquet.ParquetFile(place) as file:
         return _named_once(file.schema_arrow.names)
 
 
@@ -176,26 +180,35 @@ def read_table(
         If it cannot be opened.
     """
     place = Path(path)
-    names = column_names(place)
-    wanted = list(names if columns is None else columns)
-    for name in wanted:
-        if name not in names:
-            raise unknown_name("column", name, names)
-    if _is_parquet(place):
+    wanted = wanted_columns(place, columns)
+    if is_parquet(place):
         import pyarrow.parquet
 
-        with _arrow_errors(), pyarrow.parquet.ParquetFile(place) as file:
-            table = _from_arrow(file.read(columns=wanted), words)
+        with arrow_errors(), pyarrow.parquet.ParquetFile(place) as file:
+            table = table_of_arrow(file.read(columns=wanted), words)
     elif importlib.util.find_spec("pyarrow") is None:
         table = _read_numbers(place, wanted)
     else:
-        with _arrow_errors():
-            table = _from_arrow(_read_csv(place, wanted, words))
+        import pyarrow.csv
+
+        with arrow_errors():
+            types = {name: pyarrow.string() for name in words}
+            table = table_of_arrow(pyarrow.csv.read_csv(place, *csv_options(CsvLayout.of(place), wanted, types)))
     typed = {name: as_categories(table.columns[name]) if name in words else table.columns[name] for name in wanted}
     return Table(typed, table.rows, table.dates)
 
 
-def _is_parquet(path: Path) -> bool:
+def wanted_columns(path: Path, columns: Sequence[str] | None) -> list[str]:
+    """Return the columns to read of a file, all for None; refuse one that it has not."""
+    names = column_names(path)
+    for name in columns or ():
+        if name not in names:
+            raise unknown_name("column", name, names)
+    return list(names if columns is None else columns)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file begins as Parquet does, for which PyArrow must be there."""
     with open(path, "rb") as file:
         found = file.read(4) == b"PAR1"
     if found and importlib.util.find_spec("pyarrow") is None:
@@ -204,7 +217,7 @@ def _is_parquet(path: Path) -> bool:
 
 
 @contextmanager
-def _arrow_errors() -> Iterator[None]:
+def arrow_errors() -> Iterator[None]:
     """Turn pyarrow's errors about what a file holds into one sentence."""
     import pyarrow
 
@@ -220,7 +233,7 @@ def _named_once(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-class _Layout(NamedTuple):
+class CsvLayout(NamedTuple):
     """The columns' names of a CSV file, what stands between its cells, and the lines that the names take."""
 
     names: tuple[str, ...]
@@ -228,7 +241,7 @@ class _Layout(NamedTuple):
     lines: int
 
     @classmethod
-    def of(cls, path: Path) -> _Layout:
+    def of(cls, path: Path) -> CsvLayout:
         try:
             with _open_text(path) as file:
                 delimiter = max(",;\t|", key=file.readline().count)
@@ -257,11 +270,10 @@ def _open_text(path: Path) -> TextIO:
     return open(path, encoding="utf-8-sig", newline="")
 
 
-def _read_csv(path: Path, columns: list[str], words: Collection[str]) -> pyarrow.Table:
-    import pyarrow
+def csv_options(layout: CsvLayout, columns: Sequence[str], types: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Return how PyArrow shall read, parse and convert these columns, some of them of a type that is known."""
     import pyarrow.csv
 
-    layout = _Layout.of(path)
     read = pyarrow.csv.ReadOptions(column_names=layout.names, skip_rows=layout.lines)
     parse = pyarrow.csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
     convert = pyarrow.csv.ConvertOptions(
@@ -270,12 +282,13 @@ def _read_csv(path: Path, columns: list[str], words: Collection[str]) -> pyarrow
         strings_can_be_null=True,
         true_values=[],  # "true" and "false" are categories like any other, under the names that the file has
         false_values=[],
-        column_types={name: pyarrow.string() for name in words},
+        column_types=types,
     )
-    return pyarrow.csv.read_csv(path, read, parse, convert)
+    return read, parse, convert
 
 
-def _from_arrow(table: pyarrow.Table, words: Collection[str] = ()) -> Table:
+def table_of_arrow(table: pyarrow.Table, words: Collection[str] = (), first: int = 0) -> Table:
+    """Return what PyArrow read; `first` is the number of the first row, `words` are no dates but categories."""
     columns: dict[str, Column] = {}
     dates = set()
     for name in table.column_names:
@@ -286,8 +299,8 @@ def _from_arrow(table: pyarrow.Table, words: Collection[str] = ()) -> Table:
             else:
                 column = _days(column)
                 dates.add(name)
-        columns[name] = _column(name, column)
-    return Table(columns, table.num_rows, frozenset(dates))
+        columns[name] = _column(name, column, first)
+    return Table(columns, table.num_rows, frozenset(dates), first)
 
 
 def _is_date(kind: pyarrow.DataType) -> bool:
@@ -310,7 +323,7 @@ def _days(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
     return compute.divide(whole.cast("float64", safe=False), float(per_day[unit]))
 
 
-def _column(name: str, column: pyarrow.ChunkedArray) -> Column:
+def _column(name: str, column: pyarrow.ChunkedArray, first: int) -> Column:
     """Return numbers, or categories for words, truth values and dictionaries."""
     import pyarrow as pa
 
@@ -318,7 +331,7 @@ def _column(name: str, column: pyarrow.ChunkedArray) -> Column:
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return _numbers(name, column.cast(pa.float64(), safe=False).to_numpy())
+        return _numbers(name, column.cast(pa.float64(), safe=False).to_numpy(), first)
     if not pa.types.is_dictionary(kind):
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)):
             raise ValueError(
@@ -332,10 +345,10 @@ def _column(name: str, column: pyarrow.ChunkedArray) -> Column:
     return _tidy(codes, whole.dictionary.to_pylist())
 
 
-def _numbers(name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _numbers(name: str, values: npt.NDArray[np.float64], first: int = 0) -> npt.NDArray[np.float64]:
     if np.isinf(values).any():
         row = int(np.isinf(values).argmax())
-        raise ValueError(f"column {name!r}: got {values[row]} in row {row}, expected finite numbers")
+        raise ValueError(f"column {name!r}: got {values[row]} in row {first + row}, expected finite numbers")
     return values
 
 
@@ -352,7 +365,7 @@ def _tidy(codes: npt.NDArray[np.int64], values: list[Any]) -> Categories:
 
 def _read_numbers(path: Path, columns: list[str]) -> Table:
     """Read a CSV file of numbers without pyarrow."""
-    layout = _Layout.of(path)
+    layout = CsvLayout.of(path)
     places = [layout.names.index(name) for name in columns]
     with _open_text(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "input contained no data"

@@ -469,7 +469,8 @@ def test_nan_in_images_is_refused(capsys, folder):
 def test_help_names_every_option_and_has_examples(capsys):
     code, out, err = run(capsys, "train", "--help")
     assert (code, err) == (0, "")
-    options = "target task columns ignore categorical validation test loss layers activation dropout l1 l2 l1-mode"
+    options = "target task columns ignore categorical validation test stream-from temp loss layers activation"
+    options += " dropout l1 l2 l1-mode"
     options += " optimizer lr schedule decay decay-every warmup"
     options += " epochs batch-size patience seed threads dtype output plot no-plot quiet json"
     for option in options.split():

@@ -5,11 +5,12 @@ One file a command, each with `add`, which declares its options, and `run`. What
 ```
 shared.py     errors as one sentence, exit codes, files that can be written, printing
 options.py    the parser, and converters from text to numbers and names
-files.py      rows from files: tables, arrays, images
+files.py      rows from files: tables, at once or in batches, arrays, images
 scores.py     how well a model does on rows
 ```
 
-`train.py` has its options in `train_options.py`, and what it learns from, set apart and prepared, in `sources.py`.
+`train.py` has its options in `train_options.py`, and what it learns from, set apart and prepared, in `sources.py`,
+or in `large.py` for tables too large for memory.
 
 An error is one sentence on stderr. Exit codes: 0; 1 where training or writing failed; 2 for bad arguments and files;
 130 after Ctrl-C.

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.cli.files import kind_of, read_columns, read_pair, unseen_of, warn_unseen, words_of
-from fastnn.cli.options import add_command, add_json, add_model
+from fastnn.batches import BatchedTable
+from fastnn.cli.files import (
+    PIECE_NUMBERS,
+    is_large,
+    kind_of,
+    open_batches,
+    pieces,
+    read_columns,
+    read_pair,
+    unseen_of,
+    warn_unseen,
+    words_of,
+)
+from fastnn.cli.options import add_command, add_json, add_model, add_stream_from
 from fastnn.cli.scores import brief, by_class, measure, tables, target_of
 from fastnn.cli.shared import CommandError, load_model, print_json, reading
 from fastnn.model import Sequential
 from fastnn.preparation import Classes, Preparation
-
-Array = npt.NDArray[Any]
+from fastnn.streams import Block, Piece, Stream
 
 EXAMPLES = """\
 examples:
@@ -36,6 +48,7 @@ def add(commands: Any) -> None:
     parser.add_argument("data", metavar="FILE", help=text)
     text = "the array of the targets in an .npz file (default: the one trained on, or y), or the IDX file of the labels"
     parser.add_argument("--target", metavar="NAME", help=text)
+    add_stream_from(parser.add_argument)
     add_json(parser)
 
 
@@ -43,33 +56,39 @@ def run(options: argparse.Namespace) -> int:
     """Measure, and print."""
     model = load_model(options.model)
     with reading(options.data):
-        x, y, unseen = _read(model, options)
-        if not len(x):
-            raise ValueError("got no rows, expected some")
-        result = measure(model, x, y)
+        rows, unseen = _read(model, options)
+        result = measure(model, *rows)
         target = target_of(model)
         if isinstance(target, Classes):
-            result |= by_class(target.classes, y, model.predict_class(x))
+            result |= by_class(model, target.classes, *rows)
     if options.json:
         print_json({**result, "unseen": unseen})
         return 0
-    warn_unseen(unseen, len(x))
+    warn_unseen(unseen, result["rows"])
     print(f"{result['rows']:,} rows: {brief(result)}")
     for line in ("", *tables(result)):
         print(line.rstrip())
     return 0
 
 
-def _read(model: Sequential, options: argparse.Namespace) -> tuple[Array, Array, dict[str, Any]]:
-    """Return inputs and targets as the network takes them, and the categories that have no input."""
+def _read(model: Sequential, options: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return inputs and targets as the network takes them, or a stream of both, and the categories without an input."""
     preparation = model.preparation or Preparation((), target_of(model))
     target = preparation.target
     if preparation.columns:
         if options.target is not None:
             raise CommandError(f"--target: the model was trained on {', '.join(target.names)}, expected none")
-        names = [column.name for column in preparation.columns]
-        table = read_columns(options.data, [*names, *target.names], words_of(preparation))
-        return preparation.transform(table, model.dtype), target.encode(table), unseen_of(preparation, table)
+        names = [*(column.name for column in preparation.columns), *target.names]
+        if is_large(options.data, options.stream_from):
+            table, found = open_batches(options.data, preparation, names)
+            _check_rows(found.rows)
+            return (_stream(table, found.rows, preparation, model.dtype),), found.columns
+        whole = read_columns(options.data, names, words_of(preparation))
+        x, y = preparation.transform(whole, model.dtype), target.encode(whole)
+        _check_rows(len(x))
+        return (x, y), unseen_of(preparation, whole)
+    if options.stream_from is not None:
+        raise CommandError("--stream-from: says nothing to a model of arrays, expected it with one of a table")
     kind = kind_of(options.data)
     if kind in ("table", "npy"):
         raise ValueError("got no targets, expected .npz or IDX, as the model was trained on arrays")
@@ -78,4 +97,23 @@ def _read(model: Sequential, options: argparse.Namespace) -> tuple[Array, Array,
     columns = dict(zip(target.names, rows.y.columns.values(), strict=False))
     if len(columns) != len(rows.y.columns):
         raise ValueError(f"got {len(rows.y.columns)} targets a row, expected {len(target.names)}")
-    return np.asarray(rows.x), target.encode(type(rows.y)(columns, len(rows.y))), {}
+    _check_rows(len(rows.y))
+    return (np.asarray(rows.x), target.encode(type(rows.y)(columns, len(rows.y)))), {}
+
+
+def _check_rows(rows: int) -> None:
+    if not rows:
+        raise ValueError("got no rows, expected some")
+
+
+def _stream(table: BatchedTable, rows: int, preparation: Preparation, dtype: npt.DTypeLike) -> Stream:
+    """Return a stream that prepares the rows of a table each time it is read."""
+    inputs = len(preparation.inputs)
+
+    def read(with_x: bool, with_y: bool) -> Iterator[Piece]:
+        for batch in table.batches():
+            for piece in pieces(batch, inputs):
+                x = preparation.transform(piece, dtype) if with_x else None
+                yield Piece(piece.first, x, preparation.target.encode(piece) if with_y else None, None)
+
+    return Stream([Block(0, rows, read)], inputs, max(1, PIECE_NUMBERS // inputs), True)

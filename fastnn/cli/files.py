@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from fastnn.batches import BatchedTable, table_bytes
 from fastnn.datasets import load_idx, load_idx_dir
 from fastnn.preparation import Classes, Preparation
 from fastnn.tables import Categories, Column, Table, column_names, read_table
@@ -20,6 +22,12 @@ Array = npt.NDArray[Any]
 
 EXAMPLES = 10
 """So many categories without an input are named."""
+
+STREAM_FROM = 1024
+"""Tables of so many MB or more are read in batches, where the user says nothing."""
+
+PIECE_NUMBERS = 1 << 20
+"""So many inputs of a batch are prepared at a time."""
 
 _KINDS = {"folder": "a folder", "idx": "IDX", "npz": ".npz", "npy": ".npy"}
 
@@ -114,13 +122,32 @@ def _read_npz_pair(path: str, target: str) -> tuple[Array, Table]:
         return x, target_table(target, arrays[target])
 
 
+def is_large(path: str, stream_from: int | None) -> bool:
+    """Whether a file is a table of so many MB or more, as far as can be told without reading it."""
+    least = STREAM_FROM if stream_from is None else stream_from
+    return kind_of(path) == "table" and table_bytes(path) >= least << 20
+
+
+def pieces(table: Table, inputs: int) -> Iterator[Table]:
+    """Yield the rows of a table, as many at a time as make a bounded number of inputs."""
+    rows = max(1, PIECE_NUMBERS // max(1, inputs))
+    for first in range(0, len(table), rows):
+        part = table[np.arange(first, min(first + rows, len(table)))]
+        yield replace(part, first=table.first + first)
+
+
 def read_columns(path: str, columns: Sequence[str], words: Sequence[str]) -> Table:
     """Read those columns of a table that are there, some as categories whatever their cells hold."""
+    wanted = columns_there(path, columns)
+    return read_table(path, wanted, [name for name in words if name in wanted])
+
+
+def columns_there(path: str, columns: Sequence[str]) -> list[str]:
+    """Return those of the columns that a table has."""
     if (kind := kind_of(path)) != "table":
         raise ValueError(f"got {_KINDS[kind]}, expected a table, CSV or Parquet, as the model was trained on one")
     there = set(column_names(path))
-    wanted = [name for name in columns if name in there]
-    return read_table(path, wanted, [name for name in words if name in wanted])
+    return [name for name in columns if name in there]
 
 
 def words_of(preparation: Preparation) -> list[str]:
@@ -159,6 +186,43 @@ def unseen_of(preparation: Preparation, table: Table) -> dict[str, Any]:
         name: {"rows": rows, "categories": list(names[:EXAMPLES])}
         for name, (rows, names) in preparation.unseen(table).items()
     }
+
+
+class Unseen:
+    """What `unseen_of` says of all batches, and how many rows there are.
+
+    Parameters
+    ----------
+    preparation : Preparation
+    """
+
+    def __init__(self, preparation: Preparation) -> None:
+        self.preparation, self.rows = preparation, 0
+        self.columns: dict[str, Any] = {}
+
+    def add(self, table: Table) -> None:
+        """Take in a batch."""
+        if not self.rows:
+            self.preparation.transform(table[np.arange(1)])  # says which columns are lacking
+        self.rows += len(table)
+        for name, (rows, names) in self.preparation.unseen(table).items():
+            found = self.columns.setdefault(name, {"rows": 0, "categories": []})
+            found["rows"] += rows
+            new = [word for word in names if word not in found["categories"]]
+            found["categories"] += new[: EXAMPLES - len(found["categories"])]
+
+
+def write_npy_header(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Write what stands in a .npy file before the numbers."""
+    described = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(file, {"descr": described, "fortran_order": False, "shape": shape})
+
+
+def open_batches(path: str, preparation: Preparation, columns: Sequence[str]) -> tuple[BatchedTable, Unseen]:
+    """Return those of the columns that a table has, to be read in batches, and what is to be said of them."""
+    wanted = columns_there(path, columns)
+    table = BatchedTable(path, wanted, [name for name in words_of(preparation) if name in wanted])
+    return table, table.visit(lambda: Unseen(preparation))
 
 
 def warn_unseen(unseen: dict[str, Any], rows: int) -> None:

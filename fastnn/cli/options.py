@@ -58,6 +58,12 @@ def add_json(parser: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
 
 
+def add_stream_from(add: Any) -> None:
+    """Add the option --stream-from."""
+    text = "read tables of so many MB or more in batches, those of a Parquet file counted unpacked"
+    add("--stream-from", metavar="MB", type=integer(0), help=f"{text} (default 1024)")
+
+
 def number(
     low: float, high: float | None = None, *, low_open: bool = False, high_open: bool = False
 ) -> Callable[[str], float]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import itertools
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.cli.files import read_samples, warn_unseen
-from fastnn.cli.options import add_command, add_json, add_model
+from fastnn.cli.files import is_large, open_batches, pieces, read_samples, warn_unseen, write_npy_header
+from fastnn.cli.options import add_command, add_json, add_model, add_stream_from
 from fastnn.cli.scores import target_of
 from fastnn.cli.shared import CommandError, check_place, check_pyarrow, load_model, print_json, reading, writing
 from fastnn.model import Sequential
-from fastnn.saving import write_atomically
+from fastnn.saving import replacing, write_atomically
 
 Array = npt.NDArray[Any]
 
@@ -43,6 +45,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--proba", action="store_true", help="print the probability of every class instead")
     text = "write to a file instead: .npy, .parquet, or text under any other name"
     parser.add_argument("--output", metavar="FILE", help=text)
+    add_stream_from(parser.add_argument)
     add_json(parser)
 
 
@@ -56,11 +59,17 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(options.model)
     if options.proba and not model.counts_correct:
         raise CommandError(f"--proba: the model's loss is {model.loss.name}, which has no probabilities")
+    if options.stream_from is not None and not _is_of_table(model):
+        raise CommandError("--stream-from: says nothing to a model of arrays, expected it with one of a table")
+    with reading(options.data):
+        large = _is_of_table(model) and is_large(options.data, options.stream_from)
+    if large:
+        return _in_batches(model, options, ending)
     with reading(options.data):
         rows, unseen = read_samples(options.data, model.preparation, model.network.inputs, model.dtype)
         result = answers(model, rows, options.proba)
     names = columns_of_answers(model, result, options.proba)
-    header = names if model.preparation is not None and model.preparation.columns else None
+    header = names if _is_of_table(model) else None
     facts = {"rows": len(result), "columns": names, "unseen": unseen}
     if not options.json:
         warn_unseen(unseen, len(result))
@@ -74,7 +83,9 @@ def run(options: argparse.Namespace) -> int:
     if ending == ".npy":
         np.save(content, result)
     elif ending == ".parquet":
-        _write_parquet(content, result, names)
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(_arrow_table(result, names), content)
     else:
         text = io.StringIO()
         _write_text(text, result, header)
@@ -84,6 +95,59 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({**facts, "file": options.output, "bytes": len(content.getvalue())})
     return 0
+
+
+def _is_of_table(model: Sequential) -> bool:
+    return model.preparation is not None and bool(model.preparation.columns)
+
+
+def _in_batches(model: Sequential, options: argparse.Namespace, ending: str) -> int:
+    """Do what `run` does with a table too large for memory; its answers are never held together either."""
+    if options.json and options.output is None:
+        raise CommandError("--json: the answers to a table that is read in batches are not held, expected --output")
+    preparation = model.preparation
+    assert preparation is not None
+    with reading(options.data):
+        table, found = open_batches(options.data, preparation, [column.name for column in preparation.columns])
+        if not found.rows:
+            raise ValueError("got no rows, expected some")
+
+    def parts() -> Iterator[Array]:
+        with reading(options.data):
+            for batch in table.batches():
+                for piece in pieces(batch, len(preparation.inputs)):
+                    yield answers(model, preparation.transform(piece, model.dtype), options.proba)
+
+    left = parts()
+    first = next(left)
+    names = columns_of_answers(model, first, options.proba)
+    results = itertools.chain([first], left)
+    if not options.json:
+        warn_unseen(found.columns, found.rows)
+    if options.output is None:
+        _write_texts(sys.stdout, results, names)
+        return 0
+    path = Path(options.output)
+    with writing(options.output), replacing(path) as file:
+        if ending == ".npy":
+            write_npy_header(file, first.dtype, (found.rows, *first.shape[1:]))
+            for result in results:
+                file.write(result.tobytes())
+        elif ending == ".parquet":
+            _write_parquets(file, results, names)
+        else:
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            _write_texts(text, results, names)
+            text.detach()  # which flushes it; the file stays open
+    if options.json:
+        facts = {"rows": found.rows, "columns": names, "unseen": found.columns}
+        print_json({**facts, "file": options.output, "bytes": path.stat().st_size})
+    return 0
+
+
+def _write_texts(file: Any, results: Iterable[Array], header: list[str]) -> None:
+    for number, result in enumerate(results):
+        _write_text(file, result, None if number else header)
 
 
 def answers(model: Sequential, rows: Array, proba: bool) -> Array:
@@ -118,9 +182,18 @@ def _write_text(file: Any, result: Array, header: list[str] | None) -> None:
     np.savetxt(file, result, fmt=form, delimiter=",")
 
 
-def _write_parquet(file: io.BytesIO, result: Array, names: list[str]) -> None:
-    import pyarrow
+def _write_parquets(file: Any, results: Iterator[Array], names: list[str]) -> None:
     import pyarrow.parquet
 
+    first = _arrow_table(next(results), names)
+    with pyarrow.parquet.ParquetWriter(file, first.schema) as writer:
+        writer.write_table(first)
+        for result in results:
+            writer.write_table(_arrow_table(result, names))
+
+
+def _arrow_table(result: Array, names: list[str]) -> Any:
+    import pyarrow
+
     columns = result.reshape(len(result), -1).T
-    pyarrow.parquet.write_table(pyarrow.table(dict(zip(names, map(pyarrow.array, columns), strict=True))), file)
+    return pyarrow.table(dict(zip(names, map(pyarrow.array, columns), strict=True)))

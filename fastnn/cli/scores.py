@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from fastnn.cli.shared import columns_of
 from fastnn.model import Sequential
-from fastnn.preparation import Classes, Values
+from fastnn.preparation import Classes, Moments, Values
+from fastnn.streams import Stream
 
 Array = npt.NDArray[Any]
 
@@ -29,18 +30,21 @@ def target_of(model: Sequential) -> Classes | Values:
     return Values(names, (0.0,) * units, (1.0,) * units)
 
 
-def measure(model: Sequential, x: Array, y: Array) -> dict[str, Any]:
+def measure(model: Sequential, x: Any, y: Any = None) -> dict[str, Any]:
     """Return rows, loss and accuracy, or R2 and errors in the target's own units.
 
     Parameters
     ----------
     model : Sequential
     x, y : array
-        As the network takes them.
+        As the network takes them; or a stream of both as x.
     """
     target = target_of(model)
-    result: dict[str, Any] = {"rows": len(x), **model.evaluate(x, y)}
+    result: dict[str, Any] = {"rows": x.rows if isinstance(x, Stream) else len(x), **model.evaluate(x, y)}
     if model.counts_correct or not isinstance(target, Values):
+        return result
+    if isinstance(x, Stream):
+        result["targets"] = _streamed_errors(model, x, target)
         return result
     error = (model.predict(x).astype(np.float64) - y) * target.spreads
     variance = (y * target.spreads).var(axis=0)
@@ -56,6 +60,29 @@ def measure(model: Sequential, x: Array, y: Array) -> dict[str, Any]:
     return result
 
 
+def _streamed_errors(model: Sequential, rows: Stream, target: Values) -> list[dict[str, Any]]:
+    """Return what `measure` says of each column of values."""
+    spreads = np.array(target.spreads)
+    squared, absolute = np.zeros(len(spreads)), np.zeros(len(spreads))
+    moments = [Moments() for _ in spreads]
+    for block in rows.blocks:
+        for piece in block.read(True, True):
+            error = (model.predict(piece.x).astype(np.float64) - piece.y) * spreads
+            squared += (error**2).sum(axis=0)
+            absolute += np.abs(error).sum(axis=0)
+            for known, values in zip(moments, (piece.y * spreads).T, strict=True):
+                known.add(values)
+    return [
+        {
+            "target": name,
+            "r2": float(1 - squared[i] / known.squares) if known.squares else math.nan,
+            "mean_absolute_error": float(absolute[i] / known.count),
+            "root_mean_squared_error": float(np.sqrt(squared[i] / known.count)),
+        }
+        for i, (name, known) in enumerate(zip(target.names, moments, strict=True))
+    ]
+
+
 def brief(result: dict[str, Any]) -> str:
     """Return the score and the loss as a phrase."""
     if "accuracy" in result:
@@ -65,10 +92,22 @@ def brief(result: dict[str, Any]) -> str:
     return f"R2 {result['r2']:.4f}{own}, loss {result['loss']:.4f}"
 
 
-def by_class(classes: tuple[str | int, ...], labels: Array, predicted: Array) -> dict[str, Any]:
-    """Return precision, recall and F1 of every class, and how often each (row) was taken for each (column)."""
+def by_class(model: Sequential, classes: tuple[str | int, ...], x: Any, y: Any = None) -> dict[str, Any]:
+    """Return precision, recall and F1 of every class, and how often each (row) was taken for each (column).
+
+    Parameters
+    ----------
+    model : Sequential
+    classes : tuple of str or int
+    x, y : array
+        As in `measure`.
+    """
     confusion = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
+    parts = (
+        (piece[1:3] for block in x.blocks for piece in block.read(True, True)) if isinstance(x, Stream) else [(x, y)]
+    )
+    for samples, labels in parts:
+        np.add.at(confusion, (labels, model.predict_class(samples)), 1)
     right, rows, taken = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     report = [
         {

@@ -56,6 +56,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def size_name(number: int) -> str:
+    """Return a number of bytes as text: 12.3 GB, 312.0 MB, 4.1 kB."""
+    unit, divisor = ("GB", 1e9) if number >= 1e9 else ("MB", 1e6) if number >= 1e6 else ("kB", 1e3)
+    return f"{number / divisor:,.1f} {unit}"
+
+
 def columns_of(rows: list[list[str]]) -> list[str]:
     """Return lines of cells under each other: the first column to the left, the others to the right."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
@@ -108,6 +114,14 @@ def check_place(option: str, path: Path) -> None:
         raise CommandError(f"{option}: got {path}, but there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise CommandError(f"{option}: got {path}, but the folder {path.parent} cannot be written to")
+
+
+def check_folder(option: str, path: Path) -> None:
+    """Refuse a folder in which no file could be written."""
+    if not path.is_dir():
+        raise CommandError(f"{option}: got {path}, expected a folder")
+    if not os.access(path, os.W_OK):
+        raise CommandError(f"{option}: got the folder {path}, which cannot be written to, expected another one")
 
 
 def check_pyarrow(option: str) -> None:

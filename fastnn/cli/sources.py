@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn._errors import unknown_name
-from fastnn.cli.files import Rows, kind_of, read_columns, read_pair, target_table
+from fastnn.cli.files import Rows, is_large, kind_of, read_columns, read_pair, target_table
 from fastnn.cli.shared import CommandError, reading
 from fastnn.datasets import load_digits
 from fastnn.layers import Rescale
 from fastnn.preparation import MAX_CATEGORIES, Categorical, Classes, Numeric, Preparation, Values, mean_and_spread
+from fastnn.streams import Stream
 from fastnn.tables import Categories, Column, Table, column_names, is_missing, read_table
 
 Array = npt.NDArray[Any]
@@ -27,24 +30,40 @@ FEW = 20
 
 TEST_SHARE = 0.2
 
+_AT_ONCE = 1 << 20
+
 
 @dataclass(frozen=True)
 class Task:
     """Rows and what is wanted of them, as the network takes them; None where there are none."""
 
     name: str
-    train: Pair
-    validation: Pair | None
-    test: Pair | None
+    train: Pair | Stream
+    validation: Pair | Stream | None
+    test: Pair | Stream | None
     rescale: Rescale | None
     preparation: Preparation
     notes: tuple[str, ...]
 
 
-def make_task(options: argparse.Namespace) -> Task:
-    """Read the data, set rows apart by the seed, and learn the preparation from the rows to train on."""
+def rows_in(part: Pair | Stream) -> int:
+    """Return the number of rows."""
+    return part.rows if isinstance(part, Stream) else len(part[0])
+
+
+def first_row(part: Pair | Stream) -> Array:
+    """Return the inputs of the first row, shape (1, inputs)."""
+    return np.asarray(next(part.blocks[0].read(True, False)).x[:1] if isinstance(part, Stream) else part[0][:1])
+
+
+def make_task(options: argparse.Namespace, cleanup: contextlib.ExitStack) -> Task:
+    """Read the data, set rows apart by the seed, and learn the preparation from the rows to train on.
+
+    Tables that are too large for memory are read in batches, into temporary files that `cleanup` removes.
+    """
     if options.data is None:
-        _refuse(options, "the digits", ("target", "task", "columns", "ignore", "categorical", "test"))
+        names = ("target", "task", "columns", "ignore", "categorical", "test", "stream_from", "temp")
+        _refuse(options, "the digits", names)
         x, y, x_test, y_test = load_digits()
         held = Rows(x_test, target_table("label", y_test))
         return _assemble(options, "digits", Rows(x, target_table("label", y)), held, 1 / 16, [])
@@ -54,8 +73,8 @@ def make_task(options: argparse.Namespace) -> Task:
         if kind == "npy":
             raise ValueError("got one array, expected inputs and targets, as in .npz")
     if kind == "table":
-        return _table_task(options, name)
-    _refuse(options, "arrays", ("columns", "ignore", "categorical"))
+        return _table_task(options, name, cleanup)
+    _refuse(options, "arrays", ("columns", "ignore", "categorical", "stream_from", "temp"))
     if kind == "folder":
         _refuse(options, "a folder of IDX files", ("target", "test"))
     test: Rows | None = None
@@ -72,10 +91,12 @@ def make_task(options: argparse.Namespace) -> Task:
 def _refuse(options: argparse.Namespace, what: str, names: Sequence[str]) -> None:
     for name in names:
         if getattr(options, name) not in (None, ()):
-            raise CommandError(f"--{name}: says nothing to {what}, expected it with a table or other files")
+            raise CommandError(
+                f"--{name.replace('_', '-')}: says nothing to {what}, expected it with a table or other files"
+            )
 
 
-def _table_task(options: argparse.Namespace, name: str) -> Task:
+def _table_task(options: argparse.Namespace, name: str, cleanup: contextlib.ExitStack) -> Task:
     """Read the columns that are asked for, and no others."""
     with reading(options.data):
         names = column_names(options.data)
@@ -89,13 +110,18 @@ def _table_task(options: argparse.Namespace, name: str) -> Task:
     ]
     if not inputs:
         raise CommandError(f"{options.data}: got no column but the target, expected one to learn from")
+    if _is_large(options):
+        from fastnn.cli.large import large_task
+
+        return large_task(options, name, inputs, targets, cleanup)
     notes: list[str] = []
     with reading(options.data):
         table = read_table(options.data, [*inputs, *targets], options.categorical)
     for target in targets:
         if target in table.dates:
             raise CommandError(f"--target: {target!r} holds dates, expected numbers or words")
-    inputs = _without_names(inputs, table, (*options.columns, *options.categorical), notes)
+    different = {name: _different(column) for name, column in table.columns.items()}
+    inputs = [column for column in inputs if not names_rows(options, column, different[column], len(table), notes)]
     rows = _with_target(table, inputs, targets, notes)
     test = None
     if isinstance(options.test, str):
@@ -106,6 +132,16 @@ def _table_task(options: argparse.Namespace, name: str) -> Task:
                 held.column(target)
             test = _with_target(held, [name for name in inputs if name in held.columns], targets, notes)
     return _assemble(options, name, rows, test, 1.0, notes)
+
+
+def _is_large(options: argparse.Namespace) -> bool:
+    """Whether the table to learn from, or the one to test on, is to be read in batches."""
+    for path in (options.data, options.test):
+        if isinstance(path, str):
+            with reading(path):
+                if is_large(path, options.stream_from):
+                    return True
+    return False
 
 
 def _target_names(asked: str | None, names: Sequence[str]) -> tuple[str, ...]:
@@ -132,16 +168,12 @@ def _list(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(map(repr, names[:most])) + ", ..." * (len(names) > most)
 
 
-def _without_names(inputs: list[str], table: Table, kept: Sequence[str], notes: list[str]) -> list[str]:
-    """Leave out columns that name the rows: words, most of them different."""
-    result = []
-    for name in inputs:
-        different = _different(table.columns[name])
-        if name not in kept and different > max(MAX_CATEGORIES, len(table) // 2):
-            notes.append(f"{name!r} is left out: {different:,} different words (--categorical {name} takes it in)")
-        else:
-            result.append(name)
-    return result
+def names_rows(options: argparse.Namespace, name: str, different: int, rows: int, notes: list[str]) -> bool:
+    """Whether a column names the rows: words, most of them different; notes that it is left out."""
+    if name in options.columns or name in options.categorical or different <= max(MAX_CATEGORIES, rows // 2):
+        return False
+    notes.append(f"{name!r} is left out: {different:,} different words (--categorical {name} takes it in)")
+    return True
 
 
 def _different(column: Column) -> int:
@@ -151,13 +183,23 @@ def _different(column: Column) -> int:
 
 def _with_target(table: Table, inputs: Sequence[str], targets: Sequence[str], notes: list[str]) -> Rows:
     """Return the rows that have a target, and note how many have none."""
+    there = with_target(table, targets)
+    left_out(len(table) - len(there), targets, notes)
+    return Rows(there.only(inputs), there.only(targets))
+
+
+def with_target(table: Table, targets: Sequence[str]) -> Table:
+    """Return the rows that have a target."""
     without = np.zeros(len(table), bool)
     for target in targets:
         without |= is_missing(table.columns[target])
-    if without.any():
-        notes.append(f"{int(without.sum()):,} rows without {' or '.join(targets)} are left out")
-        table = table[~without]
-    return Rows(table.only(inputs), table.only(targets))
+    return table[~without] if without.any() else table
+
+
+def left_out(rows: int, targets: Sequence[str], notes: list[str]) -> None:
+    """Note how many rows have no target."""
+    if rows:
+        notes.append(f"{rows:,} rows without {' or '.join(targets)} are left out")
 
 
 def _assemble(
@@ -177,7 +219,8 @@ def _assemble(
         target = _fit_target(kind, rows.y, learn.y)
         if isinstance(learn.x, Table):
             rescale, preparation = None, Preparation.fit(learn.x, tuple(learn.x.columns), target)
-            notes.append(_describe(preparation, learn.x))
+            different = {name: _different(column) for name, column in learn.x.columns.items()}
+            notes.append(describe(preparation, list(different), different))
         else:
             rescale, preparation = _rescale(learn.x, byte_scale), Preparation((), target)
         parts = [_apply(part, preparation, options.dtype) for part in (learn, Rows(rows.x[apart], rows.y[apart]))]
@@ -200,11 +243,16 @@ def infer(target: Table, asked: str | None) -> tuple[str, str]:
     column, name = target.columns[names[0]], names[0]
     if isinstance(column, Categories):
         return "classes", f"since {name!r} holds words"
-    different = np.unique(column)
+    return infer_numbers(name, np.unique(column), len(column))
+
+
+def infer_numbers(name: str, different: Array, rows: int, most: float = math.inf) -> tuple[str, str]:
+    """Return "classes" or "values" for a target of numbers, and why; no more than `most` different ones are counted."""
     if (different != np.rint(different)).any():
         return "values", f"since {name!r} holds numbers that are not all whole (--task classes overrules)"
-    count = f"since {name!r} holds {len(different):,} different whole numbers"
-    if len(different) <= min(FEW, len(column) // 2):
+    shown = f"{len(different):,}" if len(different) <= most else f"more than {most:,}"
+    count = f"since {name!r} holds {shown} different whole numbers"
+    if len(different) <= min(FEW, rows // 2):
         return "classes", f"{count} (--task values overrules)"
     return "values", f"{count} (--task classes overrules)"
 
@@ -212,10 +260,28 @@ def infer(target: Table, asked: str | None) -> tuple[str, str]:
 def _split(options: argparse.Namespace, rows: int, tests: bool) -> tuple[Array, Array, Array]:
     """Return the rows to train on, to choose the best epoch by and to test on, at random by the seed."""
     order = np.random.default_rng(options.seed).permutation(rows)
+    held, apart = _counts(options, rows, tests)
+    return order[held + apart :], order[held : held + apart], order[:held]
+
+
+def parts_of(options: argparse.Namespace, rows: int, tests: bool) -> npt.NDArray[np.uint8]:
+    """Return for each row what `_split` has it for: 0 to train on, 1 to choose the best epoch by, 2 to test on."""
+    # The same order as that of `permutation`, in half the memory.
+    order = np.arange(rows, dtype=np.uint32 if rows < 2**32 else np.int64)
+    np.random.default_rng(options.seed).shuffle(order)
+    held, apart = _counts(options, rows, tests)
+    parts = np.zeros(rows, np.uint8)
+    for first in range(0, held + apart, _AT_ONCE):
+        last = min(first + _AT_ONCE, held + apart)
+        parts[order[first:last]] = np.where(np.arange(first, last) < held, 2, 1)
+    return parts
+
+
+def _counts(options: argparse.Namespace, rows: int, tests: bool) -> tuple[int, int]:
+    """Return how many rows to test on, and to choose the best epoch by."""
     share = (TEST_SHARE if options.test is None else options.test) if tests else 0.0
     held = _count(rows, share)
-    apart = _count(rows - held, options.validation)
-    return order[held + apart :], order[held : held + apart], order[:held]
+    return held, _count(rows - held, options.validation)
 
 
 def _count(rows: int, share: float) -> int:
@@ -227,25 +293,30 @@ def _fit_target(kind: str, every: Table, train: Table) -> Classes | Values:
     names = tuple(every.columns)
     if kind == "values":
         return Values.fit(names, train)
+    return fit_classes(names, every.columns[names[0]])
+
+
+def fit_classes(names: Sequence[str], column: Column) -> Classes:
+    """Return the classes of a column, which is the first of the target's."""
     if len(names) > 1:
         raise ValueError(f"got {len(names)} columns as classes, expected one, or --task values")
-    target = Classes.fit(names[0], every.columns[names[0]])
+    target = Classes.fit(names[0], column)
     if len(target.classes) < 2:
         raise ValueError(f"column {names[0]!r}: got one class alone, {target.classes[0]}, expected two or more")
     return target
 
 
-def _describe(preparation: Preparation, table: Table) -> str:
-    """Say what the columns become, and which are left out or cut."""
+def describe(preparation: Preparation, names: Sequence[str], different: Mapping[str, int]) -> str:
+    """Say what the columns of these names become, and which are left out or cut, by how many categories they hold."""
     columns = preparation.columns
     categorical = [column for column in columns if isinstance(column, Categorical)]
     dates = sum(isinstance(column, Numeric) and column.dates for column in columns)
     text = f"columns: {len(columns) - len(categorical) - dates} numeric, {len(categorical)} categorical"
     text += f", {dates} of dates" * bool(dates)
     text += f", {len(preparation.inputs):,} inputs"
-    if empty := [name for name in table.columns if name not in [column.name for column in columns]]:
+    if empty := [name for name in names if name not in [column.name for column in columns]]:
         text += f"; empty and left out: {_list(empty)}"
-    if cut := [part.name for part in categorical if _different(table.columns[part.name]) > len(part.categories)]:
+    if cut := [part.name for part in categorical if different[part.name] > len(part.categories)]:
         text += f"; of {_list(cut)} the {MAX_CATEGORIES} most frequent categories (--ignore leaves a column out)"
     return text
 

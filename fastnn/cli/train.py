@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,26 @@ from fastnn._version import __version__
 from fastnn.callbacks import Callback, EarlyStopping
 from fastnn.cli.options import add_command
 from fastnn.cli.scores import brief, measure
-from fastnn.cli.shared import FAILED, INTERRUPTED, CommandError, blame, check_place, complain, print_json, say, writing
-from fastnn.cli.sources import Task, make_task
+from fastnn.cli.shared import (
+    FAILED,
+    INTERRUPTED,
+    CommandError,
+    blame,
+    check_folder,
+    check_place,
+    complain,
+    print_json,
+    say,
+    writing,
+)
+from fastnn.cli.sources import Pair, Task, first_row, make_task, rows_in
 from fastnn.cli.train_options import DROPOUT, add_options, device_of, epochs_for, loss_of, optimizer_of, plot_place
 from fastnn.diagnostics import GradientFlow
 from fastnn.layers import Dense, Dropout, Layer
 from fastnn.model import Sequential
 from fastnn.optimizers import Optimizer
 from fastnn.preparation import Values
+from fastnn.streams import Stream
 from fastnn.training import TrainingDiverged
 
 EXAMPLES = """\
@@ -103,20 +116,23 @@ def run(options: argparse.Namespace) -> int:
     plot = plot_place(options)
     options.device, options.matmul_precision = device_of(options)
     optimizer_of(options, epochs=1)
-    task = make_task(options)
-    batch_size = options.batch_size or (32 if len(task.train[0]) < 10_000 else 128)
-    epochs = options.epochs or epochs_for(len(task.train[0]), batch_size)
-    model = _network(options, task, optimizer_of(options, epochs))
-    if not (options.quiet or options.json):
-        _introduce(options, task, model)
-    outcome = _fit(options, task, model, epochs, batch_size)
-    return _finish(options, model, task, outcome, plot)
+    if options.temp is not None:
+        check_folder("--temp", Path(options.temp))
+    with contextlib.ExitStack() as cleanup:
+        task = make_task(options, cleanup)
+        batch_size = options.batch_size or (32 if rows_in(task.train) < 10_000 else 128)
+        epochs = options.epochs or epochs_for(rows_in(task.train), batch_size)
+        model = _network(options, task, optimizer_of(options, epochs))
+        if not (options.quiet or options.json):
+            _introduce(options, task, model)
+        outcome = _fit(options, task, model, epochs, batch_size)
+        return _finish(options, model, task, outcome, plot)
 
 
 def _introduce(options: argparse.Namespace, task: Task, model: Sequential) -> None:
-    chosen = f", {len(task.validation[0]):,} to choose the best epoch by" if task.validation else ""
-    tested = f", {len(task.test[0]):,} to test on" if task.test else ""
-    say(f"{task.name}: {len(task.train[0]):,} rows to train on{chosen}{tested}")
+    chosen = f", {rows_in(task.validation):,} to choose the best epoch by" if task.validation else ""
+    tested = f", {rows_in(task.test):,} to test on" if task.test else ""
+    say(f"{task.name}: {rows_in(task.train):,} rows to train on{chosen}{tested}")
     for note in task.notes:
         say(note)
     shape = "-".join(map(str, (model.network.inputs, *options.layers, model.network.units)))
@@ -130,9 +146,9 @@ def _fit(options: argparse.Namespace, task: Task, model: Sequential, epochs: int
     code, ending = 0, ""
     try:
         with blame(options.data or "digits"):
-            model.predict(task.train[0][:1])  # compiles what must be compiled, so that the first epoch need not
+            model.predict(first_row(task.train))  # compiles what must be compiled, so that the first epoch need not
             model.fit(
-                *task.train,
+                *_arguments(task.train),
                 epochs=epochs,
                 batch_size=batch_size,
                 validation_data=task.validation,
@@ -152,12 +168,12 @@ def _fit(options: argparse.Namespace, task: Task, model: Sequential, epochs: int
 
 def _finish(options: argparse.Namespace, model: Sequential, task: Task, outcome: _Outcome, plot: Path | None) -> int:
     """Test and write the best model, draw its curves, and tell the result."""
-    result = measure(model, *task.test) if task.test else {}
+    result = measure(model, *_arguments(task.test)) if task.test else {}
     with writing(options.output):
         model.save(options.output)
     columns = model.history.history
     seconds = sum(columns.get("seconds", []))
-    rate = len(task.train[0]) * len(model.history.epoch) / seconds if seconds else math.nan
+    rate = rows_in(task.train) * len(model.history.epoch) / seconds if seconds else math.nan
     problems = outcome.flow.diagnosis() if outcome.flow.epoch else []
     code, ending, best = outcome.code, outcome.ending, outcome.best
     talk = not (options.quiet or options.json)
@@ -191,6 +207,11 @@ def _finish(options: argparse.Namespace, model: Sequential, task: Task, outcome:
         }
         print_json(facts)
     return complain(f"{ending}; the best model so far is in {options.output}", code) if code == FAILED else code
+
+
+def _arguments(part: Pair | Stream) -> tuple[Any, ...]:
+    """Return what `fit` and `evaluate` take for rows."""
+    return (part,) if isinstance(part, Stream) else part
 
 
 def _watched(task: Task) -> str:
@@ -233,7 +254,7 @@ def _network(options: argparse.Namespace, task: Task, optimizer: Optimizer) -> S
         optimizer,
         seed=options.seed,
         dtype=options.dtype,
-        input_size=task.train[0].shape[1],
+        input_size=first_row(task.train).shape[1],
         n_threads=options.threads,
         device=options.device,
         matmul_precision=options.matmul_precision,

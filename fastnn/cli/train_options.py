@@ -13,7 +13,7 @@ import numpy as np
 from fastnn import devices
 from fastnn.activations import NAMES as ACTIVATIONS
 from fastnn.activations import SOFTMAX
-from fastnn.cli.options import add_json, columns, integer, layers, number, one_of, share_or_file
+from fastnn.cli.options import add_json, add_stream_from, columns, integer, layers, number, one_of, share_or_file
 from fastnn.cli.shared import MODEL_FILE, CommandError, blame, check_place
 from fastnn.cli.sources import TEST_SHARE
 from fastnn.devices import DEVICES, PRECISIONS
@@ -70,6 +70,9 @@ def _add_data(add: Any) -> None:
     add("--validation", metavar="SHARE", type=number(0, 1, high_open=True), default=0.1, help=text)
     text = f"share of the rows, or a file of rows, to test the model on in the end (default {TEST_SHARE})"
     add("--test", metavar="SHARE|FILE", type=share_or_file, help=text)
+    add_stream_from(add)
+    text = "folder for the prepared rows of tables read in batches, which are removed in the end (default: --output's)"
+    add("--temp", metavar="FOLDER", help=text)
 
 
 def _add_network(add: Any) -> None:

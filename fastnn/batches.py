@@ -1,0 +1,149 @@
+"""Tables in files that are read some rows at a time, with PyArrow: the same cells as `read_table` gives, in batches."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from fastnn.tables import (
+    NEEDS_PYARROW,
+    CsvLayout,
+    Table,
+    arrow_errors,
+    as_categories,
+    csv_options,
+    is_parquet,
+    table_of_arrow,
+    wanted_columns,
+)
+
+BATCH_CELLS, BATCH_ROWS = 1 << 20, 1 << 16
+"""A batch of a Parquet file has so many at most; one of a CSV file has what a MB of text holds."""
+
+_READ_AHEAD = 16 << 20
+"""Bytes of all columns of a Parquet file together that are read at once."""
+
+_PACKED = 4
+"""A packed CSV file is taken for so many times its size, as unpacking alone would tell."""
+
+
+class Visitor(Protocol):
+    """What looks at every batch of a table."""
+
+    def add(self, table: Table) -> None:
+        """Take in a batch."""
+
+
+V = TypeVar("V", bound=Visitor)
+
+
+class _TypesChanged(ValueError):
+    """The cells of a CSV file are of another type than those before them."""
+
+
+class BatchedTable:
+    """The columns of a CSV or Parquet file, in batches; the parameters are those of `read_table`.
+
+    What type a CSV file's column is of, its last cell may decide: `visit` must have read the file before `batches`
+    gives what `read_table` would.
+
+    Raises
+    ------
+    ImportError
+        If PyArrow is not installed.
+    ValueError, OSError
+        As `read_table`; what the cells hold shows when they are read.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], columns: Sequence[str] | None = None, words: Collection[str] = ()
+    ) -> None:
+        if importlib.util.find_spec("pyarrow") is None:
+            raise ImportError(NEEDS_PYARROW)
+        import pyarrow
+
+        self.path, self.words = Path(path), frozenset(words)
+        self.columns = wanted_columns(self.path, columns)
+        self._layout = None if is_parquet(self.path) else CsvLayout.of(self.path)
+        self._types: dict[str, Any] = {name: pyarrow.string() for name in self.words}
+
+    def visit(self, make: Callable[[], V]) -> V:
+        """Show every batch to a visitor and return it; a column found to be of another type begins with a new one."""
+        while True:
+            visitor = make()
+            try:
+                for batch in self.batches():
+                    visitor.add(batch)
+            except _TypesChanged:
+                continue
+            return visitor
+
+    def batches(self) -> Iterator[Table]:
+        """Yield the rows in their order."""
+        import pyarrow
+
+        first = 0
+        for batch in self._parquet() if self._layout is None else self._csv(self._layout):
+            table = table_of_arrow(pyarrow.Table.from_batches([batch]), self.words, first)
+            cells = {name: table.columns[name] for name in self.columns}
+            typed = {name: as_categories(cells[name]) if name in self.words else cells[name] for name in cells}
+            if table.rows:
+                yield Table(typed, table.rows, table.dates, first)
+            first += table.rows
+
+    def _parquet(self) -> Iterator[Any]:
+        import pyarrow.parquet
+
+        rows = max(1, min(BATCH_ROWS, BATCH_CELLS // max(1, len(self.columns))))
+        each = max(1 << 14, _READ_AHEAD // max(1, len(self.columns)))
+        with (
+            arrow_errors(),
+            pyarrow.parquet.ParquetFile(self.path, buffer_size=each, pre_buffer=False) as file,
+        ):
+            yield from file.iter_batches(rows, columns=self.columns, use_threads=False)
+
+    def _csv(self, layout: CsvLayout) -> Iterator[Any]:
+        """Yield batches of the types that are known; of others the first batch decides."""
+        import pyarrow.csv
+
+        options = csv_options(layout, self.columns, self._types)
+        with arrow_errors():
+            try:
+                with pyarrow.csv.open_csv(self.path, *options) as reader:
+                    self._types = dict(zip(reader.schema.names, reader.schema.types, strict=True))
+                    yield from reader
+            except pyarrow.ArrowInvalid as error:
+                self._loosen(layout.names, str(error))
+                raise
+
+    def _loosen(self, names: Sequence[str], message: str) -> None:
+        """Take the next type for the column that PyArrow could not convert, in its own order of trying them."""
+        import pyarrow as pa
+
+        found = re.match(r"In CSV column #(\d+): CSV conversion error", message)
+        name = names[int(found[1])] if found else ""
+        kinds = [pa.null(), pa.int64(), pa.date32(), pa.time32("s"), pa.timestamp("s"), pa.timestamp("ns")]
+        kinds += [pa.timestamp("s", "UTC"), pa.timestamp("ns", "UTC"), pa.float64(), pa.string()]
+        kind = self._types.get(name)
+        if kind in kinds[:-1]:
+            self._types[name] = kinds[kinds.index(kind) + 1]
+            raise _TypesChanged("got a file that changed while it was read, expected it to stay as it is")
+
+
+def table_bytes(path: str | os.PathLike[str]) -> int:
+    """Return about how much of memory a table takes as it is read, from what is known without reading it."""
+    place = Path(path)
+    size = place.stat().st_size
+    if not is_parquet(place):
+        with open(place, "rb") as file:
+            return size * (_PACKED if file.read(2) == b"\x1f\x8b" else 1)
+    import pyarrow.parquet
+
+    with arrow_errors():
+        metadata = pyarrow.parquet.read_metadata(place)
+    groups = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    return max(size, groups, 8 * metadata.num_rows * metadata.num_columns)
