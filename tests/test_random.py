@@ -110,7 +110,7 @@ def test_bits_are_fair_and_independent():
         assert np.abs((bits[lag:] * bits[:-lag]).mean(axis=0) * 4).max() < 5 / np.sqrt(n)
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 17, 64, 257])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 17, 63, 64, 65, 66, 128, 129, 130, 257, 4001])
 def test_shuffle_matches_naive(n, guard):
     for seed, epoch in [(0, 0), (1, 0), (2**64 - 1, 2**32 - 1), (0x1234567890ABCDEF, 41)]:
         order = guard.output((n,), np.int64)
