@@ -67,24 +67,25 @@ def rng(request):
 class Guard:
     """Hands out arrays that lie inside larger buffers, and finds writes beyond them or into inputs.
 
-    The canaries are bytes of ones, NaN for a float and -1 for a label: a read beyond an input shows as well.
+    The canaries of inputs are bytes of ones, NaN for a float and -1 for a label: a read beyond shows as well. Those of
+    outputs are others: what is computed from NaN may be the very same NaN.
     """
 
     def __init__(self):
         self._buffers = []
         self._inputs = []
 
-    def _embed(self, shape, dtype):
+    def _embed(self, shape, dtype, canary=0xFF):
         dtype = np.dtype(dtype)
         size = int(np.prod(shape, dtype=np.int64))
-        buffer = np.full((size + 2 * MARGIN) * dtype.itemsize, 0xFF, dtype=np.uint8)
+        buffer = np.full((size + 2 * MARGIN) * dtype.itemsize, canary, dtype=np.uint8)
         start, stop = MARGIN * dtype.itemsize, (MARGIN + size) * dtype.itemsize
-        self._buffers.append((buffer, start, stop))
+        self._buffers.append((buffer, start, stop, canary))
         return buffer[start:stop].view(dtype).reshape(shape)
 
     def output(self, shape, dtype):
         """An array to be overwritten: NaN for floats, the lowest value for integers."""
-        array = self._embed(shape, dtype)
+        array = self._embed(shape, dtype, 0x5A)
         array[...] = np.nan if np.issubdtype(array.dtype, np.floating) else np.iinfo(array.dtype).min
         return array
 
@@ -103,9 +104,9 @@ class Guard:
 
     def check(self):
         """Fail if a canary or an input has changed."""
-        for buffer, start, stop in self._buffers:
-            assert (buffer[:start] == 0xFF).all(), "a write before the beginning of an array"
-            assert (buffer[stop:] == 0xFF).all(), "a write past the end of an array"
+        for buffer, start, stop, canary in self._buffers:
+            assert (buffer[:start] == canary).all(), "a write before the beginning of an array"
+            assert (buffer[stop:] == canary).all(), "a write past the end of an array"
         for array, before in self._inputs:
             assert array.tobytes() == before, "an input was changed"
 

@@ -379,12 +379,57 @@ def test_softmax_shows_nan_in_its_row_only(dtype):
     np.testing.assert_allclose(p[[0, 2]], 0.05, rtol=1e-6)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3, 10, 15, 16, 17, 18])
+@pytest.mark.parametrize("rows", [1, 63, 64, 65, 128, 129])
+def test_softmax_at_the_ends_of_groups_of_rows(rows, columns, dtype, rng, guard):
+    """Rows of up to 16 logits go by 64 at once: no row sees another one, wherever its group begins."""
+    z = guard.input(rng.normal(scale=5.0, size=(rows, columns)), dtype)
+    p = guard.output(z.shape, dtype)
+    softmax_forward(p, z)
+    guard.check()
+    assert_ulps(p, softmax_reference(z), dtype, 4 if dtype == np.float32 else 24)
+    for count in {1, 2, rows // 2, rows - 1, min(rows, 64)} - {0}:
+        np.testing.assert_array_equal(softmax(z[:count].copy()), p[:count])
+        np.testing.assert_array_equal(softmax(z[-count:].copy()), p[-count:])
+
+
+@pytest.mark.parametrize("columns", [2, 3, 16, 17])
+def test_softmax_of_rows_unlike_their_neighbours(columns, dtype, rng):
+    """NaN, infinities, ties and logits far beyond 2^16, at the ends of groups and of rows."""
+    rows = {
+        "nan": ([np.nan, 0.0], [np.nan, np.nan]),
+        "infinity": ([np.inf, 0.0], [np.nan, np.nan]),
+        "nothing": ([-np.inf, -np.inf], [np.nan, np.nan]),
+        "masked": ([-np.inf, 3.0], [0.0, 1.0]),
+        "zeros": ([-0.0, 0.0], [0.5, 0.5]),
+        "far": ([2e5, 2e5], [0.5, 0.5]),
+        "farther": ([-1e30, -1e30], [0.5, 0.5]),
+        "apart": ([1e30, -1e30], [1.0, 0.0]),
+    }
+    z = rng.normal(size=(130, columns)).astype(dtype)
+    plain = softmax(z)
+    for name, (logits, want) in rows.items():
+        for place in (0, 1, 63, 64, 127, 128, 129):
+            for first, second in ((0, columns - 1), (columns - 1, 0)):
+                other = z.copy()
+                other[place] = np.nan if name == "nothing" else -np.inf
+                other[place, [first, second]] = logits
+                if name == "nothing":
+                    other[place] = -np.inf
+                p = softmax(other)
+                np.testing.assert_allclose(p[place, [first, second]], want, rtol=1e-6, err_msg=name)
+                between = np.delete(p[place], [first, second])
+                np.testing.assert_array_equal(between, np.full_like(between, np.nan if want[0] != want[0] else 0.0))
+                np.testing.assert_array_equal(np.delete(p, place, axis=0), np.delete(plain, place, axis=0))
+
+
 def test_softmax_keeps_every_kind_of_nan(dtype, rng):
     nan = every_kind_of_nan(dtype, rng)
-    for column in (0, 1, 18):
-        z = np.zeros((nan.size, 19), dtype)
-        z[:, column] = nan
-        assert np.isnan(softmax(z)).all()
+    for columns in (10, 19):
+        for column in (0, 1, columns - 1):
+            z = np.zeros((nan.size, columns), dtype)
+            z[:, column] = nan
+            assert np.isnan(softmax(z)).all()
 
 
 @given(z=npst.arrays(np.float64, npst.array_shapes(min_dims=2, max_dims=2, max_side=40), elements=st.floats(-1e5, 1e5)))

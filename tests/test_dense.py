@@ -89,6 +89,19 @@ def test_backward_matches_naive(dtype, rng, guard):
         within(db, want_db, np.abs(dz).astype(np.float64).sum(axis=0), rows, dtype)
 
 
+def test_bias_gradients_are_sums_of_rows_in_their_order(dtype, rng, guard):
+    """Whole panels of columns, four at a time and singly, and parts of one; rows beyond one block of depth."""
+    shapes = [(rows, n) for rows in (1, 2, 5) for n in range(1, 131)]
+    for rows, n in [
+        *shapes,
+        *[(rows, n) for rows in (64, 319, 320, 321, 700) for n in (1, 7, 16, 40, 64, 75, 128, 150)],
+    ]:
+        dz = guard.input(rng.normal(size=(rows, n)), dtype)
+        db = guard.output((n,), dtype)
+        dense_backward(None, np.empty((1, n), dtype), db, dz, np.zeros((rows, 1), dtype), np.zeros((1, n), dtype))
+        np.testing.assert_array_equal(db, np.add.accumulate(dz, axis=0)[-1], err_msg=f"{rows} rows of {n}")
+
+
 @pytest.mark.parametrize(("with_dx", "with_db"), [(True, True), (True, False), (False, True), (False, False)])
 def test_backward_of_awkward_and_large_shapes(with_dx, with_db, dtype, rng, guard, same_bits):
     for rows, k, n in LARGE:

@@ -97,6 +97,84 @@ def test_how_many_steps_a_call_takes_does_not_matter(seconds, monkeypatch):
     same_state(model, plain)
 
 
+# ---------------------------------------------------- calls that are put together once for many epochs
+
+
+def disturb(model, x, y, epoch):
+    """Use and change the model between two epochs, in ways that need larger workspaces than training does."""
+    if epoch == 0:
+        model.gradients(x, y)
+        model.layer_outputs(x)
+    elif epoch == 1:
+        model.predict(x)
+        model.evaluate(x, y)
+        model.set_weights([0.5 * w for w in model.get_weights()])
+    elif epoch == 2:
+        numba.set_num_threads(2)
+        model.backward(x, np.ones((len(x), 3)))
+    elif epoch == 3:
+        model.train_on_batch(x, y)
+
+
+def arrays_with(callback):
+    """Three fits, of other rows and other sizes of batches."""
+    x, y, w = small_data()
+
+    def train(model):
+        model.fit(x, y, epochs=5, batch_size=10, sample_weight=w, callbacks=[callback(model, x, y)])
+        model.fit(x[:31], y[:31], epochs=2, batch_size=4, sample_weight=w[:31])
+        model.fit(x, y, epochs=2, batch_size=16, shuffle=False)
+
+    return train
+
+
+def blocks_with(callback):
+    """Buffers of 20 rows of a stream, each with arrays of its own, and the last one shorter."""
+    x, y, _ = small_data()
+
+    def train(model):
+        source = fastnn.stream(x, y, block_rows=10, buffer_rows=20)
+        model.fit(source, epochs=5, batch_size=10, callbacks=[callback(model, x, y)])
+        model.fit(x, y, epochs=2, batch_size=10)
+
+    return train
+
+
+def quiet(model, x, y):
+    return fastnn.Callback()
+
+
+def disturbing(model, x, y):
+    return fastnn.LambdaCallback(lambda epoch, logs: disturb(model, x, y, epoch))
+
+
+def watching(model, x, y):
+    return fastnn.GradientFlow()
+
+
+@pytest.mark.parametrize("callback", [quiet, disturbing, watching])
+@pytest.mark.parametrize("source", [arrays_with, blocks_with])
+@pytest.mark.parametrize("n_threads", [1, None])
+def test_calls_kept_for_many_epochs_do_what_new_ones_do(n_threads, source, callback, threads, monkeypatch):
+    kept, new = small_model(n_threads=n_threads), small_model(n_threads=n_threads)
+    source(callback)(kept)
+    monkeypatch.setattr(
+        training.Trainer,
+        "_training_calls",
+        lambda trainer, data: trainer.model.runtime.training_calls(data, trainer.batch),
+    )
+    source(callback)(new)
+    same_state(kept, new, leave_out=("callbacks",))
+
+
+def test_calls_are_put_together_once_for_data_in_memory(monkeypatch):
+    made = []
+    make = runtime.Runtime.training_calls
+    monkeypatch.setattr(runtime.Runtime, "training_calls", lambda *arguments: made.append(1) or make(*arguments))
+    fit(small_model(), 4)
+    assert len(made) == 1
+
+
 # ----------------------------------------------------------------------------------------------- seeds
 
 

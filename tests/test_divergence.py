@@ -30,11 +30,21 @@ def build(lr=0.01, layers=None, **settings):
 
 @dataclasses.dataclass(frozen=True)
 class Jump(fastnn.schedules.Schedule):
-    """A rate that becomes too large at a step."""
+    """A rate that becomes too large at a step, and that counts the epochs."""
 
     at: int
     lr: float = 0.01
     too_large: float = 1e30
+    epochs: list[int] = dataclasses.field(default_factory=lambda: [0], init=False, compare=False)
+
+    def epoch_end(self, logs):
+        self.epochs[0] += 1
+
+    def state(self):
+        return {"epochs": self.epochs[0]}
+
+    def restore(self, state):
+        self.epochs[0] = state["epochs"]
 
     def rates(self, step, epoch, n_steps):
         return np.array([self.too_large if step + i >= self.at else self.lr for i in range(n_steps)])
@@ -63,6 +73,7 @@ def test_the_last_good_epoch_is_kept():
     assert sorted(keep.states) == [0, 1]
     assert now(model) == keep.states[1]
     assert (model.epoch, model.step, model.history.epoch) == (2, 8, [0, 1])
+    assert model.optimizer.lr.state() == {"epochs": 2}
     assert keep.ended == 1
     assert np.isfinite(model.predict(x)).all()
 
@@ -123,13 +134,13 @@ def test_a_bad_target_is_in_the_loss_itself():
 
 def test_the_layer_that_overflows_is_named():
     x, y = data()
-    layers = [Dense(4), Dense(4), Dense(4), Dense(2)]
+    layers = [Dense(4), Dropout(0.1), Dense(4), Dense(4), Dense(2)]
     model = build(layers=layers, input_size=INPUTS)
     weights = model.get_weights()
     weights[0] = weights[0] * 1e20
     weights[4] = weights[4] * 1e30  # the third layer: 1e20 * 1e30 is beyond float32
     model.set_weights(weights)
-    with pytest.raises(TrainingDiverged, match=r"first in the output of layer 2 \(Dense\)"):
+    with pytest.raises(TrainingDiverged, match=r"first in the output of layer 3 \(Dense\)"):
         model.fit(x, y, epochs=1, batch_size=BATCH)
 
 
@@ -150,7 +161,10 @@ def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_the_good_ones(batch
     with pytest.raises(TrainingDiverged):
         model.fit(x, y, epochs=6, batch_size=batch, callbacks=[keep])
     assert np.isfinite(model.evaluate(x, y)["loss"])
+    assert sorted(keep.states) == [0, 1, 2], "the epoch that spoilt them came to its end"
     assert now(model) == keep.states[1]
+    assert (model.epoch, model.history.epoch) == (2, [0, 1])
+    assert model.optimizer.lr.state() == {"epochs": 2}
 
 
 def test_weights_spoilt_by_the_very_last_step_are_found_too():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import naive
+import numba
 import numpy as np
 import pytest
 from conftest import sampled_shapes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastnn.kernels.gemm import matmul
+from fastnn.kernels.gemm import GEMM, call_gemm, matmul, product_scratch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,6 +93,36 @@ def test_any_shape(m, n, k, transposes, name, guard):
     matmul(c, a, b, *transposes)
     guard.check()
     assert_product(c, a.T if transposes[0] else a, b.T if transposes[1] else b, dtype)
+
+
+@numba.njit(nogil=True)
+def write_block(address, c, c0, ldc, a, transpose_a, b, transpose_b, m, n, k, bias, has_bias, scratch):
+    a_rs, a_cs = (1, m) if transpose_a else (k, 1)
+    b_rs, b_cs = (1, k) if transpose_b else (n, 1)
+    call_gemm(address, c, c0, ldc, a, 0, a_rs, a_cs, b, 0, b_rs, b_cs, m, n, k, bias, 0, has_bias, scratch, 0)
+
+
+@every_transpose
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_block_is_all_that_is_written(has_bias, transpose_a, transpose_b, dtype, rng):
+    """Every count of columns up to beyond a tile's, of rows up to two tiles' and more, inside a larger matrix."""
+    address = GEMM.address(dtype)
+    room, before = 40, 2
+    narrow = [(m, n) for n in (*range(1, 41), 63, 65) for m in ((*range(1, 34), 40) if n < 34 else (1, 2, 3, 13, 31))]
+    shapes = [(m, n, k) for m, n in narrow for k in ((1, 9) if m % 7 else (1, 325))]  # 325: sums that go on
+    packed = [(263, 100, 20), (263, 107, 330), (31, 196, 390), (31, 203, 390)]  # A, or A and B
+    for m, n, k in shapes + packed:
+        a, b = (rng.integers(-8, 9, size=shape).astype(dtype) for shape in ((m, k), (k, n)))
+        bias = rng.integers(-8, 9, size=n).astype(dtype)
+        want = np.full((m + 4, before + n + room), 7.5, dtype)
+        c = want.copy()
+        want[2 : 2 + m, before : before + n] = a.astype(float) @ b.astype(float) + (bias if has_bias else 0)
+        write_block(
+            address, c.reshape(-1), 2 * c.shape[1] + before, c.shape[1],
+            stored(a, transpose_a).reshape(-1), transpose_a, stored(b, transpose_b).reshape(-1), transpose_b,
+            m, n, k, bias, has_bias, np.full(product_scratch(m, n, k, dtype), np.nan, dtype),
+        )  # fmt: skip
+        assert np.array_equal(c, want), f"{m} rows, {n} columns, depth {k}"
 
 
 @every_transpose

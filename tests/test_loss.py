@@ -5,11 +5,22 @@ from __future__ import annotations
 import math
 
 import naive
+import numba
 import numpy as np
 import pytest
 from conftest import sampled_shapes
 
-from fastnn.kernels.loss import absolute_error, binary_cross_entropy, cross_entropy, huber, poisson, squared_error
+from fastnn.kernels.loss import (
+    CROSS_ENTROPY,
+    LOSS_ROWS,
+    absolute_error,
+    binary_cross_entropy,
+    call_loss_rows,
+    cross_entropy,
+    huber,
+    poisson,
+    squared_error,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -149,6 +160,61 @@ def test_hand_computed_values(dtype):
     np.testing.assert_allclose(dy, np.array([[-0.5, 0.5], [1.5, -1.5]]) / 4)
     assert binary_cross_entropy(dy, z, np.array([[0.0, 1.0], [1.0, 1.0]], dtype), w) == pytest.approx(math.log(2))
     np.testing.assert_allclose(dy, np.array([[0.25, -0.25], [-0.75, -0.75]]) / 4)
+
+
+# ----------------------------------------------------------------- few logits: groups of 64 rows at once
+
+GROUPS = [(rows, n) for rows in (1, 2, 63, 64, 65, 128, 130) for n in (1, 2, 3, 10, 15, 16, 17)]
+
+
+@every_weighting
+@pytest.mark.parametrize("scale", [0.0, 3.0, 300.0, 1e6])
+def test_labels_of_groups_of_rows(scale, weighting, dtype, rng, guard):
+    """All logits alike, and log 16 is added 64 times at once; or so far apart that rows have one logit that counts."""
+    single = dtype == np.float32
+    for shape in GROUPS:
+        z = guard.input(rng.normal(scale=scale, size=shape), dtype)
+        t = guard.input(make_targets("labels", shape, rng, dtype))
+        w = make_weights(weighting, shape[0], rng, dtype)
+        if w is not None:
+            w[0] = 1.5  # or all of one row might weigh nothing
+            w = guard.input(w)
+        dz, want_dz = guard.output(shape, dtype), np.empty(shape)
+        value = cross_entropy(dz, z, t, w)
+        guard.check()
+        # The loss of a label that is nearly sure is a small difference of larger numbers, and so is its slope.
+        want = naive.cross_entropy(want_dz, z, t, w)
+        assert value == pytest.approx(want, rel=1e-6 if single else 1e-13, abs=2e-7 if single else 1e-13)
+        tolerance = (4e-7, 1e-36) if single else (1e-15, 0.0)
+        np.testing.assert_allclose(
+            dz, want_dz, rtol=1e-5 if single else 1e-13, atol=tolerance[0] * np.abs(want_dz).max() + tolerance[1]
+        )
+
+
+@numba.njit(nogil=True)
+def loss_and_count(address, result, d, z, labels, t, weights, n):
+    call_loss_rows(address, result, CROSS_ENTROPY, 1.0, d, z, labels, t, weights, z.size // n, n, 1.0)
+
+
+@pytest.mark.parametrize("weighting", ["none", "some zero"])
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 15, 16, 17])
+def test_the_first_of_the_largest_logits_is_the_answer(n, weighting, dtype, rng):
+    """Few different logits, so that most rows have several largest; a row with NaN has no answer."""
+    for rows in (1, 63, 64, 65, 130):
+        z = rng.choice(np.array([-np.inf, -0.0, 0.0, 1.0], dtype), size=(rows, n))
+        z[:, -1] = np.maximum(z[:, -1], 0.0)  # a row of minus infinity would be NaN too
+        with_nan = rng.random(rows) < 0.3
+        z[with_nan, rng.integers(0, n, rows)[with_nan]] = np.nan
+        labels = rng.integers(0, n, rows)
+        first = np.where(np.isnan(z), -np.inf, z).argmax(axis=1)
+        labels[::2] = first[::2]
+        weights = np.empty(0) if weighting == "none" else rng.choice([0.0, 0.5, 3.0], rows)
+        right = (first == labels) & ~with_nan
+        result = np.full(2, np.nan)
+        arguments = np.empty(z.size, dtype), z.reshape(-1), labels, np.empty(0, dtype), weights
+        loss_and_count(LOSS_ROWS.address(dtype), result, *arguments, n)
+        assert result[1] == (right if weighting == "none" else right * weights).sum()
+        assert math.isnan(result[0]) == with_nan.any()
 
 
 # --------------------------------------------------------------------------------------- derivatives

@@ -306,6 +306,21 @@ def test_a_prediction_of_many_rows_is_that_of_its_parts(rng):
     assert model.evaluate(x, t)["loss"] == pytest.approx(((whole[:, 0] - t) ** 2).mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("n_threads", [1, None])
+@pytest.mark.parametrize("ending", ["softmax", None])
+def test_rows_asked_for_together_get_the_bits_they_get_apart(ending, n_threads, dtype, rng):
+    """Softmax of up to 16 classes takes 64 rows at once, and up to 64 rows go by a way of their own."""
+    x = rng.normal(size=(131, INPUTS)).astype(dtype)
+    for classes in range(1, 21):
+        layers = [Dense(7, "tanh"), Dense(classes, ending)]
+        model = Sequential(layers, "cross_entropy", dtype=dtype, seed=1, n_threads=n_threads, input_size=INPUTS)
+        for predict in (model.predict, model.predict_proba):
+            whole = predict(x)
+            for rows in (1, 2, 3, 5, 31, 63, 64, 65, 127, 128, 130):
+                np.testing.assert_array_equal(predict(x[:rows]), whole[:rows], f"{rows} rows of {classes} classes")
+                np.testing.assert_array_equal(predict(x[-rows:]), whole[-rows:], f"{rows} rows of {classes} classes")
+
+
 # ------------------------------------------------------------------------------------- evaluation
 
 

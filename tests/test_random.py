@@ -6,7 +6,7 @@ import naive
 import numpy as np
 import pytest
 
-from fastnn.kernels.random import philox_fill, shuffle_indices
+from fastnn.kernels.random import SHUFFLE_STREAM, philox_fill, shuffle_indices
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,7 +110,7 @@ def test_bits_are_fair_and_independent():
         assert np.abs((bits[lag:] * bits[:-lag]).mean(axis=0) * 4).max() < 5 / np.sqrt(n)
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 17, 64, 257])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 17, 63, 64, 65, 66, 128, 129, 130, 257, 4001])
 def test_shuffle_matches_naive(n, guard):
     for seed, epoch in [(0, 0), (1, 0), (2**64 - 1, 2**32 - 1), (0x1234567890ABCDEF, 41)]:
         order = guard.output((n,), np.int64)
@@ -119,6 +119,19 @@ def test_shuffle_matches_naive(n, guard):
         want = np.empty(n, np.int64)
         naive.shuffle_indices(want, seed, epoch)
         np.testing.assert_array_equal(order, want)
+
+
+def test_shuffle_of_many_rows_takes_all_64_bits():
+    """Without the low word of its random number, one swap in 30,000 of these would go elsewhere."""
+    n, epoch = 300_000, 2
+    words = naive.philox4x32((np.arange(n, dtype=np.uint64), 0, epoch, SHUFFLE_STREAM), (5, 0))
+    want = list(range(n))
+    for i, low, high in zip(range(n - 1, 0, -1), words[0].tolist()[:0:-1], words[1].tolist()[:0:-1], strict=True):
+        j = (low | high << 32) * (i + 1) >> 64
+        want[i], want[j] = want[j], want[i]
+    order = np.empty(n, np.int64)
+    shuffle_indices(order, 5, epoch)
+    np.testing.assert_array_equal(order, want)
 
 
 def test_shuffle_is_a_permutation_that_seed_and_epoch_choose():

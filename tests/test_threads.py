@@ -8,9 +8,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
+import numpy as np
 import pytest
 from support import run_python
+
+import fastnn
+from fastnn import Dense
 
 LAYERS = ("omp", "tbb", "workqueue")
 
@@ -151,6 +156,26 @@ def test_python_threads_at_once(layer):
 def test_python_threads_at_once_with_one_thread_of_numba():
     parts = {"two fit and twenty predict": USED + AT_ONCE, "a pool": THREAD_POOL}
     assert run_parts(parts, "default", threads=1) == {"two fit and twenty predict": "0", "a pool": "True"}
+
+
+def test_few_rows_at_once(rng):
+    """Each thread asks for rows of its own, again and again: no call sees what another one works on."""
+    model = fastnn.Sequential([Dense(128, "tanh"), Dense(128, "tanh"), Dense(4)], "squared_error", seed=0)
+    x = rng.normal(size=(8, 60, 16)).astype(np.float32)
+    model.build(16)
+    want, wrong = [model.predict(part) for part in x], []
+
+    def work(part, right):
+        for _ in range(200):
+            if not np.array_equal(model.predict(part), right):
+                wrong.append(part)
+
+    workers = [threading.Thread(target=work, args=pair) for pair in zip(x, want, strict=True)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(wrong) == 0
 
 
 PREFORK = """

@@ -349,8 +349,8 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
     c, a, b, bias, scratch : flat arrays of one float type, each with the offset (c0, a0, b0, bias0, s0) it is
     used from
     ldc : elements from one row of C to the next
-    a_rs, a_cs, b_rs, b_cs : row and column strides of A and B, in elements; one of each pair is 1. A column stride of 0
-    is one row that repeats one number
+    a_rs, a_cs, b_rs, b_cs : row and column strides of A and B, in elements; one of each pair is 1. a_cs is 0 for one
+    row that repeats one number
     bias : n numbers that every row's sums start from, where `has_bias`
     scratch : `scratch_elements(m, n, k, NR)` elements
     """
