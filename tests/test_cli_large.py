@@ -19,7 +19,8 @@ from test_cli_tables import QUICK, people, write_csv
 import fastnn
 from fastnn import batches
 from fastnn.cli import BAD_INPUT, FAILED, INTERRUPTED, files, large, main, make_parser
-from fastnn.cli.sources import _split, make_task, parts_of
+from fastnn.cli.sources import _split, parts_of
+from fastnn.cli.tasks import make_task
 from fastnn.streams import Stream
 
 pa = pytest.importorskip("pyarrow")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import unknown_name
-from fastnn.cli.files import Rows, is_large, kind_of, read_columns, read_pair, target_table
+from fastnn.cli.files import Rows
 from fastnn.cli.shared import CommandError, reading
-from fastnn.datasets import load_digits
 from fastnn.layers import Rescale
 from fastnn.preparation import MAX_CATEGORIES, Categorical, Classes, Numeric, Preparation, Values, mean_and_spread
 from fastnn.streams import Stream
-from fastnn.tables import Categories, Column, Table, column_names, is_missing, read_table
+from fastnn.tables import Categories, Column, Table, is_missing
 
 Array = npt.NDArray[Any]
 Pair = tuple[Array, Array]
@@ -56,115 +53,8 @@ def first_row(part: Pair | Stream) -> Array:
     return np.asarray(next(part.blocks[0].read(True, False)).x[:1] if isinstance(part, Stream) else part[0][:1])
 
 
-def make_task(options: argparse.Namespace, cleanup: contextlib.ExitStack) -> Task:
-    """Read the data, set rows apart by the seed, and learn the preparation from the rows to train on.
-
-    Tables that are too large for memory are read in batches, into temporary files that `cleanup` removes.
-    """
-    if options.data is None:
-        names = ("target", "task", "columns", "ignore", "categorical", "test", "stream_from", "temp")
-        _refuse(options, "the digits", names)
-        x, y, x_test, y_test = load_digits()
-        held = Rows(x_test, target_table("label", y_test))
-        return _assemble(options, "digits", Rows(x, target_table("label", y)), held, 1 / 16, [])
-    name = Path(options.data).resolve().name or "data"
-    with reading(options.data):
-        kind = kind_of(options.data)
-        if kind == "npy":
-            raise ValueError("got one array, expected inputs and targets, as in .npz")
-    if kind == "table":
-        return _table_task(options, name, cleanup)
-    _refuse(options, "arrays", ("columns", "ignore", "categorical", "stream_from", "temp"))
-    if kind == "folder":
-        _refuse(options, "a folder of IDX files", ("target", "test"))
-    test: Rows | None = None
-    with reading(options.data):
-        rows = read_pair(options.data, options.target)
-        if kind == "folder":
-            test = read_pair(options.data, None, part=1)
-    if isinstance(options.test, str):
-        with reading(options.test):
-            test = read_pair(options.test, options.target)
-    return _assemble(options, name, rows, test, 1 / 255, [])
-
-
-def _refuse(options: argparse.Namespace, what: str, names: Sequence[str]) -> None:
-    for name in names:
-        if getattr(options, name) not in (None, ()):
-            raise CommandError(
-                f"--{name.replace('_', '-')}: says nothing to {what}, expected it with a table or other files"
-            )
-
-
-def _table_task(options: argparse.Namespace, name: str, cleanup: contextlib.ExitStack) -> Task:
-    """Read the columns that are asked for, and no others."""
-    with reading(options.data):
-        names = column_names(options.data)
-    targets = _target_names(options.target, names)
-    for option in ("columns", "ignore", "categorical"):
-        _check_names(option, getattr(options, option), names)
-    inputs = [
-        name
-        for name in options.columns or names
-        if name not in targets and (name not in options.ignore or name in options.columns)
-    ]
-    if not inputs:
-        raise CommandError(f"{options.data}: got no column but the target, expected one to learn from")
-    if _is_large(options):
-        from fastnn.cli.large import large_task
-
-        return large_task(options, name, inputs, targets, cleanup)
-    notes: list[str] = []
-    with reading(options.data):
-        table = read_table(options.data, [*inputs, *targets], options.categorical)
-    for target in targets:
-        if target in table.dates:
-            raise CommandError(f"--target: {target!r} holds dates, expected numbers or words")
-    different = {name: _different(column) for name, column in table.columns.items()}
-    inputs = [column for column in inputs if not names_rows(options, column, different[column], len(table), notes)]
-    rows = _with_target(table, inputs, targets, notes)
-    test = None
-    if isinstance(options.test, str):
-        words = [name for name, column in table.columns.items() if isinstance(column, Categories)]
-        with reading(options.test):
-            held = read_columns(options.test, [*inputs, *targets], words)
-            for target in targets:
-                held.column(target)
-            test = _with_target(held, [name for name in inputs if name in held.columns], targets, notes)
-    return _assemble(options, name, rows, test, 1.0, notes)
-
-
-def _is_large(options: argparse.Namespace) -> bool:
-    """Whether the table to learn from, or the one to test on, is to be read in batches."""
-    for path in (options.data, options.test):
-        if isinstance(path, str):
-            with reading(path):
-                if is_large(path, options.stream_from):
-                    return True
-    return False
-
-
-def _target_names(asked: str | None, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns of the target: one, or several with commas between them."""
-    if asked is None:
-        raise CommandError(f"--target: got none, expected the column to learn, one of {_list(names)}")
-    if asked in names:
-        return (asked,)
-    targets = tuple(part.strip() for part in asked.split(","))
-    _check_names("target", targets, names)
-    return targets
-
-
-def _check_names(option: str, asked: Sequence[str], names: Sequence[str]) -> None:
-    for name in asked:
-        if name not in names:
-            message = str(unknown_name(f"--{option}", name, names))
-            if any(part.replace(".", "", 1).lstrip("-").isdigit() for part in names):
-                message += "; are these the first row? The first line of a file names its columns"
-            raise CommandError(message)
-
-
-def _list(names: Sequence[str], most: int = 12) -> str:
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Return the names for a message, the first ones of many."""
     return ", ".join(map(repr, names[:most])) + ", ..." * (len(names) > most)
 
 
@@ -176,16 +66,9 @@ def names_rows(options: argparse.Namespace, name: str, different: int, rows: int
     return True
 
 
-def _different(column: Column) -> int:
+def different(column: Column) -> int:
     """Return how many categories of a column occur; 0 for numbers."""
     return int(np.count_nonzero(np.bincount(column.codes + 1)[1:])) if isinstance(column, Categories) else 0
-
-
-def _with_target(table: Table, inputs: Sequence[str], targets: Sequence[str], notes: list[str]) -> Rows:
-    """Return the rows that have a target, and note how many have none."""
-    there = with_target(table, targets)
-    left_out(len(table) - len(there), targets, notes)
-    return Rows(there.only(inputs), there.only(targets))
 
 
 def with_target(table: Table, targets: Sequence[str]) -> Table:
@@ -202,7 +85,7 @@ def left_out(rows: int, targets: Sequence[str], notes: list[str]) -> None:
         notes.append(f"{rows:,} rows without {' or '.join(targets)} are left out")
 
 
-def _assemble(
+def assemble(
     options: argparse.Namespace, name: str, rows: Rows, test: Rows | None, byte_scale: float, notes: list[str]
 ) -> Task:
     """Infer the task, set rows apart, fit the preparation, and apply it to all parts."""
@@ -219,7 +102,7 @@ def _assemble(
         target = _fit_target(kind, rows.y, learn.y)
         if isinstance(learn.x, Table):
             rescale, preparation = None, Preparation.fit(learn.x, tuple(learn.x.columns), target)
-            different = {name: _different(column) for name, column in learn.x.columns.items()}
+            different = {name: different(column) for name, column in learn.x.columns.items()}
             notes.append(describe(preparation, list(different), different))
         else:
             rescale, preparation = _rescale(learn.x, byte_scale), Preparation((), target)
@@ -315,9 +198,9 @@ def describe(preparation: Preparation, names: Sequence[str], different: Mapping[
     text += f", {dates} of dates" * bool(dates)
     text += f", {len(preparation.inputs):,} inputs"
     if empty := [name for name in names if name not in [column.name for column in columns]]:
-        text += f"; empty and left out: {_list(empty)}"
+        text += f"; empty and left out: {listed(empty)}"
     if cut := [part.name for part in categorical if different[part.name] > len(part.categories)]:
-        text += f"; of {_list(cut)} the {MAX_CATEGORIES} most frequent categories (--ignore leaves a column out)"
+        text += f"; of {listed(cut)} the {MAX_CATEGORIES} most frequent categories (--ignore leaves a column out)"
     return text
 
 

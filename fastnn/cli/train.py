@@ -25,7 +25,8 @@ from fastnn.cli.shared import (
     say,
     writing,
 )
-from fastnn.cli.sources import Pair, Task, first_row, make_task, rows_in
+from fastnn.cli.sources import Pair, Task, first_row, rows_in
+from fastnn.cli.tasks import make_task
 from fastnn.cli.train_options import DROPOUT, add_options, device_of, epochs_for, loss_of, optimizer_of, plot_place
 from fastnn.diagnostics import GradientFlow
 from fastnn.layers import Dense, Dropout, Layer
