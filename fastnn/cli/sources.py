@@ -66,7 +66,7 @@ def names_rows(options: argparse.Namespace, name: str, different: int, rows: int
     return True
 
 
-def different(column: Column) -> int:
+def count_different(column: Column) -> int:
     """Return how many categories of a column occur; 0 for numbers."""
     return int(np.count_nonzero(np.bincount(column.codes + 1)[1:])) if isinstance(column, Categories) else 0
 
@@ -102,7 +102,7 @@ def assemble(
         target = _fit_target(kind, rows.y, learn.y)
         if isinstance(learn.x, Table):
             rescale, preparation = None, Preparation.fit(learn.x, tuple(learn.x.columns), target)
-            different = {name: different(column) for name, column in learn.x.columns.items()}
+            different = {name: count_different(column) for name, column in learn.x.columns.items()}
             notes.append(describe(preparation, list(different), different))
         else:
             rescale, preparation = _rescale(learn.x, byte_scale), Preparation((), target)
