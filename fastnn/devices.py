@@ -75,7 +75,7 @@ def check_place(device: Any, matmul_precision: Any = "float32") -> Place:
         )
     if checked == "cpu":
         return HERE
-    from fastnn.cuda.library import missing
+    from fastnn.cuda._cublas import missing
 
     reason = missing(matmul_precision)
     if reason and device == "cuda":

@@ -168,15 +168,15 @@ class Standin:
 
 def installed(monkeypatch):
     """Put a stand-in where the libraries are, and let every size be worth it; returns it."""
-    from fastnn.cuda import cublas, graph, library
+    from fastnn.cuda import _cublas, graph, launches
 
     standin = Standin()
-    ours = library.Library(standin)
-    launch = cublas.launch
-    monkeypatch.setattr(library, "_open", lambda device: ours)
+    ours = _cublas.Cublas(standin)
+    launch = launches.launch
+    monkeypatch.setattr(_cublas, "_open", lambda device: ours)
     monkeypatch.setattr(graph, "functions", lambda: graph.prepared(standin))
-    monkeypatch.setattr(cublas, "launch", lambda *a, **k: standin.tell(lambda: launch(*a, **k)))
-    monkeypatch.setattr(cublas, "WORTH_FLOPS", 0)
-    monkeypatch.setattr(cublas, "_proven", {})
-    monkeypatch.setattr(cublas, "_last", ["a launch each"])
+    monkeypatch.setattr(launches, "launch", lambda *a, **k: standin.tell(lambda: launch(*a, **k)))
+    monkeypatch.setattr(launches, "WORTH_FLOPS", 0)
+    monkeypatch.setattr(launches, "_proven", {})
+    monkeypatch.setattr(launches, "_last", ["a launch each"])
     return standin

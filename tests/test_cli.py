@@ -674,7 +674,7 @@ def test_a_precision_that_cannot_be_had_is_refused_before_training(capsys, monke
         (["--device", "cuda"], "got 'tf32', but "),  # the simulator has no cuBLAS
     ):
         monkeypatch.setattr("fastnn.cuda.missing", lambda: "")
-        monkeypatch.setattr("fastnn.cuda.library.missing", lambda precision: "cuBLAS cannot be used")
+        monkeypatch.setattr("fastnn.cuda._cublas.missing", lambda precision: "cuBLAS cannot be used")
         assert main(["train", "--matmul-precision", "tf32", *options, "--epochs", "1"]) == 2
         assert f"--matmul-precision: {text}" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

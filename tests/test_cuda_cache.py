@@ -13,7 +13,7 @@ from fastnn.cuda import _cache
 action, sources = sys.argv[1:]
 if sources != "same":
     _cache.stamp = lambda: sources
-from fastnn.cuda import _numba, cublas, dense, tile, update
+from fastnn.cuda import _numba, dense, launches, tile, update
 
 codegen = types.SimpleNamespace(magic_tuple=lambda: ((13, 0), (9, 0)))
 context = types.SimpleNamespace(refresh=lambda: None, codegen=lambda: codegen)
@@ -22,8 +22,8 @@ kernels = {
     "square": dense.make_matmul(np.dtype("float32"), tile.SQUARE),
     "large": dense.make_matmul(np.dtype("float32"), tile.LARGE),
     "double": dense.make_matmul(np.dtype("float64"), tile.SQUARE),
-    "gather": cublas.gather_rows,
-    "norm": cublas.norm_of,
+    "gather": launches.gather_rows,
+    "norm": launches.norm_of,
 }
 for name, kernel in kernels.items():
     cache = kernel._cache

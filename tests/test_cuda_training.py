@@ -55,14 +55,14 @@ OPTIMIZERS = {
 @pytest.fixture(params=["fused", "staged", "alone", "cublas"])
 def route(request, monkeypatch):
     """Each of the ways, whatever the size: fused rows, stage by stage, one block alone, a library's products."""
-    from fastnn.cuda import cublas, library, runtime
+    from fastnn.cuda import _cublas, launches, runtime
 
     if request.param == "cublas":
         if SIMULATED:
             installed(monkeypatch)
-        elif library.library() is None:
+        elif _cublas.loaded() is None:
             pytest.skip("cuBLAS is not installed")
-        monkeypatch.setattr(cublas, "WORTH_FLOPS", 0)
+        monkeypatch.setattr(launches, "WORTH_FLOPS", 0)
     monkeypatch.setattr(runtime, "SHARED_BYTES", 46 * 1024 if request.param == "alone" else 0)
     monkeypatch.setattr(s, "WIDEST_FUSED", 0 if request.param == "staged" else 128)
     return request.param

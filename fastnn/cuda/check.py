@@ -17,7 +17,7 @@ import numpy as np
 
 import fastnn
 from fastnn import cuda, kernels
-from fastnn.cuda import _numba, cublas, library
+from fastnn.cuda import _cublas, _numba, launches
 
 SIZES = ((1, 1, 1), (3, 5, 2), (9, 7, 11)) if _numba.SIMULATED else ((1, 1, 1), (65, 33, 130), (257, 784, 129))
 LARGE = () if _numba.SIMULATED else ((1200, 96, 1100),)
@@ -187,11 +187,11 @@ def check_training(dtype: str, rng: np.random.Generator) -> Iterator[str]:
 
 def check_library(dtype: str, rng: np.random.Generator) -> Iterator[str]:
     """Products by cuBLAS in every precision, training with them, and CUDA graphs against their launches."""
-    blas = library.library()
+    blas = _cublas.loaded()
     if blas is None:
         return
-    precisions = [kind for kind in library.COMPUTE_32F if kind == "float32" or dtype == "float32"]
-    precisions = [kind for kind in precisions if not library.missing(kind)]
+    precisions = [kind for kind in _cublas.COMPUTE_32F if kind == "float32" or dtype == "float32"]
+    precisions = [kind for kind in precisions if not _cublas.missing(kind)]
     blas.use(0)
     for m, k, n in SIZES + LARGE:
         for kind in precisions:
@@ -200,10 +200,10 @@ def check_library(dtype: str, rng: np.random.Generator) -> Iterator[str]:
                 a, b = (rng.normal(size=s).astype(dtype) for s in ((m, k), (k, n)))
                 c = _there(np.full(m * n, np.nan, dtype))
                 first, second = (
-                    library.Matrix(_there(np.ascontiguousarray(x.T if t else x).reshape(-1)), 0, *shape, t)
+                    _cublas.Matrix(_there(np.ascontiguousarray(x.T if t else x).reshape(-1)), 0, *shape, t)
                     for x, t, shape in ((a, left, (k, m) if left else (m, k)), (b, right, (n, k) if right else (k, n)))
                 )
-                blas.product(library.Matrix(c, 0, m, n), first, second, kind)
+                blas.product(_cublas.Matrix(c, 0, m, n), first, second, kind)
                 _numba.driver.synchronize()
                 a, b = a.astype(np.float64), b.astype(np.float64)
                 bound = (2.2 * rounding + 4 * (k + 4) * UNIT[dtype]) * (np.abs(a) @ np.abs(b))
@@ -217,7 +217,7 @@ def check_library(dtype: str, rng: np.random.Generator) -> Iterator[str]:
             layers, "cross_entropy", fastnn.Adam(0.003, clip_norm=1.0), device=device, dtype=dtype, seed=3, l2=1e-3,
             matmul_precision=kind,
         )  # fmt: skip
-        with mock.patch.object(cublas, "WORTH_FLOPS", 0), mock.patch.object(cublas, "LEAST_REPLAYS", least):
+        with mock.patch.object(launches, "WORTH_FLOPS", 0), mock.patch.object(launches, "LEAST_REPLAYS", least):
             history = model.fit(x, y, epochs=EPOCHS, batch_size=batch, verbose=False)
         return history.history["loss"][-1], b"".join(weights.tobytes() for weights in model.get_weights())
 
@@ -231,14 +231,14 @@ def check_library(dtype: str, rng: np.random.Generator) -> Iterator[str]:
 
 def describe_library() -> str:
     """Return whether there is cuBLAS, and how large steps are done with it."""
-    blas = library.library()
+    blas = _cublas.loaded()
     if blas is None:
-        return f"large networks take their products from fastnn's kernels: {library.missing()}"
+        return f"large networks take their products from fastnn's kernels: {_cublas.missing()}"
     major, minor = divmod(blas.version // 100, 100)
-    reduced = library.missing("tf32")
+    reduced = _cublas.missing("tf32")
     return (
-        f"large networks take their products from cuBLAS {major}.{minor}, and a step is {cublas.how()}; "
-        f"matmul_precision: {reduced or ', '.join(library.COMPUTE_32F)}"
+        f"large networks take their products from cuBLAS {major}.{minor}, and a step is {launches.how()}; "
+        f"matmul_precision: {reduced or ', '.join(_cublas.COMPUTE_32F)}"
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.arrays import Data
-from fastnn.cuda import cublas
+from fastnn.cuda import launches
 from fastnn.cuda import step as s
 from fastnn.cuda._arrays import empty, to_device
 from fastnn.cuda._launch import launch, lock, processors
@@ -76,7 +76,7 @@ def make_plan(network: Network, rows: int, blocks: int, with_dx: bool) -> Device
     row_tiles = tiles(rows, shape.tile.rows)
     sizes = {
         s.ROW_SUMS: 2 * rows,
-        s.TILE_SUMS: 2 * max(row_tiles, tiles(rows, cublas.ROWS_EACH)),
+        s.TILE_SUMS: 2 * max(row_tiles, tiles(rows, launches.ROWS_EACH)),
         s.BLOCK_SUMS: blocks,
         s.NORM_SUMS: blocks,
     }
@@ -352,8 +352,8 @@ class CudaRuntime(Runtime):
 
     def _launch(self, plan: DevicePlan, arguments: tuple[Any, ...], numbers: npt.NDArray[np.int64]) -> None:
         dtype, item = self.network.dtype, self.network.dtype.itemsize
-        if cublas.is_worth(6.0 * plan.rows * self.network.n_params):
-            cublas.run_steps(arguments, plan.table, numbers, self._clip_norm < math.inf, self.matmul_precision)
+        if launches.is_worth(6.0 * plan.rows * self.network.n_params):
+            launches.run_steps(arguments, plan.table, numbers, self._clip_norm < math.inf, self.matmul_precision)
             return
         tile_size = s.tile_room(plan.shape)
         held = sum(array.size for array in self._on_device.values())  # a vector of nothing has one element there

@@ -134,7 +134,7 @@ class Net(NamedTuple):
     rates: Any  # float64 (steps,)
     report: Any  # float64 (steps, N_REPORT)
     result: Any  # e, flat
-    arrivals: Any  # int32 (2,): counts at barriers; in `cublas.py` whether to stop, and steps done
+    arrivals: Any  # int32 (2,): counts at barriers; in `launches.py` whether to stop, and steps done
     shared: Any  # e: the block's own memory, for tiles
     lanes: Any  # float64 (THREADS,): the block's, for sums
 

@@ -27,13 +27,12 @@ from typing import Any
 import numba
 import numpy.typing as npt
 
-from fastnn.cuda import graph
-from fastnn.cuda import library as blas
+from fastnn.cuda import _cublas, graph
 from fastnn.cuda import step as s
+from fastnn.cuda._cublas import Matrix
 from fastnn.cuda._formulas import like
 from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import SIMULATED, cuda, device_function, driver, named_kernel
-from fastnn.cuda.library import Matrix
 from fastnn.cuda.reduction import sum_of
 from fastnn.cuda.step import (
     DELTA,
@@ -105,7 +104,7 @@ def how() -> str:
 
 def is_worth(flops: float) -> bool:
     """Return whether a step of so many operations runs here."""
-    return flops >= WORTH_FLOPS and blas.library() is not None
+    return flops >= WORTH_FLOPS and _cublas.loaded() is not None
 
 
 def _net(body: Any) -> Any:
@@ -250,22 +249,23 @@ def run_steps(
     clips : bool
         Whether the global norm is clipped.
     precision : str
-        Of the products: a key of `library.COMPUTE_32F`.
+        Of the products: a key of `_cublas.COMPUTE_32F`.
     """
     stream = graph.stream()
     driver.synchronize()  # what the default stream was told is done
-    library: Any = blas.library()
-    library.use(graph.pointer(stream))
+    cublas: Any = _cublas.loaded()
+    cublas.use(graph.pointer(stream))
     batch, taken = int(numbers[e.BATCH]), int(numbers[e.N_ROWS])
 
     def step(rows: int) -> None:
-        _step(arguments, table, numbers, clips, rows, stream, lambda *matrices: library.product(*matrices, precision))
+        _step(arguments, table, numbers, clips, rows, stream, lambda *matrices: cublas.product(*matrices, precision))
 
     done, whole, graphs = 0, taken // batch, list[graph.Graph]()
     try:
         if numbers[e.MODE] == e.TRAIN and whole > LEAST_REPLAYS:
             key = (
-                table.tobytes(), batch, clips, precision, int(numbers[e.OPTIMIZER]), arguments[7].dtype, blas.current(),
+                table.tobytes(), batch, clips, precision, int(numbers[e.OPTIMIZER]), arguments[7].dtype,
+                _cublas.current(),
             )  # fmt: skip
             if key not in _proven:
                 step(batch)

@@ -11,9 +11,9 @@ from cuda_standin import installed
 
 import fastnn
 from fastnn import cuda, training
-from fastnn.cuda import cublas, graph, library
+from fastnn.cuda import _cublas, graph, launches
+from fastnn.cuda._cublas import Matrix
 from fastnn.cuda._numba import SIMULATED, driver
-from fastnn.cuda.library import Matrix
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason=cuda.missing() or "stand-ins work on the simulator's arrays")
 
@@ -32,8 +32,8 @@ def test_products_of_parts_of_vectors(standin, shape, transposed, dtype, rng):
     vector = np.full(100, 7.5, dtype)
     vector[3 : 3 + m * k], vector[40 : 40 + k * n], vector[70 : 70 + m * n] = a.ravel(), b.ravel(), np.nan
     there = driver.to_device(vector)
-    library.library().use(0)
-    library.library().product(
+    _cublas.loaded().use(0)
+    _cublas.loaded().product(
         Matrix(there, 70, m, n), Matrix(there, 3, *a.shape, transposed[0]), Matrix(there, 40, *b.shape, transposed[1])
     )
     want = vector.copy()
@@ -47,8 +47,8 @@ def test_a_library_that_refuses_is_named(standin):
     standin.statuses["cublasGemmEx"] = 15
     there = driver.to_device(np.ones(9, np.float32))
     with pytest.raises(RuntimeError, match="cublasGemmEx: got status 15 from cuBLAS, expected 0"):
-        library.library().product(Matrix(there, 0, 1, 1), Matrix(there, 1, 1, 1), Matrix(there, 2, 1, 1))
-    assert library.library().version == 130200
+        _cublas.loaded().product(Matrix(there, 0, 1, 1), Matrix(there, 1, 1, 1), Matrix(there, 2, 1, 1))
+    assert _cublas.loaded().version == 130200
 
 
 def shortened(x, kind):
@@ -104,7 +104,7 @@ def trained(x, y, epochs=1, dtype="float32"):
 
 @pytest.fixture
 def samples(rng, monkeypatch):
-    monkeypatch.setattr(cublas, "LEAST_REPLAYS", 1)
+    monkeypatch.setattr(launches, "LEAST_REPLAYS", 1)
     monkeypatch.setattr(training, "CALL_SECONDS", 1e9)  # calls of 1, 4 and 1 steps, then of all 6 of an epoch
     return rng.normal(size=(11, 2)), rng.integers(0, 2, 11)
 
@@ -112,7 +112,7 @@ def samples(rng, monkeypatch):
 def plainly(monkeypatch, x, y, **settings):
     """What the same launches one by one lead to."""
     with monkeypatch.context() as patch:
-        patch.setattr(cublas, "LEAST_REPLAYS", 10**9)
+        patch.setattr(launches, "LEAST_REPLAYS", 10**9)
         return trained(x, y, **settings)
 
 
@@ -120,11 +120,11 @@ def plainly(monkeypatch, x, y, **settings):
 def test_a_graph_gives_the_bits_of_its_launches(standin, samples, monkeypatch, dtype):
     epochs = 2 if dtype == "float32" else 1
     want = plainly(monkeypatch, *samples, epochs=epochs, dtype=dtype)
-    assert (standin.replays, cublas.how()) == (0, "a launch each")
+    assert (standin.replays, launches.how()) == (0, "a launch each")
     assert trained(*samples, epochs=epochs, dtype=dtype) == want
     # The call of 4: one step plainly, one in both ways, two by the graph. Then 5 whole batches in epoch 2.
     assert (standin.replays, standin.alive) == (3 + 5 * (epochs - 1), 0)
-    assert cublas.how() == "a CUDA graph"
+    assert launches.how() == "a CUDA graph"
     standin.replays = 0
     assert trained(*samples, epochs=epochs, dtype=dtype) == want
     assert (standin.replays, standin.alive) == (4 + 5 * (epochs - 1), 0)
@@ -135,9 +135,9 @@ def test_a_graph_that_does_something_else_is_not_used(standin, samples, monkeypa
     want = plainly(monkeypatch, *samples)
     standin.lost = lost  # the end of the step; the update, too
     assert trained(*samples) == want
-    assert cublas.how().startswith("a launch each, since a CUDA graph could not be used: its ")
-    assert "are not those of the same launches one by one" in cublas.how()
-    assert ("params" in cublas.how()) == (lost == 2)
+    assert launches.how().startswith("a launch each, since a CUDA graph could not be used: its ")
+    assert "are not those of the same launches one by one" in launches.how()
+    assert ("params" in launches.how()) == (lost == 2)
     assert (standin.replays, standin.alive) == (1, 0)
 
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_recorded_is_launched(standin, samples, monkeypatch, name
     want = plainly(monkeypatch, *samples)
     standin.statuses[name] = 900
     assert trained(*samples) == want
-    assert cublas.how() == (
+    assert launches.how() == (
         f"a launch each, since a CUDA graph could not be used: {name}: got status 900 from the CUDA driver, expected 0"
     )
     assert standin.alive == 0
@@ -159,7 +159,7 @@ def test_a_product_that_cannot_be_recorded_leaves_the_stream_usable(standin, sam
     gemm = standin._cublasGemmEx
     monkeypatch.setattr(standin, "_cublasGemmEx", lambda *a: 15 if standin.recording else gemm(*a))
     assert trained(*samples) == want
-    assert cublas.how().endswith("cublasGemmEx: got status 15 from cuBLAS, expected 0")
+    assert launches.how().endswith("cublasGemmEx: got status 15 from cuBLAS, expected 0")
     assert (standin.recording, standin.alive) == (False, 0)
 
 
@@ -167,7 +167,7 @@ def test_a_driver_without_graphs_launches(standin, samples, monkeypatch):
     want = plainly(monkeypatch, *samples)
     monkeypatch.setattr(graph, "functions", lambda: graph.prepared(object()))
     assert trained(*samples) == want
-    assert "has no attribute 'cuStreamBeginCapture_v2'" in cublas.how()
+    assert "has no attribute 'cuStreamBeginCapture_v2'" in launches.how()
 
 
 def test_a_graph_stops_where_the_loss_is_not_finite(standin, samples):
@@ -179,7 +179,7 @@ def test_a_graph_stops_where_the_loss_is_not_finite(standin, samples):
     with pytest.raises(fastnn.TrainingDiverged, match="loss: became NaN or infinite in step 10 "):
         model.fit(x, y, batch_size=2, epochs=1, shuffle=False, verbose=False)
     assert standin.replays - replays == 4  # what comes behind the third does nothing
-    assert cublas.how() == "a CUDA graph"
+    assert launches.how() == "a CUDA graph"
     for got, want in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(got, want)
 
@@ -218,8 +218,8 @@ def test_what_cannot_be_multiplied_so_is_refused(standin, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"^matmul_precision: got 'tf32' with dtype float64"):
         fastnn.load(tmp_path / "m.safetensors", device="cuda", matmul_precision="tf32")
     assert make(device="auto", matmul_precision="tf32").matmul_precision == "tf32"
-    monkeypatch.setattr(library, "TENSOR_CORES_FROM", (8, 0))
-    monkeypatch.setattr(library, "capability", lambda: (7, 5))
+    monkeypatch.setattr(_cublas, "TENSOR_CORES_FROM", (8, 0))
+    monkeypatch.setattr(_cublas, "capability", lambda: (7, 5))
     with pytest.raises(
         RuntimeError, match=r"got 'tf32', but this device has compute capability 7\.5, and tf32 takes 8"
     ):
@@ -231,22 +231,22 @@ def test_what_cannot_be_multiplied_so_is_refused(standin, tmp_path, monkeypatch)
 def test_without_the_library_a_sentence_says_so():
     with pytest.raises(RuntimeError, match="matmul_precision: got 'tf32', but Numba's simulator has no cuBLAS"):
         fastnn.Sequential([fastnn.Dense(2)], "huber", device="cuda", matmul_precision="tf32")
-    assert library.library() is None
-    assert not cublas.is_worth(1e15)
+    assert _cublas.loaded() is None
+    assert not launches.is_worth(1e15)
 
 
 def test_a_library_that_cannot_be_loaded_says_how_to_get_it(monkeypatch):
-    library._open.cache_clear()
-    monkeypatch.setattr(library, "SIMULATED", False)
-    monkeypatch.setattr(library, "FILES", ("no-such-library.so",))
-    monkeypatch.setattr(library, "current", lambda: 0)
+    _cublas._open.cache_clear()
+    monkeypatch.setattr(_cublas, "SIMULATED", False)
+    monkeypatch.setattr(_cublas, "FILES", ("no-such-library.so",))
+    monkeypatch.setattr(_cublas, "current", lambda: 0)
     monkeypatch.setitem(__import__("sys").modules, "cuda.pathfinder", None)
     try:
-        assert library.library() is None
+        assert _cublas.loaded() is None
         for part in ("cuBLAS cannot be used (", "no-such-library.so", "pip install 'fastnn[cuda]' brings it"):
-            assert part in library.missing()
+            assert part in _cublas.missing()
     finally:
-        library._open.cache_clear()
+        _cublas._open.cache_clear()
 
 
 def test_estimators_multiply_so_too(standin, rng):
@@ -271,9 +271,9 @@ def test_the_check_of_a_device_finds_nothing_and_would_find_something(standin, m
     assert check.describe_library().startswith(
         "large networks take their products from cuBLAS 13.2, and a step is a CUDA"
     )
-    monkeypatch.setattr(library, "COMPUTE_32F", {"float32": 75})  # rounds what shall not be rounded
+    monkeypatch.setattr(_cublas, "COMPUTE_32F", {"float32": 75})  # rounds what shall not be rounded
     assert "are off" in next(filter(None, check.check_library("float32", np.random.default_rng(0))))
-    monkeypatch.setattr(library, "_open", lambda device: "nothing is there")
+    monkeypatch.setattr(_cublas, "_open", lambda device: "nothing is there")
     assert not list(check.check_library("float32", np.random.default_rng(0)))
     assert check.describe_library().endswith("nothing is there")
 

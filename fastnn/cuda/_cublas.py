@@ -61,7 +61,7 @@ class Matrix(NamedTuple):
     transposed: bool = False  # whether its transpose is meant
 
 
-class Library:
+class Cublas:
     """cuBLAS on one device: a handle and the memory that it works in.
 
     Parameters
@@ -134,12 +134,12 @@ def _load() -> Any:
 
 
 @functools.cache
-def _open(device: int) -> Library | str:
+def _open(device: int) -> Cublas | str:
     """Return the library on a device, or why it is not there."""
     if SIMULATED:
         return "Numba's simulator has no cuBLAS"
     try:
-        return Library(_load())
+        return Cublas(_load())
     except Exception as error:  # whatever an incomplete installation leads to
         return f"cuBLAS cannot be used ({' '.join(str(error).split())}); {INSTALL}"
 
@@ -149,7 +149,7 @@ def current() -> int:
     return 0 if SIMULATED else int(driver.get_current_device().id)
 
 
-def library() -> Library | None:
+def loaded() -> Cublas | None:
     """Return cuBLAS on the current device, or None where it cannot be used."""
     found = _open(current())
     return None if isinstance(found, str) else found
