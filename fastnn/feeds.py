@@ -41,6 +41,13 @@ class InMemory:
         """Yield all rows, and the order to take them in; see `Streamed.buffers`."""
         yield self.data, _shuffled(self.rows, key)
 
+    def orders(self, seed: int, epochs: range) -> Order:
+        """Return the orders of several epochs, one behind the other."""
+        orders = np.empty((len(epochs), self.rows), np.int64)
+        for order, epoch in zip(orders, epochs, strict=True):
+            shuffle_indices(order, seed, epoch)
+        return orders.reshape(-1)
+
     def sample(self) -> Data:
         """Return the rows."""
         return self.data

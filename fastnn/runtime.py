@@ -117,7 +117,11 @@ class Runtime:
         rates: Array,
         report: Report,
     ) -> None:
-        """Take a step on each batch of the rows order[first : first + rows]; `report` tells what was done."""
+        """Take a step on each batch of the rows order[first : first + rows]; `report` tells what was done.
+
+        A report of more steps than these rows have asks for more passes: over the rows that follow in `order`, or over
+        the same again where it is empty.
+        """
         self.training_calls(data, batch)(order, first, rows, step, rates, report)
 
     def training_calls(self, data: Data, batch: int) -> Callable[[Array, int, int, int, Array, Report], None]:
@@ -125,7 +129,7 @@ class Runtime:
         c, run = self._repeated(e.TRAIN, data, batch)
 
         def train(order: Array, first: int, rows: int, step: int, rates: Array, report: Report) -> None:
-            c.integers[[e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.N_STEPS]] = step, first, rows, -(-rows // batch)
+            c.integers[[e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.N_STEPS]] = step, first, rows, len(report)
             c[e.ORDER], c[e.RATES], c[e.REPORT] = order, rates, report
             run()
 

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from fastnn.arrays import Data
 from fastnn.callbacks import Callback, Checkpoint, LambdaCallback
-from fastnn.feeds import Feed, Order
+from fastnn.feeds import Feed, InMemory, Order
 from fastnn.kernels import epoch as e
 from fastnn.progress import ProgressBar
-from fastnn.schedules import as_schedule, metric_to_watch
+from fastnn.schedules import Schedule, as_schedule, metric_to_watch
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 CALL_SECONDS = 0.05
 """How long one compiled call shall take: Ctrl-C and the progress bar are served between two."""
 
+ROWS_A_CALL = 1 << 20
+"""How many rows one compiled call of several epochs takes at most: their orders are in memory."""
 
 REPORT_STEPS = 8192
 """How many steps are kept one by one: an epoch may have millions."""
+
+_NO_ORDER: Order = np.empty(0, np.int64)
 
 Snapshot = tuple[Any, ...]
 """What training can go back to: weights, optimizer state, counters and the schedule's state."""
@@ -72,7 +76,8 @@ class Trainer:
         self.batch = min(batch, feed.rows)
         self.shuffle, self.callbacks, self.verbose = shuffle, callbacks, verbose
         self.schedule = as_schedule(model.optimizer.lr)
-        self._steps_a_call = 1
+        self._steps_an_epoch, self._steps_a_call = -(-feed.rows // self.batch), 1
+        self._one_by_one = False
         self._calls: tuple[Data, TrainingCalls] | None = None
 
     def run(self, last: int) -> None:
@@ -93,7 +98,12 @@ class Trainer:
             silent = self.verbose in (0, False) or not sys.stderr.isatty()
             with ProgressBar(max(0, last - model.epoch) * self.feed.rows, silent) as bar:
                 while model.epoch < last and not model.stop_training:
-                    self._epoch(bar, f"epoch {model.epoch + 1}")
+                    bar.set_description(f"epoch {model.epoch + 1}")
+                    epochs = self._epochs_a_call(last)
+                    if epochs > 1:
+                        self._several(epochs, bar)
+                    else:
+                        self._epoch(bar)
         finally:
             model.history.settle()
             model.runtime.keep_data(False)
@@ -129,16 +139,52 @@ class Trainer:
             if _may_add(callback):
                 break
 
-    def _epoch(self, bar: ProgressBar, title: str) -> None:
+    def _epochs_a_call(self, last: int) -> int:
+        """Return how many epochs the next call may take: more than one where nobody wants to hear of each."""
+        if self.callbacks or self.validation is not None or type(self.schedule).epoch_end is not Schedule.epoch_end:
+            return 1
+        if self._one_by_one or not isinstance(self.feed, InMemory):
+            return 1
+        return min(last - self.model.epoch, self._steps_a_call // self._steps_an_epoch, ROWS_A_CALL // self.feed.rows)
+
+    def _several(self, epochs: int, bar: ProgressBar) -> None:
+        """Train some epochs in one call; where the loss breaks, from their beginning once more, one by one."""
+        model, feed, started, each = self.model, self.feed, self._snapshot(), self._steps_an_epoch
+        assert isinstance(feed, InMemory)
+        numbers = range(model.epoch, model.epoch + epochs)
+        order = feed.orders(model.seed, numbers) if self.shuffle else _NO_ORDER
+        firsts = range(model.step, model.step + epochs * each, each)
+        rates = [self.schedule.rates(step, epoch, each) for step, epoch in zip(firsts, numbers, strict=True)]
+        report = np.zeros((epochs, each, e.N_REPORT))
+        calls, start = self._training_calls(feed.data), time.perf_counter()
+        try:
+            calls(order, 0, feed.rows, model.step, np.concatenate(rates), report.reshape(-1, e.N_REPORT))
+        finally:  # an interrupt is served as soon as the call is over: all of its epochs are done
+            seconds = (time.perf_counter() - start) / epochs
+            if report[-1, -1, e.REPORT_ROWS] and model.runtime.is_finite():
+                for epoch, steps in zip(numbers, report, strict=True):
+                    model.step += each
+                    self._count(epoch, step_logs(steps, model.counts_correct), seconds, bar)
+            else:
+                self._go_back(started)
+                self._one_by_one = True
+        self._adapt(epochs * each, epochs * seconds)
+        bar.update(epochs * feed.rows)
+
+    def _epoch(self, bar: ProgressBar) -> None:
         model, epoch = self.model, self.model.epoch
         for callback in self.callbacks:
             callback.on_epoch_begin(epoch)
-        bar.set_description(title)
         start = time.perf_counter()
         logs = self._steps(bar)
         seconds = time.perf_counter() - start
         if self.validation is not None:
             logs |= {f"val_{name}": value for name, value in model.evaluate_feed(self.validation).items()}
+        self._count(epoch, logs, seconds, bar)
+
+    def _count(self, epoch: int, logs: dict[str, float], seconds: float, bar: ProgressBar) -> None:
+        """Tell everyone that an epoch is over."""
+        model = self.model
         logs["lr"] = self.schedule.rate(model.step, epoch)
         logs |= {"seconds": seconds, "samples_per_second": self.feed.rows / seconds}
         self.schedule.epoch_end(logs)
@@ -161,7 +207,7 @@ class Trainer:
     def _steps(self, bar: ProgressBar) -> dict[str, float]:
         """Take all steps of one epoch, buffer by buffer."""
         model, started = self.model, self._snapshot()
-        report = EpochReport(-(-self.feed.rows // self.batch))
+        report = EpochReport(self._steps_an_epoch)
         done = 0
         with contextlib.closing(self._buffers(started)) as buffers:
             for data, order in buffers:

@@ -231,17 +231,18 @@ class CudaRuntime(Runtime):
 
     def training_calls(self, data: Data, batch: int) -> Callable[[Array, int, int, int, Array, Report], None]:
         def train(order: Array, first: int, rows: int, step: int, rates: Array, report: Report) -> None:
-            done = 0
-            for part in range(0, len(report), STEPS_A_LAUNCH):
-                n = min(len(report) - part, STEPS_A_LAUNCH)
-                taken = min(rows - done, n * batch)
-                self._run(
-                    e.TRAIN, data, order, first=first + done, rows=taken, batch=batch, step=step + part, dropout=True,
-                    rates=rates[part : part + n], report=report[part : part + n],
-                )  # fmt: skip
-                if not report[part + n - 1, e.REPORT_ROWS]:
-                    return
-                done += taken
+            each = tiles(rows, batch)
+            for start in range(0, len(report), each):
+                begin = first + (start // each * rows if order.size else 0)
+                for part in range(start, start + each, STEPS_A_LAUNCH):
+                    n = min(start + each - part, STEPS_A_LAUNCH)
+                    done = (part - start) * batch
+                    self._run(
+                        e.TRAIN, data, order, first=begin + done, rows=min(rows - done, n * batch), batch=batch,
+                        step=step + part, dropout=True, rates=rates[part : part + n], report=report[part : part + n],
+                    )  # fmt: skip
+                    if not report[part + n - 1, e.REPORT_ROWS]:
+                        return
 
         return train
 

@@ -584,13 +584,23 @@ def _write_result(c, params, i):
 
 @block
 def _run_steps(c, params):
-    """Run c[N_STEPS] steps over consecutive batches of rows; training stops at one whose loss is not finite."""
+    """Run c[N_STEPS] steps over consecutive batches of c[N_ROWS] rows, then of as many more, or of the same again.
+
+    Those of another pass are the next ones in ORDER, or where there is none the same ones. Training stops at a step
+    whose loss is not finite.
+    """
     report, rates = double_rows_at(c, REPORT), doubles_at(c, RATES)
     learning = c[MODE] == TRAIN or c[MODE] == GRADIENT
+    begin, row = c[FIRST_ROW], 0
     for i in range(c[N_STEPS]):
+        if row >= c[N_ROWS]:
+            row = 0
+            if integers_at(c, ORDER).size:
+                begin += c[N_ROWS]
         c[STEP] = c[FIRST_STEP] + i
-        c[ROW] = c[FIRST_ROW] + i * c[BATCH]
-        c[ROWS] = min(c[BATCH], c[FIRST_ROW] + c[N_ROWS] - c[ROW])
+        c[ROW] = begin + row
+        c[ROWS] = min(c[BATCH], c[N_ROWS] - row)
+        row += c[BATCH]
         _forward(c, params)
         if c[MODE] != FORWARD:
             _loss(c, params, report[i])
