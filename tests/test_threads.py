@@ -230,7 +230,8 @@ def test_a_fork_before_use():
 
 
 JOBLIB = """
-import joblib
+import joblib, multiprocessing
+multiprocessing.set_start_method("fork")  # from Python 3.14 on a fork server would import this script as a module
 print(*[
     all(r == want_loops for r in joblib.Parallel(2, backend=backend)(joblib.delayed(loops)() for _ in range(4)))
     for backend in ("loky", "multiprocessing", "threading")
