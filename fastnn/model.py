@@ -398,7 +398,8 @@ class Sequential:
         runtime = self.runtime
         rates = as_schedule(self.optimizer.lr).rates(self.step, self.epoch, 1)
         report = np.zeros((1, e.N_REPORT))
-        runtime.train(data, np.empty(0, np.int64), 0, data.rows, data.rows, self.step, rates, report)
+        steps = runtime.training_calls(data, data.rows)
+        steps(np.empty(0, np.int64), 0, data.rows, self.step, rates, report)
         if not report[0, e.REPORT_ROWS]:
             raise FloatingPointError(f"loss: is NaN or infinite, {self.first_bad_layer(data.rows)}; no step was taken")
         self.step += 1

@@ -106,26 +106,12 @@ class Runtime:
         """Rows of the largest batch so far; 0 before the first."""
         return 0 if self._plan is None else self._plan.rows
 
-    def train(
-        self,
-        data: Data,
-        order: Array,
-        first: int,
-        rows: int,
-        batch: int,
-        step: int,
-        rates: Array,
-        report: Report,
-    ) -> None:
-        """Take a step on each batch of the rows order[first : first + rows]; `report` tells what was done.
-
-        A report of more steps than these rows have asks for more passes: over the rows that follow in `order`, or over
-        the same again where it is empty.
-        """
-        self.training_calls(data, batch)(order, first, rows, step, rates, report)
-
     def training_calls(self, data: Data, batch: int) -> Callable[[Array, int, int, int, Array, Report], None]:
-        """Return `train` for one set of data and one size of batch; see `_repeated`."""
+        """Return what takes a step on each batch of the rows order[first : first + rows]; `report` tells what was done.
+
+        For one set of data and one size of batch; see `_repeated`. A report of more steps than these rows have asks for
+        more passes: over the rows that follow in `order`, or over the same again where it is empty.
+        """
         c, run = self._repeated(e.TRAIN, data, batch)
 
         def train(order: Array, first: int, rows: int, step: int, rates: Array, report: Report) -> None:

@@ -6,9 +6,8 @@ The decorators, from the inside out:
               (fused multiply-add allowed, reassociation not: it would cancel compensated terms);
 ``inlined``   a small loop that is always inlined;
 ``block``     a serial loop over one block, called from other compiled code;
-``Task``      a block function that is compiled once, on its own, and called by address: a parallel loop
-around it
-              then compiles in half a second, where Numba would optimise the whole body four times over;
+``Task``      a block function that is compiled once, on its own, and called by address: a parallel loop around
+              it then compiles in half a second, where Numba would optimise the whole body four times over;
 ``entry``     a serial function that Python calls: cached on disk;
 ``entry_parallel``  the same for a loop over fixed blocks, for one thread and with ``prange`` for several: see `Loop`.
 
