@@ -133,6 +133,27 @@ def test_float32_is_near_the_oracle(route, rng):
     assert_same_training(model, x, y, "cross_entropy", numbers, rtol=2e-4)
 
 
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_several_epochs_in_one_call(shuffled, rng, monkeypatch):
+    monkeypatch.setattr("fastnn.cuda.runtime.STEPS_A_LAUNCH", 2)
+    x, y = data(rng, 11, 3, 2, "squared_error")
+    orders = np.array([rng.permutation(11) for _ in range(3)]) if shuffled else np.empty((3, 0), np.int64)
+    models = [
+        fastnn.Sequential([fastnn.Dense(2, "tanh")], "squared_error", seed=4, device="cuda", input_size=3)
+        for _ in range(2)
+    ]
+    reports = np.zeros((2, 9, 6))
+    for model, report, calls in zip(models, reports, (1, 3), strict=True):
+        train = model.runtime.training_calls(model._gate(model.network, x, y, None, None), 4)
+        for part in np.split(np.arange(3), calls):
+            steps = slice(3 * part[0], 3 * part[-1] + 3)
+            train(orders[part].reshape(-1), 0, 11, steps.start, np.full(9, 0.01)[steps], report[steps])
+    np.testing.assert_array_equal(reports[0], reports[1])
+    assert (reports[0, :, 5] == [4, 4, 3] * 3).all()
+    for one, three in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(one, three)
+
+
 def test_a_batch_in_chunks_of_rows(route, rng, monkeypatch):
     if not SIMULATED:
         pytest.skip("compiled kernels have their chunk size built in")
