@@ -107,11 +107,11 @@ def write_block(address, c, c0, ldc, a, transpose_a, b, transpose_b, m, n, k, bi
 def test_a_block_is_all_that_is_written(has_bias, transpose_a, transpose_b, dtype, rng):
     """Every count of columns up to beyond a tile's, of rows up to two tiles' and more, inside a larger matrix."""
     address = GEMM.address(dtype)
-    room, before = 40, 2
     narrow = [(m, n) for n in (*range(1, 41), 63, 65) for m in ((*range(1, 34), 40) if n < 34 else (1, 2, 3, 13, 31))]
     shapes = [(m, n, k) for m, n in narrow for k in ((1, 9) if m % 7 else (1, 325))]  # 325: sums that go on
     packed = [(263, 100, 20), (263, 107, 330), (31, 196, 390), (31, 203, 390)]  # A, or A and B
-    for m, n, k in shapes + packed:
+    column = [(m, 1, k, 0, 0) for m in (*range(1, 40), 70) for k in (1, 8, 9, 32, 67)]  # which lies in one piece
+    for m, n, k, before, room in [(*shape, 2, 40) for shape in shapes + packed] + column:
         a, b = (rng.integers(-8, 9, size=shape).astype(dtype) for shape in ((m, k), (k, n)))
         bias = rng.integers(-8, 9, size=n).astype(dtype)
         want = np.full((m + 4, before + n + room), 7.5, dtype)
@@ -152,6 +152,7 @@ def test_an_element_does_not_depend_on_the_rest_of_the_matrix(transpose_a, trans
         (slice(0, 1), slice(0, 1)),
         (slice(5, 38), slice(3, 20)),
         (slice(200, 307), slice(66, 259)),
+        (slice(3, 300), slice(70, 71)),
     ]:
         left, right = np.ascontiguousarray(a[rows]), np.ascontiguousarray(b[:, columns])
         part = np.full((left.shape[0], right.shape[1]), np.nan, dtype)

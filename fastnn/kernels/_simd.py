@@ -445,22 +445,23 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = F
 
 
 def make_row_kernel(groups: int) -> Any:
-    """Build ``C[groups * lanes] = A[k] B'[k, groups * lanes]``, one row, for B' the transpose of a row-major B.
+    """Build ``C[groups * lanes] = start + A[k] B'[k, groups * lanes]``, one row, for B' the transpose of a row-major B.
 
-    The returned intrinsic is called as ``kernel(c, a, b, b_stride, k)`` as in `make_micro_kernel`, with element (p, j)
-    of B' at ``b[p + j * b_stride]``. Squares of B are transposed in registers and never packed. Each element of C is
-    one chain in the order of p: the bits are those of the other kernels.
+    The returned intrinsic is called as ``kernel(c, a, b, b_stride, k, start)`` as in `make_micro_kernel`, with element
+    (p, j) of B' at ``b[p + j * b_stride]`` and one number `start` that all sums begin with. Squares of B are transposed
+    in registers and never packed. Each element of C is one chain in the order of p: the bits are those of the other
+    kernels.
     """
 
     @intrinsic
-    def kernel(typingctx, c, a, b, b_stride, k):
+    def kernel(typingctx, c, a, b, b_stride, k, start):
         element = c.dtype
         vector = _vector_type(element)
         lanes, align = vector.count, element.bitwidth // 8
         depth = lanes * max(1, 128 // target().vector_bytes)  # two cache lines of each row of B at a time
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            c, a, b, b_stride, k = args
+            c, a, b, b_stride, k, start = args
             multiply_add = _multiply_add(builder, vector)
 
             def constant(value: int) -> ir.Constant:
@@ -507,15 +508,15 @@ def make_row_kernel(groups: int) -> Any:
                         column = builder.insert_element(column, number, ir.Constant(_I32, j))
                     add(sums, p, g, column)
 
-            zero = [ir.Constant(vector, [0.0] * lanes)] * groups
+            before = [_splat(builder, start, vector)] * groups
             whole = builder.and_(k, constant(-depth))
-            sums = loop("squares", constant(0), whole, depth, zero, squares)
+            sums = loop("squares", constant(0), whole, depth, before, squares)
             sums = loop("singles", whole, k, 1, sums, single)
             for g, result in enumerate(sums):
                 _store(builder, result, builder.gep(c, [constant(g * lanes)]), vector, align)
             return context.get_dummy_value()
 
         address = types.CPointer(element)
-        return types.void(address, address, address, types.intp, types.intp), generate
+        return types.void(address, address, address, types.intp, types.intp, element), generate
 
     return kernel

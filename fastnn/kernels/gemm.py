@@ -33,6 +33,7 @@ from fastnn.kernels._simd import (
     transpose_tail,
     vector_lanes,
 )
+from fastnn.kernels.elementary import like
 
 MR = TILE_ROWS
 # Measured on Zen 3, float32: against 256, 144 and 256, products of 1024 columns gain 3 to 9%, small ones nothing.
@@ -318,8 +319,8 @@ def _one_number(c, c0, a, a0, b, b0, b_rs, columns, k):
 
 
 @block
-def _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, columns, k):
-    """Write m < 4 rows, without a bias, of `columns` columns, whole vectors of them; B lies transposed.
+def _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, columns, k, start):
+    """Write m < 4 rows of `columns` columns, whole vectors of them, sums beginning with `start`; B lies transposed.
 
     To pack B for so few rows takes three times as long as to transpose it in registers. Rows of B are read two vectors'
     lanes at a time, or one where they are 4 KB apart, since the first cache keeps 8 such lines: 1 x 1024 x 1024 takes
@@ -333,11 +334,29 @@ def _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, columns, k):
         while j < columns:
             out, rows = pointer(c, c0 + i * ldc + j), pointer(b, b0 + j * b_cs)
             if alike or j + wide > columns:
-                _transposed_1(out, at, rows, b_cs, k)
+                _transposed_1(out, at, rows, b_cs, k, start)
                 j += lanes
             else:
-                _transposed_2(out, at, rows, b_cs, k)
+                _transposed_2(out, at, rows, b_cs, k, start)
                 j += wide
+
+
+@block
+def _one_column(c, c0, a, a0, a_rs, a_cs, b, b0, rows, k, bias, bias0, has_bias):
+    """Write whole vectors of the first rows of one column that lies in one piece: a row of the transposed product.
+
+    Returns how many. To the tiles of other products a column is a vector of which one lane counts.
+    """
+    if a_cs == 1:
+        rows = rows // vector_lanes(c) * vector_lanes(c)
+        start = bias[bias0] if has_bias else like(0.0, c[c0])
+        _few_rows_transposed(c, c0, 0, b, b0, 0, a, a0, a_rs, 1, rows, k, start)
+        return rows
+    if a_rs == 1 and not has_bias:
+        rows = rows // tile_columns(c) * tile_columns(c)
+        _few_rows(c, c0, 0, b, b0, 0, a, a0, a_cs, 1, rows, k, bias, bias0, False)
+        return rows
+    return 0
 
 
 @block
@@ -360,6 +379,9 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
     pack_b = b_cs != 1 or (m >= 96 and depth_max * min(n, NC) >= 8192)
     pack_a = (a_rs == 1 and n >= 96 and a_cs >= 256) or (a_rs != 1 and (a_cs != 1 or (n >= 192 and k >= 384)))
     begin = 0
+    if n == 1 and ldc == 1 and b_rs == 1:
+        done = _one_column(c, c0, a, a0, a_rs, a_cs, b, b0, m, k, bias, bias0, has_bias)
+        c0, a0, m = c0 + done, a0 + done * a_rs, m - done
     if m < 4 and a_cs == 1 and b_cs == 1:
         begin = n // nr * nr
         _few_rows(c, c0, ldc, a, a0, a_rs, b, b0, b_rs, m, begin, k, bias, bias0, has_bias)
@@ -368,7 +390,7 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
         _one_number(c, c0, a, a0, b, b0, b_rs, begin, k)
     elif m < 4 and a_cs == 1 and b_rs == 1 and not has_bias:
         begin = n * VECTORS // nr * nr // VECTORS
-        _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, begin, k)
+        _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, begin, k, like(0.0, c[c0]))
     for j0 in range(begin, n, NC):
         nc = min(NC, n - j0)
         for k0 in range(0, k, depth_max):
