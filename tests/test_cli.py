@@ -313,7 +313,7 @@ def test_ctrl_c_before_the_first_step_writes_nothing(capsys, folder, monkeypatch
 
 
 def test_ctrl_c_within_the_first_epoch_keeps_what_there_is(capsys, monkeypatch):
-    def epoch(self, bar, title):
+    def epoch(self, bar):
         self.model.step = 3
         raise KeyboardInterrupt
 
