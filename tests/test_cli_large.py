@@ -452,7 +452,7 @@ def test_memory_is_bounded():
             for _ in range(times):
                 file.write(lines)
                 writer.write_table(table)
-    train = ("--target", "y", "--epochs", "1", "--quiet", "--output", "m", *QUICK, *BATCHED)
+    train = ("--target", "y", "--epochs", "1", "--quiet", "--dtype", "float64", "--output", "m", *QUICK, *BATCHED)
     peak("train", "first.csv", *train)  # compiles what there is to compile
     for command in (
         lambda name: peak("train", f"{name}.csv", *train),
