@@ -240,6 +240,8 @@ def _weighted_mean(dy, y, w, row_loss):
         return 0.0
     losses = []
     for b, weight in enumerate(weights):
+        if weight == 0.0:
+            continue
         loss, slope = row_loss(b)
         losses.append(weight * loss)
         for c, value in enumerate(slope):

@@ -214,7 +214,7 @@ def test_the_first_of_the_largest_logits_is_the_answer(n, weighting, dtype, rng)
         arguments = np.empty(z.size, dtype), z.reshape(-1), labels, np.empty(0, dtype), weights
         loss_and_count(LOSS_ROWS.address(dtype), result, *arguments, n)
         assert result[1] == (right if weighting == "none" else right * weights).sum()
-        assert math.isnan(result[0]) == with_nan.any()
+        assert math.isnan(result[0]) == with_nan[weights > 0 if weights.size else slice(None)].any()
 
 
 # --------------------------------------------------------------------------------------- derivatives
@@ -270,12 +270,15 @@ def test_weights_that_sum_to_zero_give_zero(loss, dtype, rng, guard):
 
 
 @every_case
-def test_weights_count_rows(loss, targets, dtype, rng):
-    """Weights 0, 1, 2 are a row left out, once and twice; and only their ratios count."""
-    rows, n = 6, 4
+@pytest.mark.parametrize("outputs", [1.0, 1e30, np.inf, np.nan])
+@pytest.mark.parametrize("n", [4, 40])
+def test_weights_count_rows(loss, targets, outputs, n, dtype, rng):
+    """Weights 0, 1, 2 are a row left out, whatever its outputs, once and twice; and only their ratios count."""
+    rows = 6
     y = rng.normal(size=(rows, n)).astype(dtype)
     t = make_targets(targets, (rows, n), rng, dtype)
     w = np.array([0, 1, 2, 1, 0, 2], dtype)
+    y[w == 0, :2] *= dtype.type(outputs)
     twice = np.repeat(np.arange(rows), w.astype(int))
     dy, dy_scaled, dy_rows = np.empty_like(y), np.empty_like(y), np.empty((twice.size, n), dtype)
     value = KERNELS[loss](dy, y, t, w)

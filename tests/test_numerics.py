@@ -91,18 +91,21 @@ def test_one_row(batch, dtype):
     assert all_finite(model, X)
 
 
-def test_rows_of_weight_0_leave_no_trace():
-    """The bits are those of a gradient in which they count nothing, whatever stands in them."""
+@pytest.mark.parametrize(("loss", "far"), [("cross_entropy", 1e3), ("squared_error", 1e25)])
+def test_rows_of_weight_0_leave_no_trace(loss, far):
+    """The bits are those of a gradient in which they count nothing, even where their own loss is beyond all numbers."""
     weights = (np.arange(60) % 3 > 0).astype(float)
     other = X.copy()
-    other[weights == 0] = 1e3
-    model = trained(X, LABELS)
-    first, second = (model.gradients(x, LABELS, sample_weight=weights) for x in (X, other))
+    other[weights == 0] = far
+    targets = LABELS if loss == "cross_entropy" else np.eye(2)[LABELS]
+    model = Sequential([Dense(8, "relu"), Dense(2)], loss, seed=0)
+    model.fit(X, targets, epochs=2, verbose=False)
+    first, second = (model.gradients(x, targets, sample_weight=weights) for x in (X, other))
     assert first[0] == second[0]
     for one, two in zip(first[1], second[1], strict=True):
         np.testing.assert_array_equal(one, two)
     kept = weights > 0
-    value, gradients = model.gradients(X[kept], LABELS[kept])
+    value, gradients = model.gradients(X[kept], targets[kept])
     assert value == pytest.approx(first[0], rel=1e-12)
     for one, two in zip(first[1], gradients, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-7)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import run_python
 
-from fastnn.kernels import _pool, gemm, matmul
+from fastnn.kernels import _pool, _team, gemm, matmul
 from fastnn.kernels._jit import Task, block
 
 THREADS = numba.config.NUMBA_NUM_THREADS
@@ -83,6 +83,22 @@ def test_helpers_that_never_come_hold_nobody_up(fresh_pool, rng, monkeypatch):
     np.testing.assert_array_equal(c, want)
 
 
+def test_a_helper_beyond_those_wanted_does_nothing(fresh_pool):
+    """Called by hand, with nobody else there: what `numba.set_num_threads` says holds for helpers that are awake."""
+
+    @numba.njit
+    def begin(team, job, members, function, context):
+        _pool.begin(team, job, members, function, context, context.size)
+
+    function, came = Task(who_came, _pool.KINDS).address(np.dtype(float)), np.full(3, -1)
+    team, job = fresh_pool.team, fresh_pool.job
+    team[_team.WHICH_CPU] = 0  # or it would sleep, being on the leader's CPU
+    begin(team, job, 1, function, came)
+    assert (_pool.attend(team, job, _pool.LIKE, 1, 0), came.tolist()) == (0, [-1] * 3)
+    begin(team, job, 2, function, came)
+    assert (_pool.attend(team, job, _pool.LIKE, 1, 0), (came % 1000).tolist()) == (2, [1] * 3)
+
+
 def test_helpers_sleep_and_are_woken(fresh_pool, rng):
     c, a, b, want = product(rng)
     for _ in range(3):
@@ -93,6 +109,12 @@ def test_helpers_sleep_and_are_woken(fresh_pool, rng):
         while not all(fresh_pool.job[_pool._ASLEEP + seat * _pool.LINE] for seat in range(1, THREADS)):
             assert time.monotonic() < end, "a helper never goes to sleep"
             time.sleep(0.001)
+    fresh_pool.stop()
+    for helper in fresh_pool._helpers:
+        helper.join(20)
+        assert not helper.is_alive()
+    with fresh_pool.helping(THREADS) as (_, _, _, members, _):
+        assert members == 1
 
 
 def test_two_python_threads_at_once(fresh_pool, rng):
@@ -146,7 +168,19 @@ def test_a_forked_process_has_helpers_of_its_own():
     assert run_python(FORK, NUMBA_NUM_THREADS="3").split() == ["0", "True"]
 
 
+AT_EXIT = """
+import atexit
+
+@atexit.register
+def at_last():
+    "What is registered first is called last."
+    helper = _pool.pool()._helpers[0]
+    helper.join(20)
+    print(helper.is_alive())
+"""
+
+
 def test_a_process_ends_while_helpers_look_for_work():
     script = FORK[: FORK.index("child")] + "print(matmul(c, a, a))"
     for _ in range(5):
-        assert run_python(script, NUMBA_NUM_THREADS="5").split() == ["None"]
+        assert run_python(AT_EXIT + script, NUMBA_NUM_THREADS="5").split() == ["None", "False"]

@@ -1,8 +1,8 @@
 """Losses: value and gradient in one pass over the outputs.
 
-The loss of a batch is sum_b w_b l_b / sum_b w_b, and 0 with zero gradient where the weights sum to 0. Sums
-are kept in float64 over fixed blocks of rows. Cross entropies take logits, so that nothing is lost to a
-rounded probability.
+The loss of a batch is sum_b w_b l_b / sum_b w_b, and 0 with zero gradient where the weights sum to 0. A row of
+weight 0 has no part in it, whatever its outputs: 0 times a loss beyond all numbers would be NaN. Sums are kept in
+float64 over fixed blocks of rows. Cross entropies take logits, so that nothing is lost to a rounded probability.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from fastnn.kernels import formulas as f
-from fastnn.kernels._blocks import copy
+from fastnn.kernels._blocks import copy, fill
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
 from fastnn.kernels._jit import Task, block, entry_parallel, formula, inlined, launch_chunks
 from fastnn.kernels.activation import (
@@ -88,6 +88,9 @@ def value_rows(code, delta, d, y, t, weights, rows, n, factor):
         weight = weights[b] if weights.size else 1.0
         scale = like(factor * weight / outputs, y[0])
         y_row, t_row, d_row = y[b * n : (b + 1) * n], t[b * n : (b + 1) * n], d[b * n : (b + 1) * n]
+        if weight == 0.0:
+            fill(d_row, 0.0)
+            continue
         row = 0.0
         if code == BINARY_CROSS_ENTROPY:
             right = 0
@@ -123,6 +126,9 @@ def cross_entropy_rows(d, z, labels, t, weights, rows, n, factor):
         weight = weights[b] if weights.size else 1.0
         scale = like(factor * weight, z[0])
         z_row, p = z[b * n : (b + 1) * n], d[b * n : (b + 1) * n]
+        if weight == 0.0:
+            fill(p, 0.0)
+            continue
         copy(p, z_row)
         top, total = softmax_row(p)
         log_total = np.float64(top) + math.log(np.float64(total))
@@ -174,9 +180,12 @@ def cross_entropy_groups(d, z, labels, weights, rows, n, factor):
             log_total = 0.0
             if weights.size:
                 weight = weights[b0 + r]
+                row = p[r * n : (r + 1) * n]
+                if weight == 0.0:
+                    fill(row, 0.0)
+                    continue
                 scale = like(factor * weight, z[0])
                 log_total = math.log(totals[r])
-                row = p[r * n : (r + 1) * n]
                 for j in range(n):
                     row[j] *= scale
             else:
