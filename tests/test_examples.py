@@ -6,6 +6,7 @@ import importlib.util
 import math
 import pathlib
 import sys
+import sysconfig
 
 import numpy as np
 import pytest
@@ -148,6 +149,7 @@ def test_regularisation_fails_where_it_should(example, capsys, tmp_path, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the cap is Linux's RLIMIT_DATA")
+@pytest.mark.skipif(sysconfig.get_config_var("Py_GIL_DISABLED"), reason="free-threaded Python reserves 1 GB by itself")
 def test_larger_than_memory(example, capsys, tmp_path, monkeypatch):
     """Files of 2 GB, one after the other, under 512 MiB for everything."""
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
@@ -159,6 +161,7 @@ def test_larger_than_memory(example, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the cap is Linux's RLIMIT_DATA")
+@pytest.mark.skipif(sysconfig.get_config_var("Py_GIL_DISABLED"), reason="free-threaded Python reserves 1 GB by itself")
 def test_larger_than_memory_fails_where_it_should(example):
     module = example("larger_than_memory")
     assert module.rows_of(module.CAP) * module.COLUMNS * 4 == 4 * module.CAP

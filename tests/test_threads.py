@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import sysconfig
 import threading
 
 import numpy as np
@@ -214,6 +215,13 @@ def test_forks_after_use(layer):
     assert run_parts(parts, layer) == {"os.fork": "[0, 0, 0] True", "multiprocessing": "True"}
 
 
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a global lock always")
+def test_free_threaded_python_stays_so():
+    """An extension module that does not say it can do without the lock would bring it back for everyone."""
+    script = PRELUDE + "trained().predict(x); loops(); fastnn.MLPClassifier(max_iter=1).fit(x, y)"
+    assert run_python(script + "\nprint(sys._is_gil_enabled())") == "False\n"
+
+
 BEFORE = """
 import os
 child = os.fork()
@@ -231,7 +239,7 @@ def test_a_fork_before_use():
 
 JOBLIB = """
 import joblib, multiprocessing
-multiprocessing.set_start_method("fork")  # from Python 3.14 on a fork server would import this script as a module
+multiprocessing.set_start_method("fork", force=True)  # Python 3.14 has a server fork, which knows none of this
 print(*[
     all(r == want_loops for r in joblib.Parallel(2, backend=backend)(joblib.delayed(loops)() for _ in range(4)))
     for backend in ("loky", "multiprocessing", "threading")
