@@ -150,7 +150,9 @@ def test_work_that_leaks_is_found(leak, monkeypatch):
                 elif leak == "files":
                     kept.close()
     said = {"fit": "the CPU time of fit", "predict": "the CPU time of predict", None: "nothing"}.get(leak, leak)
-    assert [complaint[: len(said)] for complaint in found] == ([] if leak is None else [said])
+    assert any(complaint.startswith(said) for complaint in found) == bool(found) == (leak is not None), found
+    if leak != "threads":  # which take memory, too, where Python has a heap for each
+        assert len(found) <= 1, found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
