@@ -19,7 +19,7 @@ from fastnn.cli.options import add_command, add_json, add_model, add_stream_from
 from fastnn.cli.scores import target_of
 from fastnn.cli.shared import CommandError, check_place, check_pyarrow, load_model, print_json, reading, writing
 from fastnn.model import Sequential
-from fastnn.saving import replacing, write_atomically
+from fastnn.saving import replacing
 
 Array = npt.NDArray[Any]
 
@@ -63,37 +63,36 @@ def run(options: argparse.Namespace) -> int:
         raise CommandError("--stream-from: says nothing to a model of arrays, expected it with one of a table")
     with reading(options.data):
         large = _is_of_table(model) and is_large(options.data, options.stream_from)
-    if large:
-        return _in_batches(model, options, ending)
-    with reading(options.data):
-        rows, unseen = read_samples(options.data, model.preparation, model.network.inputs, model.dtype)
-        result = answers(model, rows, options.proba)
-    names = columns_of_answers(model, result, options.proba)
-    header = names if _is_of_table(model) else None
-    facts = {"rows": len(result), "columns": names, "unseen": unseen}
-    if not options.json:
-        warn_unseen(unseen, len(result))
-    if options.output is None:
-        if options.json:
-            print_json({**facts, "predictions": (result.ravel() if len(names) == 1 else result).tolist()})
-        else:
-            _write_text(sys.stdout, result, header)
+    if large and options.json and options.output is None:
+        raise CommandError("--json: the answers to a table that is read in batches are not held, expected --output")
+    results, rows, unseen = (_in_batches if large else _at_once)(model, options)
+    first = next(results)
+    names = columns_of_answers(model, first, options.proba)
+    facts = {"rows": rows, "columns": names, "unseen": unseen}
+    if options.json and options.output is None:
+        print_json({**facts, "predictions": (first.ravel() if len(names) == 1 else first).tolist()})
         return 0
-    content = io.BytesIO()
-    if ending == ".npy":
-        np.save(content, result)
-    elif ending == ".parquet":
-        import pyarrow.parquet
-
-        pyarrow.parquet.write_table(_arrow_table(result, names), content)
-    else:
-        text = io.StringIO()
-        _write_text(text, result, header)
-        content.write(text.getvalue().encode())
-    with writing(options.output):
-        write_atomically(Path(options.output), content.getvalue())
+    if not options.json:
+        warn_unseen(unseen, rows)
+    results = itertools.chain([first], results)
+    header = names if _is_of_table(model) else None
+    if options.output is None:
+        _write_text(sys.stdout, results, header)
+        return 0
+    path = Path(options.output)
+    with writing(options.output), replacing(path) as file:
+        if ending == ".npy":
+            write_npy_header(file, first.dtype, (rows, *first.shape[1:]))
+            for result in results:
+                file.write(result.tobytes())
+        elif ending == ".parquet":
+            _write_parquet(file, results, names)
+        else:
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            _write_text(text, results, header)
+            text.detach()  # which flushes it; the file stays open
     if options.json:
-        print_json({**facts, "file": options.output, "bytes": len(content.getvalue())})
+        print_json({**facts, "file": options.output, "bytes": path.stat().st_size})
     return 0
 
 
@@ -101,10 +100,15 @@ def _is_of_table(model: Sequential) -> bool:
     return model.preparation is not None and bool(model.preparation.columns)
 
 
-def _in_batches(model: Sequential, options: argparse.Namespace, ending: str) -> int:
-    """Do what `run` does with a table too large for memory; its answers are never held together either."""
-    if options.json and options.output is None:
-        raise CommandError("--json: the answers to a table that is read in batches are not held, expected --output")
+def _at_once(model: Sequential, options: argparse.Namespace) -> tuple[Iterator[Array], int, dict[str, Any]]:
+    """Return all answers in one piece, how many there are, and the categories without an input."""
+    with reading(options.data):
+        rows, unseen = read_samples(options.data, model.preparation, model.network.inputs, model.dtype)
+        return iter([answers(model, rows, options.proba)]), len(rows), unseen
+
+
+def _in_batches(model: Sequential, options: argparse.Namespace) -> tuple[Iterator[Array], int, dict[str, Any]]:
+    """Do what `_at_once` does with a table too large for memory; its answers are never held together either."""
     preparation = model.preparation
     assert preparation is not None
     with reading(options.data):
@@ -118,36 +122,7 @@ def _in_batches(model: Sequential, options: argparse.Namespace, ending: str) -> 
                 for piece in pieces(batch, len(preparation.inputs)):
                     yield answers(model, preparation.transform(piece, model.dtype), options.proba)
 
-    left = parts()
-    first = next(left)
-    names = columns_of_answers(model, first, options.proba)
-    results = itertools.chain([first], left)
-    if not options.json:
-        warn_unseen(found.columns, found.rows)
-    if options.output is None:
-        _write_texts(sys.stdout, results, names)
-        return 0
-    path = Path(options.output)
-    with writing(options.output), replacing(path) as file:
-        if ending == ".npy":
-            write_npy_header(file, first.dtype, (found.rows, *first.shape[1:]))
-            for result in results:
-                file.write(result.tobytes())
-        elif ending == ".parquet":
-            _write_parquets(file, results, names)
-        else:
-            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-            _write_texts(text, results, names)
-            text.detach()  # which flushes it; the file stays open
-    if options.json:
-        facts = {"rows": found.rows, "columns": names, "unseen": found.columns}
-        print_json({**facts, "file": options.output, "bytes": path.stat().st_size})
-    return 0
-
-
-def _write_texts(file: Any, results: Iterable[Array], header: list[str]) -> None:
-    for number, result in enumerate(results):
-        _write_text(file, result, None if number else header)
+    return parts(), found.rows, found.columns
 
 
 def answers(model: Sequential, rows: Array, proba: bool) -> Array:
@@ -170,19 +145,20 @@ def columns_of_answers(model: Sequential, result: Array, proba: bool) -> list[st
     return list(target.names) if len(target.names) == width else [f"y[{i}]" for i in range(width)]
 
 
-def _write_text(file: Any, result: Array, header: list[str] | None) -> None:
+def _write_text(file: Any, results: Iterable[Array], header: list[str] | None) -> None:
     """Write a line a row; floats with all the digits that their type has."""
     lines = csv.writer(file, lineterminator="\n")
     if header is not None:
         lines.writerow(header)
-    if result.dtype.kind == "U":
-        lines.writerows(result.reshape(-1, 1).tolist())
-        return
-    form = "%d" if result.dtype.kind == "i" else "%.9g" if result.dtype == np.float32 else "%.17g"
-    np.savetxt(file, result, fmt=form, delimiter=",")
+    for result in results:
+        if result.dtype.kind == "U":
+            lines.writerows(result.reshape(-1, 1).tolist())
+            continue
+        form = "%d" if result.dtype.kind == "i" else "%.9g" if result.dtype == np.float32 else "%.17g"
+        np.savetxt(file, result, fmt=form, delimiter=",")
 
 
-def _write_parquets(file: Any, results: Iterator[Array], names: list[str]) -> None:
+def _write_parquet(file: Any, results: Iterator[Array], names: list[str]) -> None:
     import pyarrow.parquet
 
     first = _arrow_table(next(results), names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,37 +42,32 @@ def measure(model: Sequential, x: Any, y: Any = None) -> dict[str, Any]:
     """
     target = target_of(model)
     result: dict[str, Any] = {"rows": x.rows if isinstance(x, Stream) else len(x), **model.evaluate(x, y)}
-    if model.counts_correct or not isinstance(target, Values):
-        return result
-    if isinstance(x, Stream):
-        result["targets"] = _streamed_errors(model, x, target)
-        return result
-    error = (model.predict(x).astype(np.float64) - y) * target.spreads
-    variance = (y * target.spreads).var(axis=0)
-    result["targets"] = [
-        {
-            "target": name,
-            "r2": float(1 - (error[:, i] ** 2).mean() / variance[i]) if variance[i] else math.nan,
-            "mean_absolute_error": float(np.abs(error[:, i]).mean()),
-            "root_mean_squared_error": float(np.sqrt((error[:, i] ** 2).mean())),
-        }
-        for i, name in enumerate(target.names)
-    ]
+    if not model.counts_correct and isinstance(target, Values):
+        result["targets"] = _errors(model, target, _pieces(x, y))
     return result
 
 
-def _streamed_errors(model: Sequential, rows: Stream, target: Values) -> list[dict[str, Any]]:
-    """Return what `measure` says of each column of values."""
+def _pieces(x: Any, y: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield samples and targets, all at once or as a stream has them."""
+    if not isinstance(x, Stream):
+        yield x, y
+        return
+    for block in x.blocks:
+        for piece in block.read(True, True):
+            yield piece.x, piece.y
+
+
+def _errors(model: Sequential, target: Values, pieces: Iterable[tuple[Any, Any]]) -> list[dict[str, Any]]:
+    """Return R2 and the mean errors of each column of values."""
     spreads = np.array(target.spreads)
     squared, absolute = np.zeros(len(spreads)), np.zeros(len(spreads))
     moments = [Moments() for _ in spreads]
-    for block in rows.blocks:
-        for piece in block.read(True, True):
-            error = (model.predict(piece.x).astype(np.float64) - piece.y) * spreads
-            squared += (error**2).sum(axis=0)
-            absolute += np.abs(error).sum(axis=0)
-            for known, values in zip(moments, (piece.y * spreads).T, strict=True):
-                known.add(values)
+    for samples, values in pieces:
+        error = (model.predict(samples).astype(np.float64) - values) * spreads
+        squared += (error**2).sum(axis=0)
+        absolute += np.abs(error).sum(axis=0)
+        for known, column in zip(moments, (values * spreads).T, strict=True):
+            known.add(column)
     return [
         {
             "target": name,
@@ -103,10 +99,7 @@ def by_class(model: Sequential, classes: tuple[str | int, ...], x: Any, y: Any =
         As in `measure`.
     """
     confusion = np.zeros((len(classes), len(classes)), np.int64)
-    parts = (
-        (piece[1:3] for block in x.blocks for piece in block.read(True, True)) if isinstance(x, Stream) else [(x, y)]
-    )
-    for samples, labels in parts:
+    for samples, labels in _pieces(x, y):
         np.add.at(confusion, (labels, model.predict_class(samples)), 1)
     right, rows, taken = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     report = [
