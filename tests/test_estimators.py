@@ -29,7 +29,9 @@ from sklearn.utils.fixes import parse_version  # noqa: E402
 
 import fastnn  # noqa: E402
 from fastnn.estimators import _samples  # noqa: E402
+from fastnn.estimators._engine import Engine  # noqa: E402
 from fastnn.estimators._samples import Samples  # noqa: E402
+from fastnn.runtime import Runtime  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -713,21 +715,95 @@ def test_divergence(early_stopping):
     assert np.isfinite(model.predict(x)).all()
 
 
-def test_interrupted(monkeypatch):
+def epochs_a_call(monkeypatch, most=None):
+    """Return a list that grows by the epochs of each call of several; `most` is how many the clock would allow."""
+    counts = []
+    train = Engine.train_epochs
+
+    def counted(engine, samples, orders, batch, steps):
+        counts.append(len(orders))
+        return train(engine, samples, orders, batch, steps)
+
+    monkeypatch.setattr(Engine, "train_epochs", counted)
+    if most is not None:
+        monkeypatch.setattr(Engine, "epochs_a_call", lambda *of: most)
+    return counts
+
+
+TOGETHER = {
+    "converges": {"tol": 1e-2, "learning_rate_init": 0.01, "max_iter": 200},
+    "ends at max_iter": {"max_iter": 23},
+    "adaptive": {"solver": "sgd", "learning_rate": "adaptive", "tol": 1e-2, "n_iter_no_change": 3, "max_iter": 200},
+    "as the rows stand": {"shuffle": False, "batch_size": ROWS, "max_iter": 23},
+    "dropout": {"dropout": 0.3, "batch_size": 50, "max_iter": 23},
+    "never stands still": {"n_iter_no_change": math.inf, "max_iter": 23},
+    "diverges": {"solver": "sgd", "learning_rate_init": 30.0, "activation": "identity", "max_iter": 60},
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_epochs_in_one_call_are_those_one_by_one(name, monkeypatch):
     x, y = make_data("values")
-    model = fastnn.MLPRegressor(hidden_layer_sizes=4, max_iter=50)
-    epoch = type(model)._epoch
+    states, models, refused = [], [], []
+    for most in (1, 8):
+        counts = epochs_a_call(monkeypatch, most)
+        states.append(np.random.RandomState(3))
+        models.append(fastnn.MLPRegressor(hidden_layer_sizes=9, random_state=states[-1], **TOGETHER[name]))
+        try:
+            models[-1].fit(x, y)
+        except ValueError as error:
+            refused.append(str(error))
+    one, several = models
+    np.testing.assert_array_equal(one.loss_curve_, several.loss_curve_)
+    assert (one.n_iter_, one.t_, one.best_loss_) == (several.n_iter_, several.t_, several.best_loss_)
+    for mine, other in zip(one.coefs_ + one.intercepts_, several.coefs_ + several.intercepts_, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    np.testing.assert_array_equal(states[0].get_state()[1], states[1].get_state()[1])
+    assert states[0].get_state()[2] == states[1].get_state()[2]
+    assert max(counts) > 1
+    assert len(refused) == (2 if name == "diverges" else 0)
 
-    def interrupt(self, *arguments):
-        if self.n_iter_ == 3:
-            raise KeyboardInterrupt
-        return epoch(self, *arguments)
 
-    monkeypatch.setattr(type(model), "_epoch", interrupt)
-    with pytest.warns(UserWarning, match="Training interrupted by user"):
-        model.fit(x, y)
-    assert model.n_iter_ == 3
+@pytest.mark.parametrize("options", [{"early_stopping": True}, {"learning_rate": "invscaling", "solver": "sgd"}])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_what_every_epoch_decides_is_done_one_by_one(options, monkeypatch):
+    counts = epochs_a_call(monkeypatch)
+    fastnn.MLPRegressor(hidden_layer_sizes=4, max_iter=30, batch_size=200, **options).fit(*make_data("values"))
+    assert not counts
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_interrupted(together, monkeypatch):
+    """What the interrupted call did does not count."""
+    x, y = make_data("values")
+    settings = {"hidden_layer_sizes": 4, "batch_size": ROWS, "random_state": 1}
+    monkeypatch.setattr(Engine, "epochs_a_call", lambda *of: 5 if together else 1)
+    made, calls = Runtime.training_calls, []
+
+    def training_calls(runtime, data, batch):
+        train = made(runtime, data, batch)
+
+        def interrupted(*arguments):
+            train(*arguments)
+            calls.append(1)
+            if len(calls) == 4:
+                raise KeyboardInterrupt
+
+        return interrupted
+
+    model = fastnn.MLPRegressor(max_iter=50, **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Runtime, "training_calls", training_calls)
+        with pytest.warns(UserWarning, match="Training interrupted by user"):
+            model.fit(x, y)
+    assert model.n_iter_ == len(model.loss_curve_) == (15 if together else 3)
     assert len(model.predict(x)) == ROWS
+    if together:
+        same = fastnn.MLPRegressor(max_iter=15, **settings).fit(x, y)
+        for mine, other in zip(model.coefs_, same.coefs_, strict=True):
+            np.testing.assert_array_equal(mine, other)
 
 
 def test_max_iter_warns():

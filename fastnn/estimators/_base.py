@@ -394,15 +394,24 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
     ) -> None:
         batch = self._rows_a_step(samples.rows)
         order = np.arange(samples.rows) if self.shuffle else np.empty(0, np.int64)
+        alone = incremental or held is not None or context is not None
         self.n_iter_ = 0
         try:
             while self.n_iter_ < self.max_iter:
-                if self.shuffle:
-                    permutation = np.arange(samples.rows)
-                    self._random_state.shuffle(permutation)
-                    order = order[permutation]
+                epochs = 1 if alone else self._epochs_a_call(engine, samples, batch)
+                before, orders = (order, self._random_state.get_state()), []
+                for _ in range(epochs):
+                    order = self._next_order(order)
+                    orders.append(order)
                 task = None if context is None else self._begin_epoch(context, given)
-                diverged = not self._epoch(engine, samples, order, batch, held)
+                if epochs > 1:
+                    if not self._several(engine, samples, orders, batch):
+                        order, alone = before[0], True
+                        self._random_state.set_state(before[1])
+                        continue
+                    diverged = False
+                else:
+                    diverged = not self._epoch(engine, samples, order, batch, held)
                 stop = self._end_epoch(task, given) or diverged or self._converged()
                 if stop or incremental:
                     break
@@ -424,23 +433,46 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
             )
         return min(int(self.batch_size), rows)
 
+    def _next_order(self, order: Array) -> Array:
+        """Return the rows of an order in another one, as scikit-learn draws it; (0,) without shuffling."""
+        permutation = np.arange(len(order))
+        if self.shuffle:
+            self._random_state.shuffle(permutation)
+        return order[permutation]
+
+    def _epochs_a_call(self, engine: Engine, samples: Samples, batch: int) -> int:
+        """Return how many epochs the next call may take: nothing is decided within so many."""
+        undecided = self.n_iter_no_change + 1 - self._no_improvement_count
+        return int(min(self.max_iter - self.n_iter_, undecided, engine.epochs_a_call(samples, batch, self._optimizer)))
+
+    def _several(self, engine: Engine, samples: Samples, orders: list[Array], batch: int) -> bool:
+        """Train for an epoch in each of the orders; False, with nothing done, where the numbers broke in one."""
+        losses = engine.train_epochs(samples, orders, batch, self._optimizer)
+        for loss in losses:
+            self._count(loss, samples.rows, None)
+        return bool(losses)
+
     def _epoch(self, engine: Engine, samples: Samples, order: Array, batch: int, held: Held | None) -> bool:
-        """Train for one epoch and take down what it gave; False where the numbers broke."""
-        steps = self._optimizer
-        self.loss_ = engine.train(samples, order, batch, steps)
-        finite = math.isfinite(self.loss_)
+        """Train for one epoch; False where the numbers broke."""
+        loss = engine.train(samples, order, batch, self._optimizer)
+        finite = math.isfinite(loss)
         if not finite:
             for array in (*engine.coefs, *engine.intercepts):
                 array[:] = np.nan  # what more steps would make of them
             self._warn("the loss became NaN or infinite; a smaller learning_rate_init or clip_norm may help")
+        self._count(loss, samples.rows, held)
+        return finite
+
+    def _count(self, loss: float, rows: int, held: Held | None) -> None:
+        """Take down what an epoch gave."""
+        self.loss_ = loss
         self.n_iter_ += 1
-        self.t_ += samples.rows
+        self.t_ += rows
         self.loss_curve_.append(self.loss_)
         if self.verbose:
             print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
         self._update_no_improvement_count(held)
-        steps.end_epoch(self.t_, self._logs())
-        return finite
+        self._optimizer.end_epoch(self.t_, self._logs())
 
     def _logs(self) -> dict[str, float]:
         """Return what a schedule may watch."""

@@ -26,6 +26,9 @@ Array = npt.NDArray[Any]
 CALL_SECONDS = 0.05
 """How long one compiled call shall take: Ctrl-C is served between two."""
 
+ROWS_A_CALL = 1 << 20
+"""How many rows a call of several epochs takes at most: their orders are in memory."""
+
 
 @dataclass(frozen=True)
 class Poisson(Loss):
@@ -247,6 +250,39 @@ class Engine:
         steps.step += n
         self.runtime.to_host()
         return self._epoch_loss(report)
+
+    def epochs_a_call(self, samples: Samples, batch: int, steps: Steps) -> int:
+        """Return how many epochs `train_epochs` shall take at most; 1 for one by one."""
+        if not steps.alike or samples.rows_at_a_time < samples.rows:
+            return 1
+        return max(1, min(self._steps_a_call // -(-samples.rows // batch), ROWS_A_CALL // samples.rows))
+
+    def train_epochs(self, samples: Samples, orders: Sequence[Array], batch: int, steps: Steps) -> list[float]:
+        """Take the steps of an epoch in each of the orders, in one call, and return their losses.
+
+        Where a loss is not finite, or the call is interrupted, nothing is done and no loss returned.
+        """
+        n = -(-samples.rows // batch)
+        report = np.zeros((len(orders), n, e.N_REPORT))
+        data, order, first = samples.part(np.concatenate(orders), 0, samples.rows)
+        rates = steps.rates(len(orders) * n)
+        kept = self.params.copy(), steps.state.copy()
+        call = self._training_calls(data, batch, steps)
+        losses: list[float] = []
+        before = time.perf_counter()
+        try:
+            call(order, first, samples.rows, steps.step, rates, report.reshape(-1, e.N_REPORT))
+            self._adapt(len(rates), time.perf_counter() - before)
+            if report[-1, -1, e.REPORT_ROWS]:
+                losses = [self._epoch_loss(epoch) for epoch in report]
+        finally:
+            self.runtime.to_host()
+            if losses and np.isfinite(losses).all():
+                steps.step += len(rates)
+            else:
+                self.runtime.params[:], self.runtime.state[:] = kept
+                losses = []
+        return losses
 
     def _training_calls(self, data: Data, batch: int, steps: Steps) -> Callable[..., None]:
         """Return the calls for the data at hand: those of the call before where it was on the same."""

@@ -93,6 +93,11 @@ class Steps:
         """Make the state writable memory of this object, of the parameters' type: it may come from a mapped file."""
         self.state = np.asarray(np.require(self.state, dtype, ["C", "A", "W"]))
 
+    @property
+    def alike(self) -> bool:
+        """Whether the rate stays as it is from epoch to epoch, until `give_up` changes it."""
+        return self.schedule is None and self.change != "invscaling"
+
     def rates(self, n: int) -> npt.NDArray[np.float64]:
         """Return the learning rates of the next n steps."""
         if isinstance(self.schedule, Schedule):
