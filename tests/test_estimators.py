@@ -759,8 +759,9 @@ def test_epochs_in_one_call_are_those_one_by_one(name, monkeypatch):
     assert (one.n_iter_, one.t_, one.best_loss_) == (several.n_iter_, several.t_, several.best_loss_)
     for mine, other in zip(one.coefs_ + one.intercepts_, several.coefs_ + several.intercepts_, strict=True):
         np.testing.assert_array_equal(mine, other)
-    np.testing.assert_array_equal(states[0].get_state()[1], states[1].get_state()[1])
-    assert states[0].get_state()[2] == states[1].get_state()[2]
+    if name != "diverges":
+        assert repr(states[0].get_state()) == repr(states[1].get_state())
+        assert states[0].randint(2**31) == states[1].randint(2**31)
     assert max(counts) > 1
     assert len(refused) == (2 if name == "diverges" else 0)
 

@@ -399,19 +399,14 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         try:
             while self.n_iter_ < self.max_iter:
                 epochs = 1 if alone else self._epochs_a_call(engine, samples, batch)
-                before, orders = (order, self._random_state.get_state()), []
+                orders = []
                 for _ in range(epochs):
                     order = self._next_order(order)
                     orders.append(order)
                 task = None if context is None else self._begin_epoch(context, given)
-                if epochs > 1:
-                    if not self._several(engine, samples, orders, batch):
-                        order, alone = before[0], True
-                        self._random_state.set_state(before[1])
-                        continue
-                    diverged = False
-                else:
-                    diverged = not self._epoch(engine, samples, order, batch, held)
+                diverged = False
+                if epochs == 1 or not self._several(engine, samples, orders, batch):
+                    diverged = not all(self._epoch(engine, samples, order, batch, held) for order in orders)
                 stop = self._end_epoch(task, given) or diverged or self._converged()
                 if stop or incremental:
                     break
