@@ -703,7 +703,11 @@ def execute(c: np.ndarray, params: np.ndarray) -> None:
         All parameters of the network.
     """
     compile_entries(params.dtype)
-    with pool().helping(int(c[MEMBERS])) as (_, team, job, members, of_any_type):
+    wanted = int(c[MEMBERS])
+    if wanted == 1:
+        _execute_alone(c, params)
+        return
+    with pool().helping(wanted) as (_, team, job, members, of_any_type):
         if members == 1:
             _execute_alone(c, params)
         else:
