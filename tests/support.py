@@ -11,6 +11,7 @@ import sys
 import numpy as np
 
 import fastnn
+from fastnn.cli import main
 from fastnn.schedules import as_schedule
 
 TIMES = ("seconds", "samples_per_second")
@@ -101,6 +102,14 @@ def run_python(script, *arguments, **environment):
 def without_notice(text):
     """Standard error without the line that says that kernels are compiled or, on a busy machine, loaded."""
     return "".join(line for line in text.splitlines(keepends=True) if "compiling kernels" not in line)
+
+
+def run(capsys, *arguments):
+    """Run a command line; return exit code, stdout and stderr without what the first use of a kernel may print."""
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    return code, printed.out, without_notice(printed.err)
 
 
 def through(runtime, wrapper):

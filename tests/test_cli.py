@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pytest
-from support import weight_bytes, without_notice
+from support import run, weight_bytes, without_notice
 
 import fastnn
 from fastnn import cli
@@ -40,14 +40,6 @@ def model_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "m.safetensors"
     assert main(["train", *SMALL, "--quiet", "--no-plot", "--output", str(path)]) == 0
     return path
-
-
-def run(capsys, *arguments):
-    """Return exit code, stdout and stderr, without the line that the first use of a kernel may print."""
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    printed = capsys.readouterr()
-    return code, printed.out, without_notice(printed.err)
 
 
 # A shell that runs the tests in the background has its children ignore Ctrl-C.

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import without_notice
+from support import run
 from test_cli_tables import QUICK, people, write_csv
 
 import fastnn
 from fastnn import batches
-from fastnn.cli import BAD_INPUT, FAILED, INTERRUPTED, files, large, main, make_parser
+from fastnn.cli import BAD_INPUT, FAILED, INTERRUPTED, files, large, make_parser
 from fastnn.cli.sources import _split, parts_of
 from fastnn.cli.tasks import make_task
 from fastnn.streams import Stream
@@ -36,14 +36,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(batches, "BATCH_ROWS", 64)
     monkeypatch.setattr(files, "PIECE_NUMBERS", 200)
     return tmp_path
-
-
-def run(capsys, *arguments):
-    """Return exit code, stdout and stderr, without the line that the first use of a kernel may print."""
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    printed = capsys.readouterr()
-    return code, printed.out, without_notice(printed.err)
 
 
 def write_parquet(name, rows=500, seed=0):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import without_notice
+from support import run
 
 import fastnn
 from fastnn.cli import BAD_INPUT, FAILED, bench, main
@@ -28,14 +28,6 @@ def folder(tmp_path, monkeypatch):
     """Every test works in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(capsys, *arguments):
-    """Return exit code, stdout and stderr, without the line that the first use of a kernel may print."""
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    printed = capsys.readouterr()
-    return code, printed.out, without_notice(printed.err)
 
 
 def people(rows=400, seed=0):

@@ -20,14 +20,9 @@ from fastnn.layers import Dense, Dropout, Layer
 from fastnn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
 from fastnn.network import Network
 from fastnn.optimizers import SGD, Optimizer
+from fastnn.training import CALL_SECONDS, ROWS_A_CALL
 
 Array = npt.NDArray[Any]
-
-CALL_SECONDS = 0.05
-"""How long one compiled call shall take: Ctrl-C is served between two."""
-
-ROWS_A_CALL = 1 << 20
-"""How many rows a call of several epochs takes at most: their orders are in memory."""
 
 
 @dataclass(frozen=True)
