@@ -1,4 +1,4 @@
-"""cuBLAS and the CUDA driver's graphs in NumPy, called through C with the prototypes of their headers.
+"""cuBLASLt and the CUDA driver's graphs in NumPy, called through C with the prototypes of their headers.
 
 What is recorded while a stream is captured is not done; a graph does it, with the arguments that it was recorded with.
 """
@@ -6,12 +6,17 @@ What is recorded while a stream is captured is not done; a graph does it, with t
 from __future__ import annotations
 
 import ctypes
-from ctypes import CFUNCTYPE, c_int, c_size_t, c_ulonglong, c_void_p
+from ctypes import CFUNCTYPE, c_int, c_int64, c_size_t, c_uint64, c_ulonglong, c_void_p
 
 import numpy as np
 
-HANDLE, OUT_OF_ORDER, INVALID = 0x5EED, 14, 7
+HANDLE, INVALID, UNSUPPORTED = 0x5EED, 7, 15
 ROUNDING = {68: "float32", 77: "tf32", 75: "bf16", 70: "float64"}
+ATTRIBUTES = {"Desc": {3: 4, 4: 4, 7: 4, 8: 8}, "Preference": {1: 8, 5: 4, 6: 4, 7: 4, 8: 4}}
+"""Attribute -> its bytes: of an operation op(A), op(B), epilogue, vector; of a preference workspace and alignments."""
+PLAIN, BIAS, RELU_BIAS, SUMS_OF_A = 1, 4, 6, 256
+WORKSPACE = 1 << 20
+"""Bytes that each product says it takes."""
 
 
 def rounded(x, kind):
@@ -37,8 +42,12 @@ class Standin:
 
     Attributes
     ----------
-    kinds : list
-        Of every product that was done: to what its factors were rounded.
+    kinds, epilogues : list
+        Of every product that was done: to what its factors were rounded, and what was done at its end.
+    none_for : set
+        Epilogues for which there is no algorithm.
+    spoil : callable or None
+        What happens to a product's result, and its vector, after an epilogue.
     replays, alive : int
         Launches of graphs, and graphs that were not destroyed yet.
     statuses : dict
@@ -48,18 +57,20 @@ class Standin:
     """
 
     def __init__(self):
-        self.kinds, self.replays, self.alive, self.statuses, self.lost = [], 0, 0, {}, 0
-        self._tape, self._tapes, self._workspace = None, {}, False
-        numbers = [c_int] * 5
+        self.kinds, self.epilogues, self.none_for, self.spoil = [], [], set(), None
+        self.replays, self.alive, self.statuses, self.lost = 0, 0, {}, 0
+        self._tape, self._tapes, self._made = None, {}, []
+        set_attribute = (c_void_p, c_int, c_void_p, c_size_t)
         for name, prototype in {
-            "cublasCreate_v2": (c_void_p,),
-            "cublasSetStream_v2": (c_void_p, c_void_p),
-            "cublasSetWorkspace_v2": (c_void_p, c_void_p, c_size_t),
-            "cublasGetVersion_v2": (c_void_p, c_void_p),
-            "cublasGemmEx": (
-                c_void_p, *numbers, c_void_p, c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_void_p, c_void_p,
-                c_int, c_int, c_int, c_int,
-            ),
+            "cublasLtCreate": (c_void_p,),
+            "cublasLtMatmulDescCreate": (c_void_p, c_int, c_int),
+            "cublasLtMatmulDescSetAttribute": set_attribute,
+            "cublasLtMatrixLayoutCreate": (c_void_p, c_int, c_uint64, c_uint64, c_int64),
+            "cublasLtMatmulPreferenceCreate": (c_void_p,),
+            "cublasLtMatmulPreferenceSetAttribute": set_attribute,
+            "cublasLtMatmulPreferenceDestroy": (c_void_p,),
+            "cublasLtMatmulAlgoGetHeuristic": (*[c_void_p] * 7, c_int, c_void_p, c_void_p),
+            "cublasLtMatmul": (*[c_void_p] * 14, c_size_t, c_void_p),
             "cuStreamBeginCapture_v2": (c_void_p, c_int),
             "cuStreamEndCapture": (c_void_p, c_void_p),
             "cuGraphInstantiateWithFlags": (c_void_p, c_void_p, c_ulonglong),
@@ -68,6 +79,7 @@ class Standin:
             "cuGraphDestroy": (c_void_p,),
         }.items():  # fmt: skip
             setattr(self, name, CFUNCTYPE(c_int, *prototype)(self._answer(name)))
+        self.cublasLtGetVersion = CFUNCTYPE(c_size_t)(lambda: 130200)
 
     def _answer(self, name):
         def answer(*arguments):
@@ -92,42 +104,102 @@ class Standin:
     def _write(address, value):
         c_void_p.from_address(address).value = value
 
-    def _cublasCreate_v2(self, handle):
+    def _make(self, address, **what):
+        self._made.append(what)
+        self._write(address, 0x1000 + len(self._made))
+
+    def _thing(self, pointer):
+        return self._made[pointer - 0x1001]
+
+    def _set(self, kind, pointer, attribute, value, size):
+        if ATTRIBUTES[kind].get(attribute) != size:
+            return INVALID
+        self._thing(pointer)[attribute] = int.from_bytes(ctypes.string_at(value, size), "little")
+        return 0
+
+    def _cublasLtCreate(self, handle):
         self._write(handle, HANDLE)
 
-    def _cublasGetVersion_v2(self, handle, version):
-        c_int.from_address(version).value = 130200
+    def _cublasLtMatmulDescCreate(self, desc, compute, scale):
+        self._make(desc, compute=compute, scale=scale)
 
-    def _cublasSetStream_v2(self, handle, stream):
-        self._workspace = False
-        return 0 if handle == HANDLE else INVALID
+    def _cublasLtMatmulDescSetAttribute(self, *arguments):
+        return self._set("Desc", *arguments)
 
-    def _cublasSetWorkspace_v2(self, handle, memory, size):
-        self._workspace = bool(memory) and size >= 4 << 20
-        return 0 if handle == HANDLE else INVALID
+    def _cublasLtMatrixLayoutCreate(self, layout, kind, rows, columns, leading):
+        self._make(layout, type=kind, rows=rows, columns=columns, leading=leading)
+        return 0 if leading >= rows else INVALID
 
-    def _cublasGemmEx(
-        self, handle, op_a, op_b, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, compute, algo
-    ):
-        """C = alpha op(A) op(B) + beta C, all column-major: m x k, k x n, m x n."""
-        if not self._workspace:
-            return OUT_OF_ORDER
-        kind = ROUNDING.get(compute)
-        code = 1 if kind == "float64" else 0
-        too_short = lda < (k if op_a else m) or ldb < (n if op_b else k) or ldc < m
-        if handle != HANDLE or kind is None or {a_type, b_type, c_type} != {code} or too_short or algo != -1:
+    def _cublasLtMatmulPreferenceCreate(self, preference):
+        self._make(preference)
+
+    def _cublasLtMatmulPreferenceSetAttribute(self, *arguments):
+        return self._set("Preference", *arguments)
+
+    def _cublasLtMatmulPreferenceDestroy(self, preference):
+        self._thing(preference).clear()
+
+    def _cublasLtMatmulAlgoGetHeuristic(self, handle, desc, a, b, c, d, preference, wanted, results, found):
+        operation, limits = self._thing(desc), self._thing(preference)
+        aligned, powers = (5, 6, 7, 8), {2**i for i in range(2, 9)}
+        if handle != HANDLE or wanted < 1 or c != d or any(limits.get(x) not in powers for x in aligned):
             return INVALID
-        dtype = np.dtype(np.float64 if code else np.float32)
+        epilogue = operation.get(7, PLAIN)
+        if epilogue != PLAIN and not operation.get(8):
+            return INVALID
+        if epilogue in self.none_for or (epilogue != PLAIN and operation["scale"] == 1) or limits.get(1, 0) < WORKSPACE:
+            c_int.from_address(found).value = 0
+            return UNSUPPORTED
+        ctypes.memset(results, 0, 96)
+        c_uint64.from_address(results).value = desc  # an algorithm is one for an operation
+        c_uint64.from_address(results + 64).value = WORKSPACE
+        c_int.from_address(found).value = 1
+        return 0
+
+    def _cublasLtMatmul(
+        self, handle, desc, alpha, a, a_layout, b, b_layout, beta, c, c_layout, d, d_layout, algorithm, memory, size,
+        stream,
+    ):  # fmt: skip
+        """D = alpha op(A) op(B) + beta C with an epilogue, all column-major: m x k, k x n, m x n."""
+        operation, first, second, into = (self._thing(x) for x in (desc, a_layout, b_layout, d_layout))
+        kind = ROUNDING.get(operation["compute"])
+        code, m = 1 if kind == "float64" else 0, into["rows"]
+        k = first["rows" if operation.get(3) else "columns"]
+        types = {operation["scale"], first["type"], second["type"], into["type"]}
+        if handle != HANDLE or kind is None or types != {code} or (c, c_layout) != (d, d_layout):
+            return INVALID
+        if c_uint64.from_address(algorithm).value != desc or not memory or size < WORKSPACE:
+            return INVALID
+        if k != second["columns" if operation.get(4) else "rows"]:
+            return INVALID
+        dtype, epilogue, vector = (
+            np.dtype(np.float64 if code else np.float32),
+            operation.get(7, PLAIN),
+            operation.get(8),
+        )
+        transposed = operation.get(3), operation.get(4)
         number = ctypes.c_double if code else ctypes.c_float
         scale, keep = number.from_address(alpha).value, number.from_address(beta).value
 
         def multiply():
-            left = at(a, dtype, lda, m if op_a else k, k if op_a else m)
-            right = at(b, dtype, ldb, k if op_b else n, n if op_b else k)
-            into = at(c, dtype, ldc, n, m)
-            product = rounded(left.T if op_a else left, kind) @ rounded(right.T if op_b else right, kind)
-            into[:] = dtype.type(scale) * product + (dtype.type(keep) * into if keep else 0)
+            left, right, to = (
+                at(address, dtype, layout["leading"], layout["columns"], layout["rows"])
+                for address, layout in ((a, first), (b, second), (d, into))
+            )
+            left, right = (x.T if turned else x for x, turned in zip((left, right), transposed, strict=True))
+            product = rounded(left, kind) @ rounded(right, kind)
+            to[:] = dtype.type(scale) * product + (dtype.type(keep) * to if keep else 0)
+            ends = at(vector, dtype, m, 1, m)[:, 0] if vector and epilogue != PLAIN else None
+            if epilogue in (BIAS, RELU_BIAS):
+                to += ends[:, None]
+            if epilogue == RELU_BIAS:
+                np.maximum(to, 0, out=to)
+            if epilogue == SUMS_OF_A:
+                ends[:] = left.sum(axis=1)
+            if self.spoil and epilogue != PLAIN:
+                self.spoil(to, ends)
             self.kinds.append(kind)
+            self.epilogues.append(epilogue)
 
         self.tell(multiply)
         return 0

@@ -1,4 +1,4 @@
-"""Products by cuBLAS, their precision, and steps as CUDA graphs: with stand-ins for what only a card has."""
+"""Products by cuBLASLt, their epilogues and precision, and steps as CUDA graphs: with stand-ins for what a card has."""
 
 from __future__ import annotations
 
@@ -43,12 +43,113 @@ def test_products_of_parts_of_vectors(standin, shape, transposed, dtype, rng):
     assert standin.kinds == [dtype]
 
 
-def test_a_library_that_refuses_is_named(standin):
-    standin.statuses["cublasGemmEx"] = 15
+@pytest.mark.parametrize("name", ["cublasLtMatmul", "cublasLtMatmulAlgoGetHeuristic", "cublasLtMatrixLayoutCreate"])
+def test_a_library_that_refuses_is_named(standin, name):
+    standin.statuses[name] = 14
     there = driver.to_device(np.ones(9, np.float32))
-    with pytest.raises(RuntimeError, match="cublasGemmEx: got status 15 from cuBLAS, expected 0"):
+    with pytest.raises(RuntimeError, match=f"{name}: got status 14 from cuBLAS, expected 0"):
         _cublas.loaded().product(Matrix(there, 0, 1, 1), Matrix(there, 1, 1, 1), Matrix(there, 2, 1, 1))
     assert _cublas.loaded().version == 130200
+
+
+def test_a_library_without_an_algorithm_is_named(standin):
+    standin.none_for.add(_cublas.PLAIN)
+    there = driver.to_device(np.ones(9, np.float32))
+    with pytest.raises(RuntimeError, match=r"got no algorithm for \(dtype\('float32'\), 'tf32', .*, expected one"):
+        _cublas.loaded().product(Matrix(there, 0, 1, 1), Matrix(there, 1, 1, 1), Matrix(there, 2, 1, 1), "tf32")
+
+
+EPILOGUES = {"bias": _cublas.BIAS, "relu": _cublas.RELU_BIAS, "sums": _cublas.COLUMN_SUMS}
+
+
+def with_epilogue(name, dtype="float32", transposed=False, rows=5):
+    """Do a product with an epilogue; return whether it was done, C, the vector, and both as NumPy has them."""
+    rng = np.random.default_rng(5)
+    a, b, v = (rng.normal(size=s).astype(dtype) for s in ((rows, 3), (3, 4), (1, 4)))
+    there = [
+        driver.to_device(x.ravel()) for x in (a.T.copy() if transposed else a, b, v, np.full((rows, 4), np.nan, dtype))
+    ]
+    shapes = [(3, rows, True) if transposed else (rows, 3), (3, 4), (1, 4), (rows, 4)]
+    first, second, vector, into = (Matrix(x, 0, *shape) for x, shape in zip(there, shapes, strict=True))
+    _cublas.loaded().use(0)
+    done = _cublas.loaded().product(into, first, second, epilogue=EPILOGUES[name], vector=vector)
+    want, sums = a @ b, v
+    if done:
+        want, sums = (want, b.sum(axis=0)[None]) if name == "sums" else (want + v, v)
+        want = np.maximum(want, 0) if name == "relu" else want
+    close = (np.allclose(x.to_host(), y, rtol=1e-6, atol=1e-6) for x, y in ((into, want), (vector, sums)))
+    return done, *close
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("name", EPILOGUES)
+def test_epilogues(standin, name, transposed):
+    for times in (2, 3):  # the first time it is tried before
+        assert with_epilogue(name, transposed=transposed) == (True, True, True)
+        assert standin.epilogues == [EPILOGUES[name]] * times
+    assert with_epilogue(name, "float64", transposed) == (False, True, True)  # the library knows none
+    assert standin.epilogues == [EPILOGUES[name]] * 3 + [_cublas.PLAIN]
+
+
+@pytest.mark.parametrize("name", EPILOGUES)
+def test_an_epilogue_of_which_there_is_none(standin, name):
+    standin.none_for.add(EPILOGUES[name])
+    assert with_epilogue(name) == (False, True, True)
+    assert standin.epilogues == [_cublas.PLAIN]
+
+
+def forgets_nan(c, vector):
+    np.copyto(c, 0, where=np.isnan(c))
+
+
+def forgets_a_number(c, vector):
+    c[-1, -1] = 1.0
+
+
+def halves_sums(c, vector):
+    vector *= 0.5
+
+
+@pytest.mark.parametrize(("name", "spoil"), [("relu", forgets_nan), ("bias", forgets_a_number), ("sums", halves_sums)])
+def test_an_epilogue_that_is_wrong_is_not_used(standin, name, spoil):
+    standin.spoil = spoil
+    for plain in (1, 2):
+        assert with_epilogue(name) == (False, True, True)
+        assert standin.epilogues == [EPILOGUES[name]] + [_cublas.PLAIN] * plain  # tried once
+
+
+def test_an_epilogue_that_fails_is_not_used(standin):
+    run, tried = standin._cublasLtMatmul, []
+    standin._cublasLtMatmul = lambda *a: tried.append(1) or 13 if not tried else run(*a)
+    assert with_epilogue("bias") == (False, True, True)
+
+
+def relu_network(device, x, y, dropout=0.0):
+    """Train for 3 steps and evaluate; return the weights and both losses."""
+    layers = [fastnn.Dense(4, "relu"), *([fastnn.Dropout(dropout)] if dropout else []), fastnn.Dense(3, use_bias=False)]
+    model = fastnn.Sequential(
+        [*layers, fastnn.Dense(3)], "cross_entropy", fastnn.SGD(0.1), device=device, seed=2, input_size=2
+    )
+    history = model.fit(x, y, batch_size=4, epochs=1, verbose=False)
+    return [*model.get_weights(), *history.history["loss"], model.evaluate(x, y)["loss"]]
+
+
+@pytest.mark.parametrize("none_for", [(), EPILOGUES.values()])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_network_with_and_without_epilogues(standin, rng, none_for, dropout):
+    x, y = rng.normal(size=(12, 2)).astype(np.float32), rng.integers(0, 3, 12)
+    standin.none_for.update(none_for)
+    for got, want in zip(relu_network("cuda", x, y, dropout), relu_network("cpu", x, y, dropout), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    standin.epilogues.clear()
+    relu_network("cuda", x, y, dropout)  # all that can be done is known
+    plain, bias, relu, sums = (standin.epilogues.count(each) for each in (_cublas.PLAIN, *EPILOGUES.values()))
+    if none_for:
+        assert (bias, relu, sums) == (0, 0, 0)
+        assert plain == 3 * (3 + 3 + 2) + 3
+    else:  # dropout is behind ReLU in training, not in the evaluation; one layer has no bias
+        assert (bias, relu, sums) == (3 + 1, 1 if dropout else 3 + 1, 3 * 2)
+        assert plain == 3 * (1 + 1 + 2) + 1 + (3 if dropout else 0)
 
 
 def shortened(x, kind):
@@ -82,7 +183,6 @@ def test_factors_are_rounded_and_weights_are_not(standin, kind, rng):
     before = model.get_weights()
     model.fit(x, t, batch_size=9, epochs=1, shuffle=False, verbose=False)
     assert set(standin.kinds) == {kind}
-    assert len(standin.kinds) == 5  # two forward, two gradients of weights, one of a hidden layer
     exact = oracle_step(x, t, before, 0.5, "float32")
     for got, want, full in zip(model.get_weights(), oracle_step(x, t, before, 0.5, kind), exact, strict=True):
         assert got.dtype == np.float32
@@ -156,10 +256,10 @@ def test_what_cannot_be_recorded_is_launched(standin, samples, monkeypatch, name
 
 def test_a_product_that_cannot_be_recorded_leaves_the_stream_usable(standin, samples, monkeypatch):
     want = plainly(monkeypatch, *samples)
-    gemm = standin._cublasGemmEx
-    monkeypatch.setattr(standin, "_cublasGemmEx", lambda *a: 15 if standin.recording else gemm(*a))
+    gemm = standin._cublasLtMatmul
+    monkeypatch.setattr(standin, "_cublasLtMatmul", lambda *a: 15 if standin.recording else gemm(*a))
     assert trained(*samples) == want
-    assert launches.how().endswith("cublasGemmEx: got status 15 from cuBLAS, expected 0")
+    assert launches.how().endswith("cublasLtMatmul: got status 15 from cuBLAS, expected 0")
     assert (standin.recording, standin.alive) == (False, 0)
 
 
@@ -269,9 +369,19 @@ def test_the_check_of_a_device_finds_nothing_and_would_find_something(standin, m
     assert not any(results)
     assert standin.replays > 0
     assert check.describe_library().startswith(
-        "large networks take their products from cuBLAS 13.2, and a step is a CUDA"
+        "large networks take their products from cuBLASLt 13.2, and a step is a CUDA"
     )
+    assert "epilogues of products (done, of those asked for): bias 1" in check.describe_library()
+    monkeypatch.setattr(standin, "spoil", halves_sums)
+    _cublas.loaded()._plans.clear()
+    assert not any(check.check_library("float32", np.random.default_rng(0)))
+    assert "sums of columns 0 of " in check.describe_library()
+    monkeypatch.setattr(_cublas.Cublas, "_does", lambda *a: True)
+    _cublas.loaded()._plans.clear()
+    assert "are off" in next(filter(None, check.check_library("float32", np.random.default_rng(0))))
+    monkeypatch.setattr(standin, "spoil", None)
     monkeypatch.setattr(_cublas, "COMPUTE_32F", {"float32": 75})  # rounds what shall not be rounded
+    _cublas.loaded()._plans.clear()
     assert "are off" in next(filter(None, check.check_library("float32", np.random.default_rng(0))))
     monkeypatch.setattr(_cublas, "_open", lambda device: "nothing is there")
     assert not list(check.check_library("float32", np.random.default_rng(0)))

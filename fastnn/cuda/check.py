@@ -185,8 +185,29 @@ def check_training(dtype: str, rng: np.random.Generator) -> Iterator[str]:
         yield "" if same else "two runs with one seed differ: blocks do not wait for each other"
 
 
+def _check_epilogues(
+    c: Any, factors: tuple[_cublas.Matrix, _cublas.Matrix], a: np.ndarray, b: np.ndarray, bound: np.ndarray, kind: str
+) -> Iterator[str]:
+    """Bias, ReLU and sums of columns at the end of C = A B, where the library does them; `bound` is of C's error."""
+    blas: Any = _cublas.loaded()
+    (m, n), dtype = bound.shape, str(c.dtype)
+    bias = np.linspace(-1, 1, n).astype(dtype)
+    within = bound + 4 * UNIT[dtype] * (np.abs(a @ b) + 1)
+    wants = (a @ b + bias, np.maximum(a @ b + bias, 0), a @ b)
+    for epilogue, want in zip(_cublas.EPILOGUES.values(), wants, strict=True):
+        vector = _there(bias)
+        done = blas.product(
+            _cublas.Matrix(c, 0, m, n), *factors, kind, epilogue=epilogue, vector=_cublas.Matrix(vector, 0, 1, n)
+        )
+        _numba.driver.synchronize()
+        yield _off(c, (want if done else a @ b).reshape(-1), within.reshape(-1))
+        if done and epilogue == _cublas.COLUMN_SUMS:
+            relative = ROUNDING[kind] + 2 * len(b) * UNIT[dtype]
+            yield _off(vector, b.sum(axis=0), relative * np.abs(b).sum(axis=0))
+
+
 def check_library(dtype: str, rng: np.random.Generator) -> Iterator[str]:
-    """Products by cuBLAS in every precision, training with them, and CUDA graphs against their launches."""
+    """Products by cuBLASLt in every precision, training with them, and CUDA graphs against their launches."""
     blas = _cublas.loaded()
     if blas is None:
         return
@@ -208,6 +229,7 @@ def check_library(dtype: str, rng: np.random.Generator) -> Iterator[str]:
                 a, b = a.astype(np.float64), b.astype(np.float64)
                 bound = (2.2 * rounding + 4 * (k + 4) * UNIT[dtype]) * (np.abs(a) @ np.abs(b))
                 yield _off(c, (a @ b).reshape(-1), bound.reshape(-1))
+                yield from _check_epilogues(c, (first, second), a, b, bound, kind)
     rows, units, batch = (11, 3, 2) if _numba.SIMULATED else (1001, 300, 50)
     x, y = rng.normal(size=(rows, 4)), rng.integers(0, 3, rows)
 
@@ -236,8 +258,10 @@ def describe_library() -> str:
         return f"large networks take their products from fastnn's kernels: {_cublas.missing()}"
     major, minor = divmod(blas.version // 100, 100)
     reduced = _cublas.missing("tf32")
+    ends = ", ".join(f"{name} {done} of {asked}" for name, (done, asked) in blas.epilogues().items())
     return (
-        f"large networks take their products from cuBLAS {major}.{minor}, and a step is {launches.how()}; "
+        f"large networks take their products from cuBLASLt {major}.{minor}, and a step is {launches.how()}; "
+        f"epilogues of products (done, of those asked for): {ends}; "
         f"matmul_precision: {reduced or ', '.join(_cublas.COMPUTE_32F)}"
     )
 
@@ -248,7 +272,7 @@ CHECKS: dict[str, Callable[[str, np.random.Generator], Iterator[str]]] = {
     "losses": check_losses,
     "updates, penalties, norms": check_updates,
     "training": check_training,
-    "cuBLAS, CUDA graphs": check_library,
+    "cuBLASLt, CUDA graphs": check_library,
 }
 
 

@@ -1,4 +1,6 @@
-"""Large networks: products by cuBLAS, where it is installed; a launch for each other operation of a step.
+"""Large networks: products by cuBLASLt, where it is installed; a launch for each other operation of a step.
+
+Bias with ReLU or nothing behind it, and the gradient of a bias, are the epilogue of a product where cuBLASLt has one.
 
 A step is the one of `step.py`, from the same device functions; only the products are another's. Launches cost tens of
 microseconds each, and a step has some five a layer, so this is for networks whose products take longer. Nothing is read
@@ -7,8 +9,8 @@ back between steps: a loss that is not finite sets a flag on the device, and the
 The number of the step is counted on the device, and all else that differs from step to step follows from it there. So
 the launches of two steps of whole batches are the same, and can be recorded as one CUDA graph (`graph.py`):
 
-1. The first step of its kind is done launch by launch. It compiles and loads every kernel, and lets cuBLAS choose its
-   own, since neither can be done while a stream is recorded.
+1. The first step of its kind is done launch by launch. It compiles and loads every kernel, and lets cuBLASLt choose
+   its own and try its epilogues, since none of that can be done while a stream is recorded.
 2. The step is recorded, which does nothing yet.
 3. The second step of its kind is done in both ways from the same weights, and the bits are compared: a graph that does
    anything else is not used in this process (`how` says so).
@@ -21,6 +23,7 @@ A graph lives no longer than the call that recorded it, and the arrays of that c
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +32,8 @@ import numpy.typing as npt
 
 from fastnn.cuda import _cublas, graph
 from fastnn.cuda import step as s
-from fastnn.cuda._cublas import Matrix
+from fastnn.cuda._cublas import BIAS as BIAS_ADDED
+from fastnn.cuda._cublas import COLUMN_SUMS, PLAIN, RELU_BIAS, Matrix
 from fastnn.cuda._formulas import like
 from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import SIMULATED, cuda, device_function, driver, named_kernel
@@ -75,6 +79,7 @@ from fastnn.kernels.epoch import (
     SOURCE,
     TRAIN,
 )  # fmt: skip
+from fastnn.kernels.formulas import IDENTITY, RELU
 
 WORTH_FLOPS = 2e10
 """Operations of a step from which its products are worth handing over: some 400 us at 50 TFLOP/s."""
@@ -258,7 +263,7 @@ def run_steps(
     batch, taken = int(numbers[e.BATCH]), int(numbers[e.N_ROWS])
 
     def step(rows: int) -> None:
-        _step(arguments, table, numbers, clips, rows, stream, lambda *matrices: cublas.product(*matrices, precision))
+        _step(arguments, table, numbers, clips, rows, stream, functools.partial(cublas.product, precision=precision))
 
     done, whole, graphs = 0, taken // batch, list[graph.Graph]()
     try:
@@ -313,6 +318,14 @@ def _prove(arguments: tuple[Any, ...], plain: Callable[[], None], replayed: Call
     return f"its {', '.join(off)} are not those of the same launches one by one" if off else ""
 
 
+def _epilogue(row: npt.NDArray[Any], numbers: npt.NDArray[Any]) -> int:
+    """Return how much of a dense stage, beside its product, the product's epilogue can do: all of it, or nothing."""
+    dropped = numbers[e.DROPOUT] and row[e.THRESHOLD] > 0
+    if row[e.BIAS] < 0 or dropped or row[e.KEEP] != e.KEEP_NONE:
+        return PLAIN
+    return {IDENTITY: BIAS_ADDED, RELU: RELU_BIAS}.get(int(row[e.ACTIVATION]), PLAIN)
+
+
 def _step(
     arguments: tuple[Any, ...],
     table: npt.NDArray[Any],
@@ -320,7 +333,7 @@ def _step(
     clips: bool,
     rows: int,
     stream: Any,
-    product: Callable[[Matrix, Matrix, Matrix], None],
+    product: Callable[..., bool],
 ) -> None:
     """Tell the stream one step on `rows` rows: launches and products that are the same for every such step."""
     params, grads, work = arguments[7:9] + arguments[10:11]
@@ -335,8 +348,11 @@ def _step(
         k, n = int(row[e.N_IN]), int(row[e.N_OUT])
         if row[e.KIND] == e.DENSE:
             sums = int(row[e.OUT] if row[e.KEEP] == e.KEEP_NONE else row[e.SOURCE])
-            weight = Matrix(params, int(row[e.WEIGHT]), k, n)
-            product(Matrix(work, sums, rows, n), Matrix(work, int(row[e.IN]), rows, k), weight)
+            out, x = Matrix(work, sums, rows, n), Matrix(work, int(row[e.IN]), rows, k)
+            weight, epilogue = Matrix(params, int(row[e.WEIGHT]), k, n), _epilogue(row, numbers)
+            bias = Matrix(params, int(row[e.BIAS]), 1, n) if epilogue != PLAIN else None
+            if product(out, x, weight, epilogue=epilogue, vector=bias) and epilogue != PLAIN:
+                continue
         do(finish_forward_of, grid_of(rows * n), stage)
     if mode != e.FORWARD:
         do(loss_of, row_blocks)
@@ -348,9 +364,11 @@ def _step(
             k, n, dense = int(row[e.N_IN]), int(row[e.N_OUT]), row[e.KIND] == e.DENSE
             delta = Matrix(work, int(row[s.DELTA]), rows, n)
             if dense:
-                into = Matrix(grads, int(row[e.WEIGHT]), k, n)
-                product(into, Matrix(work, int(row[e.IN]), rows, k, transposed=True), delta)
-                if row[e.BIAS] >= 0:
+                factors = Matrix(work, int(row[e.IN]), rows, k, transposed=True), delta
+                into, bias = Matrix(grads, int(row[e.WEIGHT]), k, n), Matrix(grads, int(row[e.BIAS]), 1, n)
+                if row[e.BIAS] < 0:
+                    product(into, *factors)
+                elif not product(into, *factors, epilogue=COLUMN_SUMS, vector=bias):
                     do(bias_gradient, -(-n // COLUMNS), stage)
             if stage >= last:
                 to = int(table[stage - 1, s.DELTA] if stage else numbers[s.DX])
