@@ -27,7 +27,7 @@ import pathlib
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numba
@@ -222,36 +222,68 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
 
 
-@contextlib.contextmanager
-def compiling_beside(name: str, dtype: Any) -> Iterator[None]:
-    """Meanwhile let another process compile the tasks in the tuple `name` (``module:tuple``) into the disk cache.
+PROCESSES = 4
+"""Processes at most that compile: the longest task takes about a quarter of the time of all."""
 
-    Numba compiles on one thread at a time. Where a process cannot be had, or Python is inside another program, the
-    tasks are compiled when they are needed.
+START_SECONDS = 1.0
+"""How long another process takes until it compiles."""
+
+
+def shares(seconds: Mapping[int, float], own: float, processes: int) -> list[list[int]]:
+    """Deal out tasks to processes, the longest first, each to the one that would then be done soonest.
+
+    Parameters
+    ----------
+    seconds : mapping
+        A task's number -> how long it takes to compile.
+    own : float
+        How long the first process, this one, has other things to do.
+    processes : int
+        How many there are.
+    """
+    dealt: list[list[int]] = [[] for _ in range(processes)]
+    busy = [own, *[START_SECONDS] * (processes - 1)]
+    for task in sorted(seconds, key=lambda one: -seconds[one]):
+        least = busy.index(min(busy))
+        dealt[least].append(task)
+        busy[least] += seconds[task]
+    return dealt
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def compiling_beside(name: str, dealt: Iterable[list[int]], dtype: Any) -> Iterator[None]:
+    """Meanwhile let other processes compile tasks of the tuple `name` (``module:tuple``) into the disk cache.
+
+    Numba compiles on one thread at a time. `dealt` has the numbers of one process's tasks each. Where a process cannot
+    be had, or Python is inside another program, tasks are compiled when they are needed.
     """
     interpreter = sys.executable or ""
     if getattr(sys, "frozen", False) or not pathlib.Path(interpreter).name.lower().startswith(("python", "pypy")):
         yield
         return
-    program = (
-        f"import sys; sys.path[:] = {sys.path!r}; import importlib, numpy; "
-        f"module, name = {name!r}.split(':'); tasks = getattr(importlib.import_module(module), name); "
-        f"[task.address(numpy.dtype({dtype.name!r})) for task in tasks]"
-    )
+    quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    children: list[subprocess.Popen[bytes]] = []
     try:
-        child = subprocess.Popen(
-            [interpreter, "-c", program],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-    except (OSError, ValueError):
+        for numbers in filter(None, dealt):
+            program = (
+                f"import sys; sys.path[:] = {sys.path!r}; import importlib, numpy; "
+                f"module, name = {name!r}.split(':'); tasks = getattr(importlib.import_module(module), name); "
+                f"[tasks[i].address(numpy.dtype({dtype.name!r})) for i in {numbers!r}]"
+            )
+            with contextlib.suppress(OSError, ValueError):
+                children.append(subprocess.Popen([interpreter, "-c", program], **quiet))
         yield
-        return
-    try:
-        yield
-        child.wait()
+        for child in children:
+            child.wait()
     finally:
-        child.kill()
-        child.wait()
+        for child in children:
+            child.kill()
+            child.wait()
 
 
 FORK_CHUNKS = 8

@@ -11,10 +11,8 @@ parameters come beside it and give the float type.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import os
 
 import numba
 import numpy as np
@@ -32,7 +30,7 @@ from fastnn.kernels._context import (
     integer_rows_at,
     integers_at,
 )
-from fastnn.kernels._jit import Task, block, compiling_beside, entry, inlined
+from fastnn.kernels._jit import PROCESSES, Task, block, compiling_beside, cores, entry, inlined, shares
 from fastnn.kernels._pool import KINDS, LIKE, begin, compile_attend, finish, pool
 from fastnn.kernels._simd import pointer, prefetch, tile_columns
 from fastnn.kernels._team import (
@@ -714,22 +712,32 @@ def execute(c: np.ndarray, params: np.ndarray) -> None:
             _execute_together(team, job, members, of_any_type, c)
 
 
-STEP_TASKS = (MEMBER, TASK)
-INNER_TASKS = (
-    gemm.GEMM, activation.ACTIVATE, activation.MULTIPLY_SLOPE, dropout.MULTIPLY_MASK, loss.LOSS_ROWS, update.UPDATE,
-    activation.SOFTMAX,
+TASKS = (
+    MEMBER, TASK, gemm.GEMM, activation.ACTIVATE, activation.MULTIPLY_SLOPE, dropout.MULTIPLY_MASK, loss.LOSS_ROWS,
+    update.UPDATE, activation.SOFTMAX,
 )  # fmt: skip
+"""What a context has the addresses of, at RUN_MEMBER .. SOFTMAX_ROWS."""
+
+TASK_SECONDS = (6.0, 8.0, 7.0, 1.0, 0.7, 0.6, 5.0, 2.0, 0.4)
+ENTRY_SECONDS = 2.0
+"""How long each of TASKS, and all entries together, take to compile on a core of a Zen 3."""
+
+WORTH_SECONDS = 4.0
+"""What has to be compiled longer is shared with other processes."""
 
 
 @functools.cache
 def addresses(dtype: np.dtype) -> tuple[int, ...]:
     """Return what stands at RUN_MEMBER .. SOFTMAX_ROWS: where the compiled blocks of one float type lie.
 
-    What has to be compiled is shared with a second process: both halves take about the same time.
+    What has to be compiled is shared with other processes.
     """
-    beside = (os.cpu_count() or 1) > 1 and all(task.must_be_compiled(dtype) for task in (*STEP_TASKS, gemm.GEMM))
-    with compiling_beside(f"{__name__}:STEP_TASKS", dtype) if beside else contextlib.nullcontext():
-        blocks = [task.address(dtype) for task in INNER_TASKS]
-        if beside:
+    seconds = {i: TASK_SECONDS[i] for i, task in enumerate(TASKS) if task.must_be_compiled(dtype)}
+    processes = min(cores(), PROCESSES) if sum(seconds.values()) > WORTH_SECONDS else 1
+    own, *others = shares(seconds, ENTRY_SECONDS, processes)
+    with compiling_beside(f"{__name__}:TASKS", others, dtype):
+        for i in own:
+            TASKS[i].address(dtype)
+        if others:
             compile_entries(dtype)
-    return (*(task.address(dtype) for task in STEP_TASKS), *blocks)
+    return tuple(task.address(dtype) for task in TASKS)
