@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn.kernels import _jit, epoch
+from fastnn.kernels import _compile, epoch
 
 SCRIPT = """
 import sys, warnings
@@ -79,11 +79,11 @@ def test_another_program_is_never_started_to_compile(program, monkeypatch):
         raise OSError("not started")
 
     def compile_beside():
-        with _jit.compiling_beside("fastnn.kernels.epoch:TASKS", [[0]], np.dtype("float32")):
+        with _compile.compiling_beside("fastnn.kernels.epoch:TASKS", [[0]], np.dtype("float32")):
             pass
         return len(started)
 
-    monkeypatch.setattr(_jit.subprocess, "Popen", start)
+    monkeypatch.setattr(_compile.subprocess, "Popen", start)
     monkeypatch.setattr(sys, "executable", program)
     assert compile_beside() == 0
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
@@ -94,9 +94,9 @@ def test_another_program_is_never_started_to_compile(program, monkeypatch):
 
 BESIDE = """
 import numpy as np
-from fastnn.kernels import _jit, epoch
+from fastnn.kernels import _compile, epoch
 wanted = [epoch.TASKS.index(task) for task in (epoch.activation.SOFTMAX, epoch.dropout.MULTIPLY_MASK)]
-with _jit.compiling_beside("fastnn.kernels.epoch:TASKS", [[wanted[0]], [], [wanted[1]]], np.dtype("float32")):
+with _compile.compiling_beside("fastnn.kernels.epoch:TASKS", [[wanted[0]], [], [wanted[1]]], np.dtype("float32")):
     pass
 print([i for i, task in enumerate(epoch.TASKS) if not task.must_be_compiled(np.dtype("float32"))] == sorted(wanted))
 """
@@ -111,19 +111,19 @@ def test_other_processes_compile_what_they_are_dealt(tmp_path):
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 20])
 def test_tasks_are_dealt_out_evenly(processes):
     seconds = dict(enumerate(epoch.TASK_SECONDS))
-    dealt = _jit.shares(seconds, epoch.ENTRY_SECONDS, processes)
+    dealt = _compile.shares(seconds, epoch.ENTRY_SECONDS, processes)
     assert len(dealt) == processes
     assert sorted(task for share in dealt for task in share) == list(range(len(epoch.TASKS)))
     busy = [sum(seconds[task] for task in share) for share in dealt]
-    others = _jit.START_SECONDS * (processes - 1)
-    fair = max((sum(busy) + epoch.ENTRY_SECONDS + others) / processes, max(seconds.values()) + _jit.START_SECONDS)
+    others = _compile.START_SECONDS * (processes - 1)
+    fair = max((sum(busy) + epoch.ENTRY_SECONDS + others) / processes, max(seconds.values()) + _compile.START_SECONDS)
     assert busy[0] + epoch.ENTRY_SECONDS <= 1.2 * fair
-    assert max(busy[1:], default=0) + _jit.START_SECONDS <= 1.2 * fair
+    assert max(busy[1:], default=0) + _compile.START_SECONDS <= 1.2 * fair
 
 
 def test_a_process_that_fails_leaves_the_work_to_this_one():
     done = []
-    with _jit.compiling_beside("fastnn.no_such_module:TASKS", [[0], [1]], np.dtype("float32")):
+    with _compile.compiling_beside("fastnn.no_such_module:TASKS", [[0], [1]], np.dtype("float32")):
         done.append(1)
     assert done == [1]
 

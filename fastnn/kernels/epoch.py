@@ -20,6 +20,7 @@ from numba import types
 
 from fastnn.kernels import activation, dropout, formulas, gemm, loss, update
 from fastnn.kernels._blocks import copy
+from fastnn.kernels._compile import compile_tasks
 from fastnn.kernels._context import (
     SLOTS,
     byte_rows_at,
@@ -30,7 +31,7 @@ from fastnn.kernels._context import (
     integer_rows_at,
     integers_at,
 )
-from fastnn.kernels._jit import PROCESSES, Task, block, compiling_beside, cores, entry, inlined, shares
+from fastnn.kernels._jit import Task, block, entry, inlined
 from fastnn.kernels._pool import KINDS, LIKE, begin, compile_attend, finish, pool
 from fastnn.kernels._simd import pointer, prefetch, tile_columns
 from fastnn.kernels._team import (
@@ -722,22 +723,9 @@ TASK_SECONDS = (6.0, 8.0, 7.0, 1.0, 0.7, 0.6, 5.0, 2.0, 0.4)
 ENTRY_SECONDS = 2.0
 """How long each of TASKS, and all entries together, take to compile on a core of a Zen 3."""
 
-WORTH_SECONDS = 4.0
-"""What has to be compiled longer is shared with other processes."""
-
 
 @functools.cache
 def addresses(dtype: np.dtype) -> tuple[int, ...]:
-    """Return what stands at RUN_MEMBER .. SOFTMAX_ROWS: where the compiled blocks of one float type lie.
-
-    What has to be compiled is shared with other processes.
-    """
-    seconds = {i: TASK_SECONDS[i] for i, task in enumerate(TASKS) if task.must_be_compiled(dtype)}
-    processes = min(cores(), PROCESSES) if sum(seconds.values()) > WORTH_SECONDS else 1
-    own, *others = shares(seconds, ENTRY_SECONDS, processes)
-    with compiling_beside(f"{__name__}:TASKS", others, dtype):
-        for i in own:
-            TASKS[i].address(dtype)
-        if others:
-            compile_entries(dtype)
+    """Return what stands at RUN_MEMBER .. SOFTMAX_ROWS: where the compiled blocks of one float type lie."""
+    compile_tasks(f"{__name__}:TASKS", TASKS, TASK_SECONDS, dtype, lambda: compile_entries(dtype), ENTRY_SECONDS)
     return tuple(task.address(dtype) for task in TASKS)

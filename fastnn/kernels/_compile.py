@@ -1,0 +1,112 @@
+"""Compile on several processes what a machine needs that never ran fastnn; the code goes through the disk cache.
+
+Numba compiles on one thread at a time, and the tasks of a step take half a minute of one core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from fastnn.kernels._jit import Task
+
+PROCESSES = 4
+"""Processes at most that compile: the longest task takes about a quarter of the time of all."""
+
+START_SECONDS = 1.0
+"""How long another process takes until it compiles."""
+
+WORTH_SECONDS = 4.0
+"""What takes longer is shared with other processes."""
+
+
+def shares(seconds: Mapping[int, float], own: float, processes: int) -> list[list[int]]:
+    """Deal out tasks to processes, the longest first, each to the one that would then be done soonest.
+
+    Parameters
+    ----------
+    seconds : mapping
+        A task's number -> how long it takes to compile.
+    own : float
+        How long the first process, this one, has other things to do.
+    processes : int
+        How many there are.
+    """
+    dealt: list[list[int]] = [[] for _ in range(processes)]
+    busy = [own, *[START_SECONDS] * (processes - 1)]
+    for task in sorted(seconds, key=lambda one: -seconds[one]):
+        least = busy.index(min(busy))
+        dealt[least].append(task)
+        busy[least] += seconds[task]
+    return dealt
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def compiling_beside(name: str, dealt: Iterable[list[int]], dtype: Any) -> Iterator[None]:
+    """Meanwhile let other processes compile tasks of the tuple `name` (``module:tuple``) into the disk cache.
+
+    `dealt` has the numbers of one process's tasks each. Where a process cannot be had, or Python is inside another
+    program, tasks are compiled when they are needed.
+    """
+    interpreter = sys.executable or ""
+    if getattr(sys, "frozen", False) or not pathlib.Path(interpreter).name.lower().startswith(("python", "pypy")):
+        yield
+        return
+    quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        for numbers in filter(None, dealt):
+            program = (
+                f"import sys; sys.path[:] = {sys.path!r}; import importlib, numpy; "
+                f"module, name = {name!r}.split(':'); tasks = getattr(importlib.import_module(module), name); "
+                f"[tasks[i].address(numpy.dtype({dtype.name!r})) for i in {numbers!r}]"
+            )
+            with contextlib.suppress(OSError, ValueError):
+                children.append(subprocess.Popen([interpreter, "-c", program], **quiet))
+        yield
+        for child in children:
+            child.wait()
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def compile_tasks(
+    name: str,
+    tasks: Sequence[Task],
+    seconds: Sequence[float],
+    dtype: Any,
+    also: Callable[[], None],
+    also_seconds: float,
+) -> None:
+    """Compile what is missing of some tasks for one float type, on several processes where that is worth it.
+
+    Parameters
+    ----------
+    name : str
+        Where other processes find the tasks: ``module:tuple``.
+    tasks, seconds : sequences
+        The tasks, and about how long each takes to compile.
+    dtype : NumPy dtype
+    also, also_seconds : callable, float
+        What else this process has to compile then, and about how long that takes.
+    """
+    missing = {i: seconds[i] for i, task in enumerate(tasks) if task.must_be_compiled(dtype)}
+    if sum(missing.values()) <= WORTH_SECONDS:
+        return
+    own, *others = shares(missing, also_seconds, min(cores(), PROCESSES))
+    with compiling_beside(name, others, dtype):
+        for i in own:
+            tasks[i].address(dtype)
+        also()
