@@ -108,6 +108,29 @@ def test_other_processes_compile_what_they_are_dealt(tmp_path):
     assert done.stdout == "True\n"
 
 
+@pytest.mark.parametrize(
+    ("cores", "most", "want"),
+    [
+        (1, "max", 1),
+        (2, "max", 2),
+        (64, "max", 4),
+        (64, None, 4),
+        (64, 200, 1),
+        (64, 950, 3),
+        (64, 90, 1),
+        (2, 9000, 2),
+    ],
+)
+def test_as_many_processes_compile_as_there_is_room_for(cores, most, want, tmp_path, monkeypatch):
+    """In a container of `most` MB, of which 100 are taken."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setattr(_compile, "LIMITS", tmp_path)
+    if most is not None:
+        (tmp_path / "memory.max").write_text(f"{most if most == 'max' else most << 20}\n")
+        (tmp_path / "memory.current").write_text(f"{100 << 20}\n")
+    assert _compile.processes() == want
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 20])
 def test_tasks_are_dealt_out_evenly(processes):
     seconds = dict(enumerate(epoch.TASK_SECONDS))

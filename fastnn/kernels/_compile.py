@@ -21,11 +21,17 @@ PROCESSES = 4
 START_SECONDS = 1.0
 """How long another process takes until it compiles."""
 
+PROCESS_BYTES = 300 << 20
+"""Memory that a process takes while it compiles."""
+
+LIMITS = pathlib.Path("/sys/fs/cgroup")
+"""Where a container sees its control group (version 2)."""
+
 WORTH_SECONDS = 4.0
 """What takes longer is shared with other processes."""
 
 
-def shares(seconds: Mapping[int, float], own: float, processes: int) -> list[list[int]]:
+def shares(seconds: Mapping[int, float], own: float, n_processes: int) -> list[list[int]]:
     """Deal out tasks to processes, the longest first, each to the one that would then be done soonest.
 
     Parameters
@@ -34,11 +40,11 @@ def shares(seconds: Mapping[int, float], own: float, processes: int) -> list[lis
         A task's number -> how long it takes to compile.
     own : float
         How long the first process, this one, has other things to do.
-    processes : int
+    n_processes : int
         How many there are.
     """
-    dealt: list[list[int]] = [[] for _ in range(processes)]
-    busy = [own, *[START_SECONDS] * (processes - 1)]
+    dealt: list[list[int]] = [[] for _ in range(n_processes)]
+    busy = [own, *[START_SECONDS] * (n_processes - 1)]
     for task in sorted(seconds, key=lambda one: -seconds[one]):
         least = busy.index(min(busy))
         dealt[least].append(task)
@@ -46,9 +52,14 @@ def shares(seconds: Mapping[int, float], own: float, processes: int) -> list[lis
     return dealt
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def processes() -> int:
+    """Return how many processes may compile at once: by the cores, and by the memory that a container has left."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        most, taken = (int((LIMITS / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no container, or one whose limit is "max"
+        return min(PROCESSES, cores)
+    return min(PROCESSES, cores, 1 + max(0, most - taken) // PROCESS_BYTES)
 
 
 @contextlib.contextmanager
@@ -105,7 +116,7 @@ def compile_tasks(
     missing = {i: seconds[i] for i, task in enumerate(tasks) if task.must_be_compiled(dtype)}
     if sum(missing.values()) <= WORTH_SECONDS:
         return
-    own, *others = shares(missing, also_seconds, min(cores(), PROCESSES))
+    own, *others = shares(missing, also_seconds, processes())
     with compiling_beside(name, others, dtype):
         for i in own:
             tasks[i].address(dtype)
