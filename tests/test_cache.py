@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 import fastnn
@@ -79,7 +78,7 @@ def test_another_program_is_never_started_to_compile(program, monkeypatch):
         raise OSError("not started")
 
     def compile_beside():
-        with _compile.compiling_beside("fastnn.kernels.epoch:TASKS", [[0]], np.dtype("float32")):
+        with _compile.running_beside(["pass"]):
             pass
         return len(started)
 
@@ -95,17 +94,22 @@ def test_another_program_is_never_started_to_compile(program, monkeypatch):
 BESIDE = """
 import numpy as np
 from fastnn.kernels import _compile, epoch
-wanted = [epoch.TASKS.index(task) for task in (epoch.activation.SOFTMAX, epoch.dropout.MULTIPLY_MASK)]
-with _compile.compiling_beside("fastnn.kernels.epoch:TASKS", [[wanted[0]], [], [wanted[1]]], np.dtype("float32")):
-    pass
-print([i for i, task in enumerate(epoch.TASKS) if not task.must_be_compiled(np.dtype("float32"))] == sorted(wanted))
+_compile.processes, wanted = lambda: 3, [5, 8]
+class Elsewhere:
+    def __init__(self, i): self.i = i
+    def must_be_compiled(self, dtype): return self.i in wanted
+    def address(self, dtype): print("here", self.i)
+tasks, also = [Elsewhere(i) for i in range(9)], lambda: print("also")
+_compile.compile_tasks("fastnn.kernels.epoch", tasks, [9.0] * 9, np.dtype("float32"), also, 99.0)
+print([i for i, task in enumerate(epoch.TASKS) if not task.must_be_compiled(np.dtype("float32"))])
 """
 
 
 def test_other_processes_compile_what_they_are_dealt(tmp_path):
+    """Two small tasks of nine are missing, and this process has 99 seconds of other work."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", BESIDE], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n"
+    assert done.stdout == "also\n[5, 8]\n"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +150,7 @@ def test_tasks_are_dealt_out_evenly(processes):
 
 def test_a_process_that_fails_leaves_the_work_to_this_one():
     done = []
-    with _compile.compiling_beside("fastnn.no_such_module:TASKS", [[0], [1]], np.dtype("float32")):
+    with _compile.running_beside(["import fastnn.no_such_module", "pass"]):
         done.append(1)
     assert done == [1]
 

@@ -63,11 +63,11 @@ def processes() -> int:
 
 
 @contextlib.contextmanager
-def compiling_beside(name: str, dealt: Iterable[list[int]], dtype: Any) -> Iterator[None]:
-    """Meanwhile let other processes compile tasks of the tuple `name` (``module:tuple``) into the disk cache.
+def running_beside(statements: Iterable[str]) -> Iterator[None]:
+    """Meanwhile let other processes run a statement each, which compiles into the disk cache; wait for them at the end.
 
-    `dealt` has the numbers of one process's tasks each. Where a process cannot be had, or Python is inside another
-    program, tasks are compiled when they are needed.
+    Where a process cannot be had, or Python is inside another program, nothing is run: what is missing in the cache is
+    compiled when it is needed.
     """
     interpreter = sys.executable or ""
     if getattr(sys, "frozen", False) or not pathlib.Path(interpreter).name.lower().startswith(("python", "pypy")):
@@ -76,12 +76,8 @@ def compiling_beside(name: str, dealt: Iterable[list[int]], dtype: Any) -> Itera
     quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     children: list[subprocess.Popen[bytes]] = []
     try:
-        for numbers in filter(None, dealt):
-            program = (
-                f"import sys; sys.path[:] = {sys.path!r}; import importlib, numpy; "
-                f"module, name = {name!r}.split(':'); tasks = getattr(importlib.import_module(module), name); "
-                f"[tasks[i].address(numpy.dtype({dtype.name!r})) for i in {numbers!r}]"
-            )
+        for statement in statements:
+            program = f"import sys; sys.path[:] = {sys.path!r}; {statement}"
             with contextlib.suppress(OSError, ValueError):
                 children.append(subprocess.Popen([interpreter, "-c", program], **quiet))
         yield
@@ -94,7 +90,7 @@ def compiling_beside(name: str, dealt: Iterable[list[int]], dtype: Any) -> Itera
 
 
 def compile_tasks(
-    name: str,
+    module: str,
     tasks: Sequence[Task],
     seconds: Sequence[float],
     dtype: Any,
@@ -105,8 +101,8 @@ def compile_tasks(
 
     Parameters
     ----------
-    name : str
-        Where other processes find the tasks: ``module:tuple``.
+    module : str
+        Where other processes find the tasks, as its `TASKS`.
     tasks, seconds : sequences
         The tasks, and about how long each takes to compile.
     dtype : NumPy dtype
@@ -117,7 +113,11 @@ def compile_tasks(
     if sum(missing.values()) <= WORTH_SECONDS:
         return
     own, *others = shares(missing, also_seconds, processes())
-    with compiling_beside(name, others, dtype):
+    with running_beside(
+        f"import numpy; from {module} import TASKS; [TASKS[i].address(numpy.dtype({dtype.name!r})) for i in {numbers}]"
+        for numbers in others
+        if numbers
+    ):
         for i in own:
             tasks[i].address(dtype)
         also()

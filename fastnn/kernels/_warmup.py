@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from fastnn.kernels import epoch
+from fastnn.kernels._compile import processes, running_beside
 from fastnn.kernels._jit import loops
 from fastnn.kernels._pool import compile_attend
 from fastnn.kernels.activation import activation_backward, activation_forward, softmax_forward
-from fastnn.kernels.dense import dense_backward, dense_forward
+from fastnn.kernels.dense import FORWARD, dense_backward, dense_forward
 from fastnn.kernels.dropout import dropout_forward
 from fastnn.kernels.gemm import matmul
 from fastnn.kernels.loss import squared_error
@@ -47,14 +48,19 @@ def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
     philox_fill(np.empty(4, np.uint32), 0, 0, 0)
     shuffle_indices(np.empty(2, np.int64), 0, 0)
     for name in names:
-        _warm_up(np.dtype(name))
-    for loop in loops:
-        loop.compile_together()
+        epoch.addresses(np.dtype(name))
+        epoch.compile_entries(np.dtype(name))
+    missing = [name for name in names if FORWARD.must_be_compiled(np.dtype(name))] if processes() > 1 else []
+    with running_beside(f"from {__name__} import compile_rest; compile_rest({name!r})" for name in missing[1:]):
+        for name in missing[:1]:
+            compile_rest(name)
+    for name in names:
+        compile_rest(name)
 
 
-def _warm_up(dtype: np.dtype) -> None:
-    epoch.addresses(dtype)
-    epoch.compile_entries(dtype)
+def compile_rest(name: str) -> None:
+    """Compile, for one float type, all that training does not need."""
+    dtype = np.dtype(name)
     a, b, c = (np.zeros((2, 2), dtype) for _ in range(3))
     row = np.zeros(2, dtype)
     matmul(a, b, c)
@@ -71,3 +77,5 @@ def _warm_up(dtype: np.dtype) -> None:
     global_norm(row)
     clip_by_value(row, 1.0)
     soft_threshold(row, 0.1)
+    for loop in loops:
+        loop.compile_together()

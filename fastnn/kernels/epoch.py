@@ -727,5 +727,5 @@ ENTRY_SECONDS = 2.0
 @functools.cache
 def addresses(dtype: np.dtype) -> tuple[int, ...]:
     """Return what stands at RUN_MEMBER .. SOFTMAX_ROWS: where the compiled blocks of one float type lie."""
-    compile_tasks(f"{__name__}:TASKS", TASKS, TASK_SECONDS, dtype, lambda: compile_entries(dtype), ENTRY_SECONDS)
+    compile_tasks(__name__, TASKS, TASK_SECONDS, dtype, lambda: compile_entries(dtype), ENTRY_SECONDS)
     return tuple(task.address(dtype) for task in TASKS)
