@@ -126,12 +126,12 @@ def test_other_processes_compile_what_they_are_dealt(tmp_path):
     ],
 )
 def test_as_many_processes_compile_as_there_is_room_for(cores, most, want, tmp_path, monkeypatch):
-    """In a container of `most` MB, of which 100 are taken."""
+    """In a container of `most` MB, of which 100 are taken, and more by files."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
     monkeypatch.setattr(_compile, "LIMITS", tmp_path)
     if most is not None:
         (tmp_path / "memory.max").write_text(f"{most if most == 'max' else most << 20}\n")
-        (tmp_path / "memory.current").write_text(f"{100 << 20}\n")
+        (tmp_path / "memory.stat").write_text(f"anon {100 << 20}\nfile {9000 << 20}\nkernel 17\n")
     assert _compile.processes() == want
 
 
