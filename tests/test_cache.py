@@ -1,5 +1,6 @@
 """Compiled code on disk: found again, never stale, and no reason to stop where there is no disk."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 import fastnn
-from fastnn.kernels import _compile, epoch
+from fastnn.kernels import _compile, _warmup, epoch
 
 SCRIPT = """
 import sys, warnings
@@ -133,6 +134,29 @@ def test_as_many_processes_compile_as_there_is_room_for(cores, most, want, tmp_p
         (tmp_path / "memory.max").write_text(f"{most if most == 'max' else most << 20}\n")
         (tmp_path / "memory.stat").write_text(f"anon {100 << 20}\nfile {9000 << 20}\nkernel 17\n")
     assert _compile.processes() == want
+
+
+@pytest.mark.parametrize(("processes", "beside"), [(1, []), (2, ["float64"])])
+def test_warmup_leaves_the_second_type_to_another_process(processes, beside, monkeypatch):
+    done, statements = [], []
+
+    @contextlib.contextmanager
+    def run_beside(each):
+        statements.extend(each)
+        yield
+
+    for name in ("addresses", "compile_entries"):
+        monkeypatch.setattr(epoch, name, lambda dtype: None)
+    monkeypatch.setattr(_warmup.FORWARD, "must_be_compiled", lambda dtype: True)
+    monkeypatch.setattr(_warmup, "processes", lambda: processes)
+    monkeypatch.setattr(_warmup, "running_beside", run_beside)
+    monkeypatch.setattr(_warmup, "compile_rest", done.append)
+    fastnn.warmup()
+    assert done[-2:] == ["float32", "float64"]  # whatever others did
+    done.clear()
+    for statement in statements:
+        exec(statement)
+    assert done == beside
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 20])

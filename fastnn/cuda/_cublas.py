@@ -50,14 +50,14 @@ MAX_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)
 
 # cublasLtEpilogue_t
 PLAIN = 1
-BIAS = 4
+ADD_BIAS = 4
 """A vector is added to each row of C."""
 RELU_BIAS = 6
 """... and then what is negative becomes 0."""
 COLUMN_SUMS = 256
 """The sums of B's columns go to the vector (BGRADA: to cuBLAS the first factor is B)."""
 
-EPILOGUES = {"bias": BIAS, "bias and ReLU": RELU_BIAS, "sums of columns": COLUMN_SUMS}
+EPILOGUES = {"bias": ADD_BIAS, "bias and ReLU": RELU_BIAS, "sums of columns": COLUMN_SUMS}
 
 ALIGNED = 256
 """Bytes at whose multiples arrays begin that CUDA allocates: CUDA C++ Programming Guide, "Device Memory Accesses"."""
@@ -190,7 +190,7 @@ class Cublas:
         precision : str
             A key of `COMPUTE_32F`.
         epilogue : int
-            PLAIN, BIAS, RELU_BIAS or COLUMN_SUMS.
+            PLAIN, ADD_BIAS, RELU_BIAS or COLUMN_SUMS.
         vector : Matrix of one row, or None for PLAIN
             The bias, or where the sums go: as many numbers as C has columns.
 
@@ -213,7 +213,8 @@ class Cublas:
             self._run(plan, c, a, b, vector)
             return True
         if epilogue == PLAIN:
-            raise RuntimeError(f"cublasLtMatmulAlgoGetHeuristic: got no algorithm for {key}, expected one")
+            kind = f"{c.rows} x {c.columns} numbers of {np.dtype(c.array.dtype)} ({precision})"
+            raise RuntimeError(f"cublasLtMatmulAlgoGetHeuristic: got no algorithm for {kind}, expected one")
         self.product(c, a, b, precision)
         return False
 

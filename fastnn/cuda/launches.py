@@ -32,8 +32,7 @@ import numpy.typing as npt
 
 from fastnn.cuda import _cublas, graph
 from fastnn.cuda import step as s
-from fastnn.cuda._cublas import BIAS as BIAS_ADDED
-from fastnn.cuda._cublas import COLUMN_SUMS, PLAIN, RELU_BIAS, Matrix
+from fastnn.cuda._cublas import ADD_BIAS, COLUMN_SUMS, PLAIN, RELU_BIAS, Matrix
 from fastnn.cuda._formulas import like
 from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import SIMULATED, cuda, device_function, driver, named_kernel
@@ -323,7 +322,7 @@ def _epilogue(row: npt.NDArray[Any], numbers: npt.NDArray[Any]) -> int:
     dropped = numbers[e.DROPOUT] and row[e.THRESHOLD] > 0
     if row[e.BIAS] < 0 or dropped or row[e.KEEP] != e.KEEP_NONE:
         return PLAIN
-    return {IDENTITY: BIAS_ADDED, RELU: RELU_BIAS}.get(int(row[e.ACTIVATION]), PLAIN)
+    return {IDENTITY: ADD_BIAS, RELU: RELU_BIAS}.get(int(row[e.ACTIVATION]), PLAIN)
 
 
 def _step(
