@@ -27,9 +27,6 @@ PROCESS_BYTES = 300 << 20
 LIMITS = pathlib.Path("/sys/fs/cgroup")
 """Where a container sees its control group (version 2)."""
 
-WORTH_SECONDS = 4.0
-"""What takes longer is shared with other processes."""
-
 
 def shares(seconds: Mapping[int, float], own: float, n_processes: int) -> list[list[int]]:
     """Deal out tasks to processes, the longest first, each to the one that would then be done soonest.
@@ -101,7 +98,7 @@ def compile_tasks(
     also: Callable[[], None],
     also_seconds: float,
 ) -> None:
-    """Compile what is missing of some tasks for one float type, on several processes where that is worth it.
+    """Compile what is missing of some tasks for one float type, on several processes where the longest is missing.
 
     Parameters
     ----------
@@ -113,9 +110,9 @@ def compile_tasks(
     also, also_seconds : callable, float
         What else this process has to compile then, and about how long that takes.
     """
-    missing = {i: seconds[i] for i, task in enumerate(tasks) if task.must_be_compiled(dtype)}
-    if sum(missing.values()) <= WORTH_SECONDS:
+    if not tasks[seconds.index(max(seconds))].must_be_compiled(dtype):  # the one question of every warm start
         return
+    missing = {i: seconds[i] for i, task in enumerate(tasks) if task.must_be_compiled(dtype)}
     own, *others = shares(missing, also_seconds, processes())
     with running_beside(
         f"import numpy; from {module} import TASKS; [TASKS[i].address(numpy.dtype({dtype.name!r})) for i in {numbers}]"
