@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from numba.core.codegen import JITCPUCodegen
 
 import fastnn
-from fastnn.kernels import _compile, _warmup, epoch
+from fastnn.kernels import _compile, _jit, _warmup, epoch
 
 SCRIPT = """
 import sys, warnings
@@ -211,3 +213,21 @@ def test_a_damaged_cache_is_compiled_anew(package, tmp_path):
         path.write_bytes(path.read_bytes()[:100])
     answer = finish(start(package, cache))
     assert answer.startswith("[0.0, 0.0, 2.0] True 1 fastnn: the compiled-kernel cache in ")
+
+
+def test_only_what_is_called_by_address_becomes_machine_code(monkeypatch):
+    @_jit.formula
+    def double(v):
+        return v + v
+
+    @_jit.block
+    def double_all(values):
+        for i in range(values.size):
+            values[i] = double(values[i])
+
+    compiled = []
+    add = JITCPUCodegen._add_module
+    monkeypatch.setattr(JITCPUCodegen, "_add_module", lambda self, m: (compiled.append(m.name), add(self, m))[1])
+    address = _jit.Task(double_all, "e[:]").address(np.dtype("float64"))
+    assert address != 0
+    assert [name.split(".")[-1] for name in compiled if name != "nrt"] == ["double_all"]

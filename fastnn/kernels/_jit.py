@@ -34,11 +34,14 @@ from numba.core import caching
 from numba.extending import intrinsic
 from numba.np.ufunc import parallel
 
+from fastnn.kernels._library import InnerCompiler
+
 EXACT = {"nsz", "contract"}
 FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 _COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-_INNER: dict[str, Any] = {**_COMMON, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_CALLED: dict[str, Any] = {**_COMMON, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_INNER: dict[str, Any] = {**_CALLED, "pipeline_class": InnerCompiler}
 
 
 @functools.cache
@@ -249,7 +252,7 @@ class Task:
 
     def __init__(self, function: Any, kinds: str) -> None:
         self._kinds = kinds
-        self._dispatcher = _cached(numba.njit(fastmath=FAST, **_INNER)(function.py_func))
+        self._dispatcher = _cached(numba.njit(fastmath=FAST, **_CALLED)(function.py_func))
         self._addresses: dict[int, int] = {}
         self.call = call_by_address(kinds)
 
