@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -85,6 +83,10 @@ class Runtime:
     def to_host(self) -> None:
         """Bring parameters and state to where their arrays are read and written: they are there."""
 
+    def compile(self) -> None:
+        """Compile or load what training needs: before anything else, since other processes help with it."""
+        e.addresses(self.network.dtype, self.network.output, self.network.loss.code, self.optimizer.code)
+
     def keep_data(self, keep: bool) -> None:
         """Say that calls on the same data follow, or no more: here it is read where it lies, a GPU keeps a copy."""
 
@@ -153,10 +155,10 @@ class Runtime:
         c = self._context(mode, data, _NO_ORDER, rows=0, batch=batch, dropout=training, report=np.zeros((0, 0)))
 
         def run() -> None:
-            if _compiled and self.n_threads in (None, 1):  # which is what the two contexts find out in 5 us
+            if self.n_threads in (None, 1):  # which is what the context finds out in 3 us
                 e.execute(c.integers, self.params)
                 return
-            with _threads(self.n_threads), _notice_of_compilation():
+            with _threads(self.n_threads):
                 e.execute(c.integers, self.params)
 
         return c, run
@@ -233,13 +235,13 @@ class Runtime:
         network = self.network
         plan = network.plan(rows, 1)
         data = Data.unlabelled(np.empty((rows, network.inputs), network.dtype), np.empty((0, 0), np.uint8))
-        with _notice_of_compilation():
-            e.compile_entries(network.dtype)
-            return self._context(
-                e.FORWARD, data, _NO_ORDER, rows=rows, batch=rows, report=np.zeros((1, e.N_REPORT)),
-                out=np.empty((rows, network.units), network.dtype), want_out=True, plan=plan,
-                work=aligned_empty(plan.work_size, network.dtype),
-            )  # fmt: skip
+        context = self._context(
+            e.FORWARD, data, _NO_ORDER, rows=rows, batch=rows, report=np.zeros((1, e.N_REPORT)),
+            out=np.empty((rows, network.units), network.dtype), want_out=True, plan=plan,
+            work=aligned_empty(plan.work_size, network.dtype),
+        )  # fmt: skip
+        e.compile_forward_rows(network.dtype)
+        return context
 
     def activations(self, stage: int, rows: int) -> tuple[Array, Array]:
         """Return views of (output, what its derivative reads) of a stage after `gradient` on `rows` rows."""
@@ -255,7 +257,7 @@ class Runtime:
             self._work = aligned_empty(self._plan.work_size, self.network.dtype)
 
     def _execute(self, mode: int, data: Data, order: Array, **options: Any) -> None:
-        with _threads(self.n_threads), _notice_of_compilation():
+        with _threads(self.n_threads):
             c = self._context(mode, data, order, **options)  # kept till the call is over: it holds the arrays
             e.execute(c.integers, self.params)
 
@@ -292,10 +294,11 @@ class Runtime:
         numbers[[e.N_STEPS, e.SEED]] = -(-rows // batch), signed(self.seed)
         numbers[[e.LOSS, e.OUTPUT]] = EXTERNAL if external else network.loss.code, network.output
         numbers[[e.THREADS, e.DROPOUT, e.WANT_DX, e.WANT_OUT]] = plan.threads, dropout, want_dx, want_out
-        numbers[e.OPTIMIZER] = optimizer.code
         numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
         numbers[e.MEMBERS] = plan.members
-        numbers[e.RUN_MEMBER : e.SOFTMAX_ROWS + 1] = e.addresses(network.dtype)
+        loss = None if mode == e.FORWARD else network.loss.code
+        rule = optimizer.code if mode == e.TRAIN else None
+        numbers[e.RUN_MEMBER : e.SOFTMAX_ROWS + 1] = e.addresses(network.dtype, network.output, loss, rule)
         floats = c[e.FLOATS] = np.ones(e.N_FLOATS)
         floats[[e.HUBER_DELTA, e.CLIP_NORM]] = network.loss.delta, self._clip_norm
         floats[[e.LOSS_SCALE, e.PER_WEIGHT]] = self.loss_scale, self.penalty_per_weight
@@ -326,24 +329,3 @@ def _threads(n_threads: int | None) -> Iterator[None]:
         yield
     finally:
         numba.set_num_threads(before)
-
-
-_compiled = False
-
-
-@contextlib.contextmanager
-def _notice_of_compilation() -> Iterator[None]:
-    """Say once, on stderr, what is happening where the first call of a process takes longer than a cached start."""
-    global _compiled
-    if _compiled:
-        yield
-        return
-    text = "fastnn: compiling kernels for this CPU, once, some 15 seconds; they are kept on disk\n"
-    timer = threading.Timer(1.5, lambda: sys.stderr.write(text))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-    _compiled = True

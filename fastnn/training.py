@@ -93,6 +93,7 @@ class Trainer:
         model.attach_callbacks(self.callbacks)
         for callback in self.callbacks:
             callback.on_train_begin()
+        model.runtime.compile()
         model.runtime.keep_data(True)
         try:
             silent = self.verbose in (0, False) or not sys.stderr.isatty()

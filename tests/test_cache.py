@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -97,23 +98,58 @@ def test_another_program_is_never_started_to_compile(program, monkeypatch):
 BESIDE = """
 import numpy as np
 from fastnn.kernels import _compile, epoch
-_compile.processes, wanted = lambda: 3, [5, 8]
+_compile.processes, missing = lambda: 3, [5, 8]
 class Elsewhere:
     def __init__(self, i): self.i = i
-    def must_be_compiled(self, dtype): return self.i in wanted
+    def must_be_compiled(self, dtype): return self.i in missing
     def address(self, dtype): print("here", self.i)
 tasks, also = [Elsewhere(i) for i in range(9)], lambda: print("also")
-seconds = [9.0 if i in wanted else 1.0 for i in range(9)]
-_compile.compile_tasks("fastnn.kernels.epoch", tasks, seconds, np.dtype("float32"), also, 99.0)
+seconds = {{task: 9.0 if task.i in missing else 1.0 for task in tasks}}
+wanted = [tasks[i] for i in {wanted}]
+_compile.compile_tasks(
+    "fastnn.kernels.epoch", seconds, wanted, np.dtype("float32"), also, 99.0, lambda s: print(f"some {{s:.0f}} s")
+)
 print([i for i, task in enumerate(epoch.TASKS) if not task.must_be_compiled(np.dtype("float32"))])
 """
 
 
-def test_other_processes_compile_what_they_are_dealt(tmp_path):
-    """Two small tasks of nine are missing, and this process has 99 seconds of other work."""
+@pytest.mark.parametrize(
+    ("wanted", "want"),
+    [
+        ([5, 8, 2], "some 99 s\nalso\n[5, 8]\n"),  # the first is missing: this process has 99 seconds of other work
+        ([2, 5], "some 9 s\nhere 5\nalso\n[]\n"),
+        ([2, 3], "[]\n"),
+    ],
+)
+def test_other_processes_compile_what_they_are_dealt(wanted, want, tmp_path):
+    """Two small tasks of nine are missing."""
+    program = BESIDE.format(wanted=wanted)
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", BESIDE], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "also\n[5, 8]\n"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == want
+
+
+FIRST_FIT = """
+import numpy as np
+from fastnn import Dense, Sequential
+from fastnn.kernels import update, loss
+x, y = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
+Sequential([Dense(1)], loss="squared_error", optimizer="sgd").fit(x, y, epochs=1, verbose=False)
+tasks = {**update.UPDATES, "value": loss.VALUE_LOSS, "class": loss.CLASS_LOSS}
+print([name for name, task in tasks.items() if not task.must_be_compiled(x.dtype)])
+"""
+
+
+def test_the_first_run_says_what_it_does_and_compiles_no_other_loss_or_optimizer(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [
+        subprocess.run([sys.executable, "-c", FIRST_FIT], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert [run.stdout for run in runs] == ["[0, 'value']\n"] * 2
+    said = r"fastnn: compiling kernels for this CPU, once, some \d+ seconds; they are kept on disk\n"
+    assert re.fullmatch(said, runs[0].stderr)
+    assert runs[1].stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -148,7 +184,8 @@ def test_warmup_leaves_the_second_type_to_another_process(processes, beside, mon
         statements.extend(each)
         yield
 
-    for name in ("addresses", "compile_entries"):
+    monkeypatch.setattr(epoch, "compile_all", lambda dtype, tasks, say: None)
+    for name in ("compile_entries", "compile_forward_rows"):
         monkeypatch.setattr(epoch, name, lambda dtype: None)
     monkeypatch.setattr(_warmup.FORWARD, "must_be_compiled", lambda dtype: True)
     monkeypatch.setattr(_warmup, "processes", lambda: processes)
@@ -164,7 +201,7 @@ def test_warmup_leaves_the_second_type_to_another_process(processes, beside, mon
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 20])
 def test_tasks_are_dealt_out_evenly(processes):
-    seconds = dict(enumerate(epoch.TASK_SECONDS))
+    seconds = dict(enumerate(epoch.TASKS.values()))
     dealt = _compile.shares(seconds, epoch.ENTRY_SECONDS, processes)
     assert len(dealt) == processes
     assert sorted(task for share in dealt for task in share) == list(range(len(epoch.TASKS)))

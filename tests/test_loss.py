@@ -11,8 +11,8 @@ import pytest
 from conftest import sampled_shapes
 
 from fastnn.kernels.loss import (
+    CLASS_LOSS,
     CROSS_ENTROPY,
-    LOSS_ROWS,
     absolute_error,
     binary_cross_entropy,
     call_loss_rows,
@@ -212,7 +212,7 @@ def test_the_first_of_the_largest_logits_is_the_answer(n, weighting, dtype, rng)
         right = (first == labels) & ~with_nan
         result = np.full(2, np.nan)
         arguments = np.empty(z.size, dtype), z.reshape(-1), labels, np.empty(0, dtype), weights
-        loss_and_count(LOSS_ROWS.address(dtype), result, *arguments, n)
+        loss_and_count(CLASS_LOSS.address(dtype), result, *arguments, n)
         assert result[1] == (right if weighting == "none" else right * weights).sum()
         assert math.isnan(result[0]) == with_nan[weights > 0 if weights.size else slice(None)].any()
 

@@ -37,8 +37,7 @@ _ACTIVATION_OLD = """        copy(piece, z[c * CHUNK : (c + 1) * CHUNK])
         call_activate(activation, code, piece)
 """
 _UPDATE_OLD = """        part = slice(c * CHUNK, (c + 1) * CHUNK)
-        call_update(
-"""
+        call_update("""
 _EPOCH_OLD = """        _forward(c, params)
         if c[MODE] != FORWARD:
 """
@@ -64,9 +63,7 @@ TENTH = {
         "adam 1000000 float32", "fastnn/kernels/update.py", _UPDATE_OLD,
         """        if c % 10 == 0:
             twice = slice(c * CHUNK, (c + 1) * CHUNK)
-            call_update(
-                update, kind, w[twice], s0[twice], s1[twice], s2[twice], d[twice], hyper, l1, l2, decay, scale, truncate
-            )
+            call_update(update, w[twice], s0[twice], s1[twice], s2[twice], d[twice], hyper, l1, l2, decay, scale)
 """ + _UPDATE_OLD,
     ),
     "epoch loop": Plant(

@@ -268,7 +268,7 @@ def run_steps(
     try:
         if numbers[e.MODE] == e.TRAIN and whole > LEAST_REPLAYS:
             key = (
-                table.tobytes(), batch, clips, precision, int(numbers[e.OPTIMIZER]), arguments[7].dtype,
+                table.tobytes(), batch, clips, precision, int(numbers[s.OPTIMIZER]), arguments[7].dtype,
                 _cublas.current(),
             )  # fmt: skip
             if key not in _proven:

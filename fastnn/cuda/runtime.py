@@ -207,6 +207,9 @@ class CudaRuntime(Runtime):
     def to_host(self) -> None:
         self._get("params")
 
+    def compile(self) -> None:
+        """Do nothing: kernels are compiled for a plan, when it is known."""
+
     def keep_data(self, keep: bool) -> None:
         self._kept, self._orders = ((self._kept or []) if keep else None), []
 
@@ -370,7 +373,7 @@ class CudaRuntime(Runtime):
         network, numbers = self.network, np.zeros(s.N_NUMBERS, np.int64)
         for position, value in plan.numbers.items():
             numbers[position] = value
-        numbers[[e.SEED, e.OUTPUT, e.OPTIMIZER]] = signed(self.seed), network.output, self.optimizer.code
+        numbers[[e.SEED, e.OUTPUT, s.OPTIMIZER]] = signed(self.seed), network.output, self.optimizer.code
         numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
         numbers[[s.LABELLED, s.WEIGHTED, s.TARGETS, s.BYTES]] = (
             there.labelled, there.weighted, there.columns, there.bytes

@@ -64,7 +64,6 @@ from fastnn.kernels.epoch import (
     N_ROWS,
     N_STAGE,
     N_STEPS,
-    OPTIMIZER,
     OUT,
     OUTPUT,
     PER_WEIGHT,
@@ -96,14 +95,14 @@ from fastnn.kernels.update import BETA1, BETA2, CLIP_VALUE, CORRECTION1, CORRECT
 DELTA = N_STAGE
 """Column of the device's table of stages: offset of the gradient of a stage's sums."""
 
-# Numbers of a launch, behind those of `kernels/epoch.py`: offsets and sizes,
+# Numbers of a launch, behind those of `kernels/epoch.py`: offsets, sizes, and the code of the optimizer,
 (
     DX, PARTIAL, N_PARAMS,  # in the workspace: gradient of the input, chunks of gradients; parameters
     ROW_SUMS, TILE_SUMS, BLOCK_SUMS, NORM_SUMS,  # in `sums`
     LABELLED, WEIGHTED, TARGETS, BYTES, RESCALED, ORDERED,  # which arrays there are; TARGETS: columns
-    PENALISED, N_BLOCKS,
-) = range(epoch.FLOATS, epoch.FLOATS + 15)  # fmt: skip
-N_NUMBERS = N_BLOCKS + 1
+    PENALISED, N_BLOCKS, OPTIMIZER,
+) = range(epoch.FLOATS, epoch.FLOATS + 16)  # fmt: skip
+N_NUMBERS = OPTIMIZER + 1
 
 CHUNK_ROWS, MOST_CHUNKS = 1024, 256
 """Rows whose gradient is summed in one chain, and chunks at most."""

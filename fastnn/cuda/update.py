@@ -18,18 +18,34 @@ import numpy as np
 from fastnn.cuda._arrays import check_array, check_arrays, empty, flat, to_device
 from fastnn.cuda._formulas import like, on_device
 from fastnn.cuda._launch import grid_of, launch
-from fastnn.cuda._numba import cuda, kernel
+from fastnn.cuda._numba import cuda, device_function, kernel
 from fastnn.cuda.loss import total_of
 from fastnn.cuda.reduction import block_total
 from fastnn.cuda.tile import THREADS
 from fastnn.kernels import update as on_cpu
 from fastnn.kernels._check import check_scalar
 
-update_block = on_device(on_cpu.update_block)
+sgd_block, adagrad_block = on_device(on_cpu.sgd_block), on_device(on_cpu.adagrad_block)
+rmsprop_block, adam_block = on_device(on_cpu.rmsprop_block), on_device(on_cpu.adam_block)
 penalty_block = on_device(on_cpu.penalty_block)
 squared_norm_block = on_device(on_cpu.squared_norm_block)
 soft_threshold_block = on_device(on_cpu.soft_threshold_block)
 clip_one = on_device(on_cpu.clip_one)
+
+
+@device_function
+def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
+    """Do one step of the optimizer `kind` on some numbers, then the soft threshold."""
+    if kind == on_cpu.SGD:
+        sgd_block(w, s0, s1, s2, d, hyper, l1, l2, decay, scale)
+    elif kind == on_cpu.ADAGRAD:
+        adagrad_block(w, s0, s1, s2, d, hyper, l1, l2, decay, scale)
+    elif kind == on_cpu.RMSPROP:
+        rmsprop_block(w, s0, s1, s2, d, hyper, l1, l2, decay, scale)
+    else:
+        adam_block(w, s0, s1, s2, d, hyper, l1, l2, decay, scale)
+    if truncate > 0.0:
+        soft_threshold_block(w, truncate)
 
 
 @kernel

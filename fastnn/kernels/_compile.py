@@ -10,7 +10,7 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from fastnn.kernels._jit import Task
@@ -90,35 +90,54 @@ def running_beside(statements: Iterable[str]) -> Iterator[None]:
             child.wait()
 
 
+def announce(seconds: float) -> None:
+    """Say on stderr what takes so long, where it does."""
+    if seconds > 1.0:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # no stderr, or one that is closed
+            sys.stderr.write(
+                f"fastnn: compiling kernels for this CPU, once, some {seconds:.0f} seconds; they are kept on disk\n"
+            )
+
+
 def compile_tasks(
     module: str,
-    tasks: Sequence[Task],
-    seconds: Sequence[float],
+    seconds: Mapping[Task, float],
+    tasks: Collection[Task],
     dtype: Any,
     also: Callable[[], None],
     also_seconds: float,
+    say: Callable[[float], None],
 ) -> None:
-    """Compile what is missing of some tasks for one float type, on several processes where the longest is missing.
+    """Compile what is missing of some tasks for one float type, on several processes where it is much.
 
     Parameters
     ----------
     module : str
-        Where other processes find the tasks, as its `TASKS`.
-    tasks, seconds : sequences
-        The tasks, and about how long each takes to compile.
+        Where other processes find the tasks, as the keys of its `TASKS`.
+    seconds : mapping
+        All tasks there -> about how long each takes to compile.
+    tasks : collection
+        Those wanted.
     dtype : NumPy dtype
     also, also_seconds : callable, float
-        What else this process has to compile then, and about how long that takes.
+        What else this process compiles, and about how long that takes where the first of `tasks` is missing.
+    say : callable
+        Told before how long it will take, in seconds.
     """
-    if not tasks[seconds.index(max(seconds))].must_be_compiled(dtype):  # the one question of every warm start
+    missing = {i: seconds[task] for i, task in enumerate(seconds) if task in tasks and task.must_be_compiled(dtype)}
+    if not missing:
         return
-    missing = {i: seconds[i] for i, task in enumerate(tasks) if task.must_be_compiled(dtype)}
+    everything = list(seconds)
+    if everything.index(next(iter(tasks))) not in missing:
+        also_seconds = 0.0
     own, *others = shares(missing, also_seconds, processes())
+    say(max(also_seconds + sum(missing[i] for i in own), *(sum(missing[i] for i in each) for each in others), 0.0))
     with running_beside(
-        f"import numpy; from {module} import TASKS; [TASKS[i].address(numpy.dtype({dtype.name!r})) for i in {numbers}]"
+        f"import numpy; from {module} import TASKS; "
+        f"[list(TASKS)[i].address(numpy.dtype({dtype.name!r})) for i in {numbers}]"
         for numbers in others
         if numbers
     ):
         for i in own:
-            tasks[i].address(dtype)
+            everything[i].address(dtype)
         also()

@@ -48,8 +48,9 @@ def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
     philox_fill(np.empty(4, np.uint32), 0, 0, 0)
     shuffle_indices(np.empty(2, np.int64), 0, 0)
     for name in names:
-        epoch.addresses(np.dtype(name))
+        epoch.compile_all(np.dtype(name), epoch.TASKS, say=lambda seconds: None)
         epoch.compile_entries(np.dtype(name))
+        epoch.compile_forward_rows(np.dtype(name))
     missing = [name for name in names if FORWARD.must_be_compiled(np.dtype(name))] if processes() > 1 else []
     with running_beside(f"from {__name__} import compile_rest; compile_rest({name!r})" for name in missing[1:]):
         for name in missing[:1]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Collection
 
 import numba
 import numpy as np
@@ -20,7 +21,7 @@ from numba import types
 
 from fastnn.kernels import activation, dropout, formulas, gemm, loss, update
 from fastnn.kernels._blocks import copy
-from fastnn.kernels._compile import compile_tasks
+from fastnn.kernels._compile import announce, compile_tasks
 from fastnn.kernels._context import (
     SLOTS,
     byte_rows_at,
@@ -54,7 +55,7 @@ from fastnn.kernels.dropout import GROUP, call_multiply_mask
 from fastnn.kernels.elementary import like
 from fastnn.kernels.gemm import MR, TASK_FLOPS, call_gemm, split, task_grid
 from fastnn.kernels.loss import call_loss_rows
-from fastnn.kernels.update import call_update, penalty_block, squared_norm_block
+from fastnn.kernels.update import call_update, penalty_block, soft_threshold_block, squared_norm_block
 
 # Columns of `stages`. A stage computes out = dropout(f(in W + b)), or out = dropout(f(in)) where it has no weights.
 (
@@ -81,14 +82,14 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
 
 # Numbers in the context: what is asked for,
 (
-    MODE, FIRST_STEP, N_STEPS, FIRST_ROW, N_ROWS, BATCH, LOSS, SEED, OPTIMIZER, THREADS, DROPOUT, OUTPUT,
+    MODE, FIRST_STEP, N_STEPS, FIRST_ROW, N_ROWS, BATCH, LOSS, SEED, THREADS, DROPOUT, OUTPUT,
     WANT_DX, WANT_OUT,
     X_OFFSET, T_OFFSET, DELTA_0, DELTA_1, SCRATCH, SCRATCH_EACH,  # offsets in the workspace
     STATE_0, STATE_1, STATE_2,  # offsets in the optimizer's state, -1 for a vector that is not kept
     MEMBERS,  # threads of the team
     RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE, SOFTMAX_ROWS,  # addresses of blocks
     STEP, ROW, ROWS, DELTA, DELTA_IN,  # the batch at hand; set by `execute`
-) = range(38)  # fmt: skip
+) = range(37)  # fmt: skip
 
 # and arrays, three integers each; e is the float type of the model.
 (
@@ -424,13 +425,14 @@ def _parameter_task(c, params, t, op):
         else:
             call_update(
                 c[UPDATE],
-                c[OPTIMIZER],
                 w,
                 state[s0 + low : s0 + high] if s0 >= 0 else state[0:0],
                 state[s1 + low : s1 + high] if s1 >= 0 else state[0:0],
                 state[s2 + low : s2 + high] if s2 >= 0 else state[0:0],
-                d, hyper, l1, l2, decay, doubles_at(c, FLOATS)[GRADIENT_SCALE], truncate * hyper[_LR],
+                d, hyper, l1, l2, decay, doubles_at(c, FLOATS)[GRADIENT_SCALE],
             )  # fmt: skip
+            if truncate > 0.0:
+                soft_threshold_block(w, truncate * hyper[_LR])
     partial[t, 0], partial[t, 1] = total, 0.0
 
 
@@ -683,12 +685,17 @@ ENTRIES = (_execute_alone, _execute_together)
 
 @functools.cache
 def compile_entries(dtype: np.dtype) -> None:
-    """Compile or load all entries for floats of `dtype`, so that a network of another size compiles nothing."""
+    """Compile or load what `execute` calls for floats of `dtype`; a network of another size compiles nothing."""
     words, element = types.Array(types.int64, 1, "C"), numba.from_dtype(dtype)
     _execute_alone.compile((words, types.Array(element, 1, "C")))
     _execute_together.compile((words, words, types.int64, numba.typeof(LIKE), words))
     compile_attend()
-    forward_rows.compile((words, types.Array(element, 2, "C")))
+
+
+@functools.cache
+def compile_forward_rows(dtype: np.dtype) -> None:
+    """Compile or load `forward_rows` for floats of `dtype`."""
+    forward_rows.compile((types.Array(types.int64, 1, "C"), types.Array(numba.from_dtype(dtype), 2, "C")))
 
 
 def execute(c: np.ndarray, params: np.ndarray) -> None:
@@ -713,19 +720,34 @@ def execute(c: np.ndarray, params: np.ndarray) -> None:
             _execute_together(team, job, members, of_any_type, c)
 
 
-TASKS = (
-    MEMBER, TASK, gemm.GEMM, activation.ACTIVATE, activation.MULTIPLY_SLOPE, dropout.MULTIPLY_MASK, loss.LOSS_ROWS,
-    update.UPDATE, activation.SOFTMAX,
-)  # fmt: skip
-"""What a context has the addresses of, at RUN_MEMBER .. SOFTMAX_ROWS."""
+TASKS = {
+    MEMBER: 4.0, TASK: 4.5, gemm.GEMM: 4.5, activation.ACTIVATE: 1.0, activation.MULTIPLY_SLOPE: 1.0,
+    dropout.MULTIPLY_MASK: 0.5, loss.CLASS_LOSS: 2.5, loss.VALUE_LOSS: 1.5, activation.SOFTMAX: 1.0,
+    **dict.fromkeys(update.UPDATES.values(), 0.6),
+}  # fmt: skip
+"""Every task that a context may have the address of -> seconds that it takes to compile on a core of a Zen 3."""
 
-TASK_SECONDS = (6.0, 8.0, 7.0, 1.0, 0.7, 0.6, 5.0, 2.0, 0.4)
 ENTRY_SECONDS = 2.0
-"""How long each of TASKS, and all entries together, take to compile on a core of a Zen 3."""
+"""How long all entries take, and what else this process has to compile and load at its first call."""
 
 
 @functools.cache
-def addresses(dtype: np.dtype) -> tuple[int, ...]:
-    """Return what stands at RUN_MEMBER .. SOFTMAX_ROWS: where the compiled blocks of one float type lie."""
-    compile_tasks(__name__, TASKS, TASK_SECONDS, dtype, lambda: compile_entries(dtype), ENTRY_SECONDS)
-    return tuple(task.address(dtype) for task in TASKS)
+def addresses(dtype: np.dtype, output: int, loss_code: int | None, optimizer: int | None) -> tuple[int, ...]:
+    """Return what stands at RUN_MEMBER .. SOFTMAX_ROWS: where the compiled blocks of one float type lie.
+
+    What this kind of output has no use for, or a loss or an optimizer of None, is not compiled: its address is 0.
+    """
+    softmax = activation.SOFTMAX if output in (SOFTMAX, SOFTMAX_FOLDED) else None
+    loss_rows = None if loss_code is None else loss.loss_task(loss_code)
+    rule = None if optimizer is None else update.UPDATES[optimizer]
+    wanted = (
+        MEMBER, TASK, gemm.GEMM, activation.ACTIVATE, activation.MULTIPLY_SLOPE, dropout.MULTIPLY_MASK, loss_rows, rule,
+        softmax,
+    )  # fmt: skip
+    compile_all(dtype, [task for task in wanted if task is not None], announce)
+    return tuple(0 if task is None else task.address(dtype) for task in wanted)
+
+
+def compile_all(dtype: np.dtype, tasks: Collection[Task], say: Callable[[float], None]) -> None:
+    """Compile or load, for one float type, what is missing of some of TASKS, and all entries; see `compile_tasks`."""
+    compile_tasks(__name__, TASKS, tasks, dtype, lambda: compile_entries(dtype), ENTRY_SECONDS, say)

@@ -199,7 +199,7 @@ def cross_entropy_groups(d, z, labels, weights, rows, n, factor):
 
 @block
 def loss_rows_singly(result, code, delta, d, y, labels, t, weights, rows, n, factor):
-    """`loss_rows`, row by row whatever their length: what a GPU's thread does with its row."""
+    """Loss and gradient by code, row by row whatever their length: what a GPU's thread does with its row."""
     if code == CROSS_ENTROPY:
         result[0], result[1] = cross_entropy_rows(d, y, labels, t, weights, rows, n, factor)
     else:
@@ -207,21 +207,29 @@ def loss_rows_singly(result, code, delta, d, y, labels, t, weights, rows, n, fac
 
 
 @block
-def loss_rows(result, code, delta, d, y, labels, t, weights, rows, n, factor):
-    """Loss and gradient of a block of rows, by code;
-
-    Result = [weighted loss sum, weighted count of correct rows].
-    """
-    if code == CROSS_ENTROPY and n <= NARROW and labels.size:
+def class_loss_rows(result, code, delta, d, y, labels, t, weights, rows, n, factor):
+    """Cross entropy of some rows, and its gradient; result = [weighted loss sum, weighted count of correct rows]."""
+    if n <= NARROW and labels.size:
         result[0], result[1] = cross_entropy_groups(d, y, labels, weights, rows, n, factor)
-    elif code == CROSS_ENTROPY:
-        result[0], result[1] = cross_entropy_rows(d, y, labels, t, weights, rows, n, factor)
     else:
-        result[0], result[1] = value_rows(code, delta, d, y, t, weights, rows, n, factor)
+        result[0], result[1] = cross_entropy_rows(d, y, labels, t, weights, rows, n, factor)
 
 
-LOSS_ROWS = Task(loss_rows, "d[:] i d e[:] e[:] i[:] e[:] d[:] i i d")
-call_loss_rows = LOSS_ROWS.call
+@block
+def value_loss_rows(result, code, delta, d, y, labels, t, weights, rows, n, factor):
+    """`class_loss_rows` for the other losses, by code."""
+    result[0], result[1] = value_rows(code, delta, d, y, t, weights, rows, n, factor)
+
+
+_KINDS = "d[:] i d e[:] e[:] i[:] e[:] d[:] i i d"
+CLASS_LOSS = Task(class_loss_rows, _KINDS)
+VALUE_LOSS = Task(value_loss_rows, _KINDS)
+call_loss_rows = CLASS_LOSS.call
+
+
+def loss_task(code: int) -> Task:
+    """Return the task for rows of the loss with a code."""
+    return CLASS_LOSS if code == CROSS_ENTROPY else VALUE_LOSS
 
 
 @entry_parallel
@@ -284,7 +292,7 @@ def _run(
     launch_chunks(
         _loss,
         len(partial),
-        LOSS_ROWS.address(y.dtype),
+        loss_task(code).address(y.dtype),
         partial,
         code,
         float(delta),

@@ -16,7 +16,7 @@ import numpy as np
 from numba import prange
 
 from fastnn.kernels._check import check_array, check_arrays, check_flag, check_scalar
-from fastnn.kernels._jit import Task, block, entry_parallel, formula, launch_chunks
+from fastnn.kernels._jit import Task, block, entry_parallel, formula, inlined, launch_chunks
 from fastnn.kernels.activation import CHUNK
 from fastnn.kernels.elementary import absolute, choose, copysign, largest, like
 
@@ -63,95 +63,116 @@ def clip_one(g, clip_value, scale):
     return g * scale
 
 
-@block
-def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
-    """Do one optimizer step on one block.
+@inlined
+def _common(w, hyper, l1, l2, scale):
+    """What every rule reads, in the float type of `w`: learning rate, penalties, clip value and gradient factor."""
+    lr, clip = hyper[LR], hyper[CLIP_VALUE]
+    return like(lr, w[0]), like(l1, w[0]), like(l2, w[0]), like(clip, w[0]), like(scale, w[0])
 
-    Parameters
-    ----------
-    kind : int
-        SGD, ADAGRAD, RMSPROP, ADAM or AMSGRAD.
-    w, d : array (P,)
-        Parameters (in, out) and the loss gradient (in).
-    s0, s1, s2 : array (P,) or empty, in and out
-        State: velocity (SGD); sum of squares (AdaGrad); mean square, velocity, mean (RMSprop); m, v, max v
-        (Adam).
-    hyper : array (N_HYPER,) float64
-        LR .. EPS_HAT as named above; CORRECTION1 = 1 - b1^t, CORRECTION2 = sqrt(1 - b2^t); FIRST is 1 at the
-        first step; EPS_HAT is 1 where Adam's epsilon is added before v is corrected.
-    l1, l2, decay, scale : float
-        Penalties, decoupled weight decay and gradient factor of this block.
-    truncate : float
-        Soft threshold after the step (0: none).
-    """
-    lr, eps = like(hyper[LR], w[0]), like(hyper[EPS], w[0])
-    b1, b2 = like(hyper[BETA1], w[0]), like(hyper[BETA2], w[0])
-    rest1, rest2 = like(1.0 - hyper[BETA1], w[0]), like(1.0 - hyper[BETA2], w[0])
-    inside = like(hyper[EPS] * hyper[EPS_INSIDE], w[0])
-    outside = like(hyper[EPS] * (1.0 - hyper[EPS_INSIDE]), w[0])
-    clip, l1, l2, scale = like(hyper[CLIP_VALUE], w[0]), like(l1, w[0]), like(l2, w[0]), like(scale, w[0])
-    if kind == SGD:
-        if s0.size == 0:
-            for i in range(w.size):
-                w[i] -= lr * total_gradient(d[i], w[i], l1, l2, clip, scale)
-        else:
-            first, nesterov = hyper[FIRST] != 0.0, hyper[NESTEROV] != 0.0
-            for i in range(w.size):
-                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = g if first else b1 * s0[i] + g
-                w[i] -= lr * (g + b1 * s0[i] if nesterov else s0[i])
-    elif kind == ADAGRAD:
+
+@inlined
+def _epsilons(w, hyper):
+    """Epsilon inside and outside the root; one of them is 0."""
+    inside = hyper[EPS] * hyper[EPS_INSIDE]
+    return like(inside, w[0]), like(hyper[EPS] - inside, w[0])
+
+
+# One step of each rule on one block.
+#
+# w, d : array (P,)
+#     Parameters (in, out) and the loss gradient (in).
+# s0, s1, s2 : array (P,) or empty, in and out
+#     State, as each rule says.
+# hyper : array (N_HYPER,) float64
+#     LR .. EPS_HAT as named above; CORRECTION1 = 1 - b1^t, CORRECTION2 = sqrt(1 - b2^t); FIRST is 1 at the first step;
+#     EPS_HAT is 1 where Adam's epsilon is added before v is corrected.
+# l1, l2, decay, scale : float
+#     Penalties, decoupled weight decay and gradient factor of this block.
+
+
+@block
+def sgd_block(w, s0, s1, s2, d, hyper, l1, l2, decay, scale):
+    """Stochastic gradient descent; s0 is the velocity, or empty without momentum."""
+    lr, l1, l2, clip, scale = _common(w, hyper, l1, l2, scale)
+    momentum = like(hyper[BETA1], w[0])
+    if s0.size == 0:
+        for i in range(w.size):
+            w[i] -= lr * total_gradient(d[i], w[i], l1, l2, clip, scale)
+    else:
+        first, nesterov = hyper[FIRST] != 0.0, hyper[NESTEROV] != 0.0
         for i in range(w.size):
             g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-            s0[i] += g * g
+            s0[i] = g if first else momentum * s0[i] + g
+            w[i] -= lr * (g + momentum * s0[i] if nesterov else s0[i])
+
+
+@block
+def adagrad_block(w, s0, s1, s2, d, hyper, l1, l2, decay, scale):
+    """AdaGrad; s0 is the sum of squares."""
+    lr, l1, l2, clip, scale = _common(w, hyper, l1, l2, scale)
+    inside, outside = _epsilons(w, hyper)
+    for i in range(w.size):
+        g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+        s0[i] += g * g
+        w[i] -= lr * g / (math.sqrt(s0[i] + inside) + outside)
+
+
+@block
+def rmsprop_block(w, s0, s1, s2, d, hyper, l1, l2, decay, scale):
+    """RMSprop; s0 is the mean square, s1 the velocity or empty, s2 the mean or empty."""
+    lr, l1, l2, clip, scale = _common(w, hyper, l1, l2, scale)
+    inside, outside = _epsilons(w, hyper)
+    momentum, b2, rest2 = like(hyper[BETA1], w[0]), like(hyper[BETA2], w[0]), like(1.0 - hyper[BETA2], w[0])
+    centered = hyper[CENTERED] != 0.0
+    if s1.size == 0 and not centered:
+        for i in range(w.size):
+            g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+            s0[i] = b2 * s0[i] + rest2 * (g * g)
             w[i] -= lr * g / (math.sqrt(s0[i] + inside) + outside)
-    elif kind == RMSPROP:
-        centered = hyper[CENTERED] != 0.0
-        if s1.size == 0 and not centered:
-            for i in range(w.size):
-                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = b2 * s0[i] + rest2 * (g * g)
-                w[i] -= lr * g / (math.sqrt(s0[i] + inside) + outside)
-        elif not centered:
-            for i in range(w.size):
-                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = b2 * s0[i] + rest2 * (g * g)
-                s1[i] = b1 * s1[i] + g / (math.sqrt(s0[i] + inside) + outside)
-                w[i] -= lr * s1[i]
-        elif s1.size == 0:
-            for i in range(w.size):
-                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = b2 * s0[i] + rest2 * (g * g)
-                s2[i] = b2 * s2[i] + rest2 * g
-                w[i] -= lr * g / (math.sqrt(positive(s0[i] - s2[i] * s2[i]) + inside) + outside)
-        else:
-            for i in range(w.size):
-                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = b2 * s0[i] + rest2 * (g * g)
-                s2[i] = b2 * s2[i] + rest2 * g
-                s1[i] = b1 * s1[i] + g / (math.sqrt(positive(s0[i] - s2[i] * s2[i]) + inside) + outside)
-                w[i] -= lr * s1[i]
+    elif not centered:
+        for i in range(w.size):
+            g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+            s0[i] = b2 * s0[i] + rest2 * (g * g)
+            s1[i] = momentum * s1[i] + g / (math.sqrt(s0[i] + inside) + outside)
+            w[i] -= lr * s1[i]
+    elif s1.size == 0:
+        for i in range(w.size):
+            g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+            s0[i] = b2 * s0[i] + rest2 * (g * g)
+            s2[i] = b2 * s2[i] + rest2 * g
+            w[i] -= lr * g / (math.sqrt(positive(s0[i] - s2[i] * s2[i]) + inside) + outside)
     else:
-        rate = like(hyper[LR] / hyper[CORRECTION1], w[0])
-        root = like(1.0 / hyper[CORRECTION2], w[0])
-        if hyper[EPS_HAT] != 0.0:  # m_hat / (sqrt(v) / c + eps / c) = m_hat c / (sqrt(v) + eps)
-            eps = like(hyper[EPS] / hyper[CORRECTION2], w[0])
-        shrink = like(1.0 - hyper[LR] * decay, w[0])
-        if kind == ADAM:
-            for i in range(w.size):
-                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = b1 * s0[i] + rest1 * g
-                s1[i] = b2 * s1[i] + rest2 * (g * g)
-                w[i] = w[i] * shrink - rate * s0[i] / (math.sqrt(s1[i]) * root + eps)
-        else:
-            for i in range(w.size):
-                g = total_gradient(d[i], w[i], l1, l2, clip, scale)
-                s0[i] = b1 * s0[i] + rest1 * g
-                s1[i] = b2 * s1[i] + rest2 * (g * g)
-                s2[i] = choose(s1[i] > s2[i], s1[i], s2[i])
-                w[i] = w[i] * shrink - rate * s0[i] / (math.sqrt(s2[i]) * root + eps)
-    if truncate > 0.0:
-        soft_threshold_block(w, truncate)
+        for i in range(w.size):
+            g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+            s0[i] = b2 * s0[i] + rest2 * (g * g)
+            s2[i] = b2 * s2[i] + rest2 * g
+            s1[i] = momentum * s1[i] + g / (math.sqrt(positive(s0[i] - s2[i] * s2[i]) + inside) + outside)
+            w[i] -= lr * s1[i]
+
+
+@block
+def adam_block(w, s0, s1, s2, d, hyper, l1, l2, decay, scale):
+    """Adam and AdamW; s0 is m, s1 is v, s2 the largest v so far (AMSGrad) or empty."""
+    _, l1, l2, clip, scale = _common(w, hyper, l1, l2, scale)
+    b1, b2 = like(hyper[BETA1], w[0]), like(hyper[BETA2], w[0])
+    rest1, rest2 = like(1.0 - hyper[BETA1], w[0]), like(1.0 - hyper[BETA2], w[0])
+    rate, root = like(hyper[LR] / hyper[CORRECTION1], w[0]), like(1.0 / hyper[CORRECTION2], w[0])
+    # m_hat / (sqrt(v) / c + eps / c) = m_hat c / (sqrt(v) + eps)
+    eps = like(hyper[EPS] / hyper[CORRECTION2] if hyper[EPS_HAT] != 0.0 else hyper[EPS], w[0])
+    shrink = like(1.0 - hyper[LR] * decay, w[0])
+    if s2.size == 0:
+        for i in range(w.size):
+            g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+            s0[i] = b1 * s0[i] + rest1 * g
+            s1[i] = b2 * s1[i] + rest2 * (g * g)
+            w[i] = w[i] * shrink - rate * s0[i] / (math.sqrt(s1[i]) * root + eps)
+    else:
+        for i in range(w.size):
+            g = total_gradient(d[i], w[i], l1, l2, clip, scale)
+            s0[i] = b1 * s0[i] + rest1 * g
+            s1[i] = b2 * s1[i] + rest2 * (g * g)
+            s2[i] = choose(s1[i] > s2[i], s1[i], s2[i])
+            w[i] = w[i] * shrink - rate * s0[i] / (math.sqrt(s2[i]) * root + eps)
 
 
 @block
@@ -184,29 +205,22 @@ def squared_norm_block(d, w, l1, l2, clip_value):
     return total
 
 
-UPDATE = Task(update_block, "i e[:] e[:] e[:] e[:] e[:] d[:] d d d d d")
-call_update = UPDATE.call
+_KINDS = "e[:] e[:] e[:] e[:] e[:] d[:] d d d d"
+_ADAM = Task(adam_block, _KINDS)
+UPDATES = {
+    SGD: Task(sgd_block, _KINDS), ADAGRAD: Task(adagrad_block, _KINDS), RMSPROP: Task(rmsprop_block, _KINDS),
+    ADAM: _ADAM, AMSGRAD: _ADAM,
+}  # fmt: skip
+call_update = _ADAM.call
 
 
 @entry_parallel
-def _update(update, kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
+def _update(update, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
     for c in prange((w.size + CHUNK - 1) // CHUNK):
         part = slice(c * CHUNK, (c + 1) * CHUNK)
-        call_update(
-            update,
-            kind,
-            w[part],
-            s0[part],
-            s1[part],
-            s2[part],
-            d[part],
-            hyper,
-            l1,
-            l2,
-            decay,
-            scale,
-            truncate,
-        )
+        call_update(update, w[part], s0[part], s1[part], s2[part], d[part], hyper, l1, l2, decay, scale)
+        if truncate > 0.0:
+            soft_threshold_block(w[part], truncate)
 
 
 @block
@@ -300,8 +314,7 @@ def _run(
     launch_chunks(
         _update,
         -(-param.size // CHUNK),
-        UPDATE.address(param.dtype),
-        kind,
+        UPDATES[kind].address(param.dtype),
         param.reshape(-1),
         *slots,
         grad.reshape(-1),
