@@ -207,6 +207,8 @@ def test_another_network_compiles_nothing(name):
     x, labels = rng.normal(size=(40, 6)).astype(name), rng.integers(0, 3, size=40)
     use(Sequential([Dense(4), Dense(3)], "cross_entropy", dtype=name, l2=0.1), x, labels, 8)
     use(Sequential([Dense(4), Dense(1)], "binary_cross_entropy", dtype=name, l2=0.1), x, labels > 0, 8)
+    for kind in ("sgd", "adagrad", "rmsprop"):  # the kinds of losses and of optimizers are compiled when first used
+        use(Sequential([Dense(1)], "squared_error", kind, dtype=name), x, labels > 0, 8)
     before = signatures()
     assert len(tasks()) >= 5
     with event.install_recorder("numba:compile") as recorder:

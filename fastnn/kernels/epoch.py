@@ -749,5 +749,7 @@ def addresses(dtype: np.dtype, output: int, loss_code: int | None, optimizer: in
 
 
 def compile_all(dtype: np.dtype, tasks: Collection[Task], say: Callable[[float], None]) -> None:
-    """Compile or load, for one float type, what is missing of some of TASKS, and all entries; see `compile_tasks`."""
+    """Compile or load some of TASKS for one float type, on several processes where much is missing."""
     compile_tasks(__name__, TASKS, tasks, dtype, lambda: compile_entries(dtype), ENTRY_SECONDS, say)
+    for task in tasks:  # what another process could not do, and what it did
+        task.address(dtype)
