@@ -128,7 +128,7 @@ def compile_tasks(
     if not missing:
         return
     everything = list(seconds)
-    if everything.index(next(iter(tasks))) not in missing:
+    if not next(iter(tasks)).must_be_compiled(dtype):
         also_seconds = 0.0
     own, *others = shares(missing, also_seconds, processes())
     say(max(also_seconds + sum(missing[i] for i in own), *(sum(missing[i] for i in each) for each in others), 0.0))

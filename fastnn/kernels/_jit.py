@@ -34,7 +34,7 @@ from numba.core import caching
 from numba.extending import intrinsic
 from numba.np.ufunc import parallel
 
-from fastnn.kernels._library import InnerCompiler
+from fastnn.kernels._inner import InnerCompiler
 
 EXACT = {"nsz", "contract"}
 FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
