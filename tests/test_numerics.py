@@ -150,3 +150,30 @@ def test_a_learning_rate_that_explodes(rate):
     assert "learning rate" in str(caught.value)
     for one, two in zip(again.get_weights(), good, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_training_keeps_no_numbers_below_the_smallest_normal_one(n_threads):
+    """Adam's first moment of a dead unit shrinks by a tenth each step: some CPUs take 150 cycles for what it comes to."""
+    model = Sequential([Dense(32, "relu"), Dense(256)], "squared_error", fastnn.Adam(1e-3), seed=0, n_threads=n_threads)
+    x, y = np.ones((64, 5), np.float32), np.ones((64, 256), np.float32)
+    model.fit(x, y, epochs=1, batch_size=64, verbose=False)
+    weights = model.get_weights()
+    weights[1][:] = -1e6  # no unit of the first layer is ever above 0 again
+    model.set_weights(weights)
+    model.fit(x, y, epochs=1000, batch_size=64, verbose=False)
+    first_moment = model.runtime.slot(0)[: weights[0].size]
+    assert (first_moment == 0).all()
+    sizes = np.abs(model.runtime.state)
+    assert ((sizes == 0) | (sizes >= np.finfo(np.float32).tiny)).all()
+
+
+def test_the_callers_own_numbers_may_be_as_small_as_before():
+    """What training and prediction ask of the CPU ends with the call."""
+    model = trained(X, LABELS)
+    for x in (X, X[:1].astype(np.float32)):  # a fit came before; many rows; a few
+        small = np.full(100, np.finfo(np.float32).tiny, np.float32) * np.float32(0.5)
+        assert (small > 0).all()
+        assert (small * np.float32(2) == np.finfo(np.float32).tiny).all()
+        model.predict(x)
+    assert np.float64(5e-324) * 1.0 > 0

@@ -34,7 +34,7 @@ from fastnn.kernels._context import (
 )
 from fastnn.kernels._jit import Task, block, entry, inlined
 from fastnn.kernels._pool import KINDS, LIKE, begin, compile_attend, finish, pool
-from fastnn.kernels._simd import pointer, prefetch, tile_columns
+from fastnn.kernels._simd import flush_subnormals, pointer, prefetch, restore_floats, tile_columns
 from fastnn.kernels._team import (
     DONE,
     FINISHED,
@@ -626,15 +626,17 @@ def member(c, of_type, task, _):
     For a helper (see `_pool.py`) that is one task of a job; its seat is the next one free in this team.
     """
     params, team = floats_at(c, PARAMS, of_type), integers_at(c, TEAM)
+    floats_before = flush_subnormals()
     if task == LEADS:
         _run_steps(c, params)
         store(team, FINISHED, 1)
-        return
-    seat = fetch_add(team, SEATS, 1)
-    turn = 0
-    while load(team, FINISHED) == 0:
-        turn = 0 if _work(c, params, team, seat) > 0 else turn + 1
-        rest(team, turn)
+    else:
+        seat = fetch_add(team, SEATS, 1)
+        turn = 0
+        while load(team, FINISHED) == 0:
+            turn = 0 if _work(c, params, team, seat) > 0 else turn + 1
+            rest(team, turn)
+    restore_floats(floats_before)
 
 
 MEMBER = Task(member, KINDS)
