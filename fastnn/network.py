@@ -19,12 +19,14 @@ from fastnn.kernels import epoch as e
 from fastnn.kernels import formulas
 from fastnn.kernels.activation import CHUNK
 from fastnn.kernels.dropout import GROUP, threshold_of
-from fastnn.kernels.gemm import product_scratch, product_tasks
+from fastnn.kernels.gemm import MR, TASK_FLOPS, product_scratch, product_tasks, split
 from fastnn.layers import Activation, Dense, Dropout, Layer, Rescale
 from fastnn.losses import Loss
 
 ALIGN = 16
 """Segments begin at multiples of this many elements: a cache line of float32."""
+
+ROWS_FLOPS, LEAST_ROWS, MOST_WEIGHT_BYTES = 1_000_000, 24, 4 << 20
 
 _MOST_PARAMETERS = 1 << 44
 """More than any address space holds: a slip of the pen, not a network."""
@@ -108,6 +110,7 @@ class Plan:
 
     rows: int
     stages: npt.NDArray[np.int64]
+    weight_tasks: npt.NDArray[np.int64]
     offsets: dict[int, int]
     work_size: int
     threads: int
@@ -242,10 +245,8 @@ class Network:
         table = np.zeros((len(self.stages), e.N_STAGE), np.int64)
         weights = iter(self.segments)
         place = _aligned(rows * self.inputs)
-        before, widest, each = 0, self.inputs, 0
-        members = max(e.row_tasks(rows, self.inputs), e.row_tasks(rows, 8 * self.units), -(-self.params_size // CHUNK))
+        before, each = 0, 0
         for row, stage in zip(table, self.stages, strict=True):
-            widest = max(widest, stage.units)
             row[e.KIND] = e.DENSE if stage.dense is not None else e.ELEMENTWISE
             row[[e.N_IN, e.N_OUT, e.ACTIVATION]] = stage.inputs, stage.units, formulas.CODES[stage.activation]
             row[[e.IN, e.OUT, e.SOURCE, e.KEEP]] = before, place, place, stage.keep
@@ -263,18 +264,62 @@ class Network:
                     row[e.BIAS] = next(weights).start
                 shapes = _products(rows, stage.inputs, stage.units)
                 each = max(each, *(product_scratch(*shape, self.dtype) for shape in shapes))
-                members = max(members, *(product_tasks(*shape, threads) for shape in shapes))
-                if before and e.backward_shared.py_func(rows, stage.inputs, stage.units):
-                    members = max(members, sum(product_tasks(*shape, threads) for shape in shapes[1:]))
-            else:
-                members = max(members, e.row_tasks(rows, stage.units))
         offsets = {e.X_OFFSET: 0, e.T_OFFSET: place}
         place += _aligned(rows * self.units)
-        offsets |= {e.DELTA_0: place, e.DELTA_1: place + _aligned(rows * widest)}
-        offsets[e.SCRATCH] = offsets[e.DELTA_1] + _aligned(rows * widest)
+        for number in reversed(range(len(table))):
+            if number + 1 < len(table) and table[number + 1, e.KIND] == e.ELEMENTWISE:
+                table[number, e.DELTA] = table[number + 1, e.DELTA]
+                continue
+            table[number, e.DELTA] = place
+            place += _aligned(rows * int(table[number, e.N_OUT]))
+        offsets[e.DX] = int(table[0, e.DELTA]) if table[0, e.KIND] == e.ELEMENTWISE else place
+        offsets[e.SCRATCH] = place + _aligned(rows * self.inputs)
         offsets[e.SCRATCH_EACH] = _aligned(GROUP + each)
-        members = min(members, threads)
-        return Plan(rows, table, offsets, offsets[e.SCRATCH] + members * offsets[e.SCRATCH_EACH], threads, members)
+        members, offsets[e.ROW_TASKS] = self._share(rows, threads)
+        work_size = offsets[e.SCRATCH] + members * offsets[e.SCRATCH_EACH]
+        return Plan(rows, table, self._weight_tasks(rows, members), offsets, work_size, threads, members)
+
+    def _share(self, rows: int, threads: int) -> tuple[int, int]:
+        """Return how many threads are worth their while, and in how many parts a batch goes through all stages.
+
+        Its rows are cut among the threads where each has enough of them to make up for weights that all of them read;
+        one stage after the other is cut (0 parts) where it has not, or where the weights are too many.
+        """
+        weights = sum(stage.inputs * stage.units for stage in self.stages if stage.dense is not None)
+        parts = min(threads, max(1, 4 * rows * weights // ROWS_FLOPS))
+        if parts == 1:
+            return 1, 1
+        if rows >= parts * LEAST_ROWS and weights * self.dtype.itemsize <= MOST_WEIGHT_BYTES:
+            return parts, parts
+        tasks = [1]
+        for stage in self.stages:
+            if stage.dense is None:
+                tasks.append(e.row_tasks(rows, stage.units))
+            else:
+                tasks += [product_tasks(*shape, threads) for shape in _products(rows, stage.inputs, stage.units)]
+        members = min(max(tasks), threads)
+        return members, 0 if members > 1 else 1
+
+    def _weight_tasks(self, rows: int, threads: int) -> npt.NDArray[np.int64]:
+        """Cut the gradients of all weights into blocks of some rows of a W, of columns where it has too few rows."""
+        shapes = [(i, stage.inputs, stage.units) for i, stage in enumerate(self.stages) if stage.dense is not None]
+        weights = sum(k * n for _, k, n in shapes)
+        wanted = min(4 * threads, max(1, 2 * rows * weights // TASK_FLOPS)) if threads > 1 else 1
+        tasks, segments, block = [], iter(self.segments), 0
+        for number, k, n in shapes:
+            own = block
+            block += -(-next(segments).size // CHUNK)
+            of_bias = block
+            if self.stages[number].dense.use_bias:
+                block += -(-next(segments).size // CHUNK)
+            parts = max(1, round(wanted * k * n / weights))
+            down = min(parts, max(1, k // (2 * MR)))
+            across = min(-(-parts // down), max(1, n // 64))
+            for i in range(down):
+                for j in range(across):
+                    rows_of, columns_of = split.py_func(k, down, i, MR), split.py_func(n, across, j, 32)
+                    tasks.append((number, *rows_of, *columns_of, own, of_bias))
+        return np.array(tasks, np.int64).reshape(-1, e.N_WEIGHT_TASK)
 
 
 def _products(rows: int, inputs: int, units: int) -> tuple[tuple[int, int, int], ...]:

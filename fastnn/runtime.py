@@ -305,8 +305,9 @@ class Runtime:
         c[e.STAGES], c[e.SCALES] = plan.stages, network.scales
         c[e.BLOCKS], c[e.BLOCK_FLOATS], c[e.BLOCK_TASKS] = self.blocks, self.block_floats, self.block_tasks
         c[e.PARAMS], c[e.GRADS], c[e.STATE], c[e.WORK] = self.params, self.grads, self.state, work
-        c[e.PARTIAL] = np.zeros((max(e.MAX_ROW_TASKS, len(self.block_tasks)), 2))
+        c[e.PARTIAL] = np.zeros((max(e.MAX_LOSS_BLOCKS, len(self.block_tasks)), 2))
         c[e.TEAM] = team_words(plan.members)
+        c[e.WEIGHT_TASKS] = plan.weight_tasks
         c[e.X], c[e.X_BYTES], c[e.RESCALE] = data.x, data.x_bytes, network.rescale
         c[e.LABELS], c[e.TARGETS], c[e.WEIGHTS], c[e.ORDER] = data.labels, data.targets, data.weights, order
         c[e.BATCH_LABELS], c[e.BATCH_WEIGHTS] = np.empty(plan.rows, np.int64), np.empty(plan.rows)

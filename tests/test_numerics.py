@@ -154,7 +154,7 @@ def test_a_learning_rate_that_explodes(rate):
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_training_keeps_no_numbers_below_the_smallest_normal_one(n_threads):
-    """Adam's first moment of a dead unit shrinks by a tenth each step: some CPUs take 150 cycles for what it comes to."""
+    """Adam's first moment of a dead unit shrinks by a tenth each step: what it comes to is slow."""
     model = Sequential([Dense(32, "relu"), Dense(256)], "squared_error", fastnn.Adam(1e-3), seed=0, n_threads=n_threads)
     x, y = np.ones((64, 5), np.float32), np.ones((64, 256), np.float32)
     model.fit(x, y, epochs=1, batch_size=64, verbose=False)

@@ -38,7 +38,6 @@ from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import SIMULATED, cuda, device_function, driver, named_kernel
 from fastnn.cuda.reduction import sum_of
 from fastnn.cuda.step import (
-    DELTA,
     N_BLOCKS,
     TILE_SUMS,
     Net,
@@ -58,7 +57,9 @@ from fastnn.kernels import epoch as e
 from fastnn.kernels.epoch import (
     BATCH,
     BIAS,
+    DELTA,
     DENSE,
+    DX,
     FIRST_ROW,
     FIRST_STEP,
     IN,
@@ -175,7 +176,7 @@ def _report_loss(net, i, stage, step, row0, rows):
 def _finish_backward(net, i, stage, step, row0, rows):
     """Carry what the product toward the input of `stage` wrote through the stage before."""
     k, dense = net.stages[stage, N_IN], net.stages[stage, KIND] == DENSE
-    to = net.stages[stage - 1, DELTA] if stage > 0 else net.numbers[s.DX]
+    to = net.stages[stage - 1, DELTA] if stage > 0 else net.numbers[DX]
     source = to if dense else net.stages[stage, DELTA]
     for at in range(cuda.grid(1), rows * k, cuda.gridsize(1)):
         d = net.work[source + at]
@@ -246,7 +247,7 @@ def run_steps(
     arguments : tuple
         The arrays of `step.make_kernel`'s kernel; the last is 0, 0 and becomes 1 where a loss is not finite, and the
         number of steps that were done.
-    table : array (stages, N_STAGE + 1)
+    table : array (stages, N_STAGE)
         The stages, on the host.
     numbers : array (N_NUMBERS,)
         Of the launch, on the host.
@@ -361,7 +362,7 @@ def _step(
         for stage in range(len(table) - 1, -1, -1):
             row = table[stage]
             k, n, dense = int(row[e.N_IN]), int(row[e.N_OUT]), row[e.KIND] == e.DENSE
-            delta = Matrix(work, int(row[s.DELTA]), rows, n)
+            delta = Matrix(work, int(row[e.DELTA]), rows, n)
             if dense:
                 factors = Matrix(work, int(row[e.IN]), rows, k, transposed=True), delta
                 into, bias = Matrix(grads, int(row[e.WEIGHT]), k, n), Matrix(grads, int(row[e.BIAS]), 1, n)
@@ -370,7 +371,7 @@ def _step(
                 elif not product(into, *factors, epilogue=COLUMN_SUMS, vector=bias):
                     do(bias_gradient, -(-n // COLUMNS), stage)
             if stage >= last:
-                to = int(table[stage - 1, s.DELTA] if stage else numbers[s.DX])
+                to = int(table[stage - 1, e.DELTA] if stage else numbers[e.DX])
                 if dense:
                     weight = Matrix(params, int(row[e.WEIGHT]), k, n, transposed=True)
                     product(Matrix(work, to, rows, k), delta, weight)

@@ -53,9 +53,7 @@ class DevicePlan:
 
 def make_plan(network: Network, rows: int, blocks: int, with_dx: bool) -> DevicePlan:
     """Lay out a workspace; `blocks` is the number of blocks of parameters."""
-    layout = network.plan(rows, 1).stages
-    table = np.zeros((len(layout), e.N_STAGE + 1), np.int64)
-    table[:, : e.N_STAGE] = layout
+    table = network.plan(rows, 1).stages.copy()
     place = _aligned(rows * network.inputs)
     before = 0
     for row, stage in zip(table, network.stages, strict=True):
@@ -65,10 +63,10 @@ def make_plan(network: Network, rows: int, blocks: int, with_dx: bool) -> Device
         if stage.keep != e.KEEP_NONE:
             row[e.SOURCE] = place
             place += _aligned(rows * stage.units)
-        row[s.DELTA] = place
+        row[e.DELTA] = place
         place += _aligned(rows * stage.units)
     shape = s.shape_for([stage.units for stage in network.stages], rows)
-    numbers = {e.X_OFFSET: 0, s.DX: place, s.N_PARAMS: network.params_size}
+    numbers = {e.X_OFFSET: 0, e.DX: place, s.N_PARAMS: network.params_size}
     place += _aligned(rows * network.inputs) if with_dx else 0
     chunks = min(s.MOST_CHUNKS, tiles(rows, s.CHUNK_ROWS))
     numbers[s.PARTIAL] = place

@@ -43,8 +43,10 @@ from fastnn.kernels.epoch import (
     BATCH,
     BIAS,
     CLIP_NORM,
+    DELTA,
     DENSE,
     DROPOUT,
+    DX,
     FIRST_ROW,
     FIRST_STEP,
     FORWARD,
@@ -62,7 +64,6 @@ from fastnn.kernels.epoch import (
     N_IN,
     N_OUT,
     N_ROWS,
-    N_STAGE,
     N_STEPS,
     OUT,
     OUTPUT,
@@ -92,16 +93,13 @@ from fastnn.kernels.formulas import IDENTITY, RELU, SIGMOID
 from fastnn.kernels.loss import EXTERNAL
 from fastnn.kernels.update import BETA1, BETA2, CLIP_VALUE, CORRECTION1, CORRECTION2, FIRST, LR, N_HYPER
 
-DELTA = N_STAGE
-"""Column of the device's table of stages: offset of the gradient of a stage's sums."""
-
 # Numbers of a launch, behind those of `kernels/epoch.py`: offsets, sizes, and the code of the optimizer,
 (
-    DX, PARTIAL, N_PARAMS,  # in the workspace: gradient of the input, chunks of gradients; parameters
+    PARTIAL, N_PARAMS,  # in the workspace: chunks of gradients; parameters
     ROW_SUMS, TILE_SUMS, BLOCK_SUMS, NORM_SUMS,  # in `sums`
     LABELLED, WEIGHTED, TARGETS, BYTES, RESCALED, ORDERED,  # which arrays there are; TARGETS: columns
     PENALISED, N_BLOCKS, OPTIMIZER,
-) = range(epoch.FLOATS, epoch.FLOATS + 16)  # fmt: skip
+) = range(epoch.FLOATS, epoch.FLOATS + 15)  # fmt: skip
 N_NUMBERS = OPTIMIZER + 1
 
 CHUNK_ROWS, MOST_CHUNKS = 1024, 256
@@ -112,7 +110,7 @@ class Net(NamedTuple):
     """All that a launch works on; e is the float type."""
 
     numbers: Any  # int64 (N_NUMBERS,)
-    stages: Any  # int64 (stages, N_STAGE + 1)
+    stages: Any  # int64 (stages, N_STAGE)
     floats: Any  # float64 (epoch.N_FLOATS,)
     scales: Any  # float64 (stages,)
     hyper: Any  # float64 (N_HYPER,)

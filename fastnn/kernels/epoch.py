@@ -71,8 +71,9 @@ from fastnn.kernels.update import call_update, penalty_block, soft_threshold_blo
     KEEP,  # KEEP_NONE, KEEP_Z (GELU, SiLU) or KEEP_A (the undropped output, where dropout hides it)
     LAYER,  # number of the dropout layer, for its random numbers
     THRESHOLD,  # dropout rate * 2^32, 0 for none
-) = range(12)
-N_STAGE = 12
+    DELTA,  # offset of the gradient of its sums; the same as of the stage behind it where that has no weights
+) = range(13)
+N_STAGE = 13
 
 DENSE, ELEMENTWISE = range(2)
 KEEP_NONE, KEEP_Z, KEEP_A = range(3)
@@ -84,12 +85,13 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
 (
     MODE, FIRST_STEP, N_STEPS, FIRST_ROW, N_ROWS, BATCH, LOSS, SEED, THREADS, DROPOUT, OUTPUT,
     WANT_DX, WANT_OUT,
-    X_OFFSET, T_OFFSET, DELTA_0, DELTA_1, SCRATCH, SCRATCH_EACH,  # offsets in the workspace
+    X_OFFSET, T_OFFSET, DX, SCRATCH, SCRATCH_EACH,  # offsets in the workspace; DX: gradient of the input
     STATE_0, STATE_1, STATE_2,  # offsets in the optimizer's state, -1 for a vector that is not kept
     MEMBERS,  # threads of the team
+    ROW_TASKS,  # parts of a batch that go through all stages, each on a thread; 0: one stage after the other
     RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE, SOFTMAX_ROWS,  # addresses of blocks
-    STEP, ROW, ROWS, DELTA, DELTA_IN,  # the batch at hand; set by `execute`
-) = range(37)  # fmt: skip
+    STEP, ROW, ROWS,  # the batch at hand; set by `execute`
+) = range(35)  # fmt: skip
 
 # and arrays, three integers each; e is the float type of the model.
 (
@@ -118,8 +120,17 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     RESULT,  # e, out: (rows, outputs) where WANT_OUT, (rows, inputs) where WANT_DX
     PARAMS,  # e: all parameters, for a call that is not handed them
     TEAM,  # int64: what the threads tell each other (see `_team.py`), zeros before
-) = range(STEP + 5, STEP + 5 + 25 * SLOTS, SLOTS)
-N_CONTEXT = TEAM + SLOTS
+    WEIGHT_TASKS,  # int64 (tasks, N_WEIGHT_TASK): blocks of weights, columns named below
+) = range(ROWS + 1, ROWS + 1 + 26 * SLOTS, SLOTS)
+N_CONTEXT = WEIGHT_TASKS + SLOTS
+
+# Columns of `weight_tasks`: whose gradient, and where nothing has to be known of all others first the update, is one task.
+(
+    STAGE_OF,
+    ROW_0, ROW_1, COLUMN_0, COLUMN_1,  # the block of the stage's W; where ROW_0 is 0 with those columns of its bias
+    WEIGHT_BLOCK, BIAS_BLOCK,  # rows of `block_floats` for the two
+) = range(7)  # fmt: skip
+N_WEIGHT_TASK = 7
 
 (
     HUBER_DELTA,
@@ -139,8 +150,8 @@ LOGITS, SOFTMAX_FOLDED, SIGMOID_FOLDED, SOFTMAX = range(4)
 REPORT_LOSS, REPORT_WEIGHT, REPORT_CORRECT, REPORT_PENALTY, REPORT_NORM, REPORT_ROWS = range(6)
 N_REPORT = 6
 
-# Operations that are cut into tasks.
-OP_GATHER, OP_FORWARD, OP_LOSS, OP_BACKWARD, OP_PENALTY, OP_NORM, OP_UPDATE = range(7)
+# Operations that are cut into tasks. OP_ROWS is OP_GATHER .. OP_BACKWARD for some of the rows.
+OP_ROWS, OP_GATHER, OP_FORWARD, OP_LOSS, OP_BACKWARD, OP_WEIGHTS, OP_PENALTY, OP_NORM, OP_UPDATE = range(9)
 
 ROWS_AHEAD = 8
 """How many rows before its turn a row in random order is asked for: it comes from far away."""
@@ -153,10 +164,11 @@ _LR, _BETA1, _BETA2, _FIRST, _CLIP = update.LR, update.BETA1, update.BETA2, upda
 _CORRECTION1, _CORRECTION2 = update.CORRECTION1, update.CORRECTION2
 
 
-# How many tasks an operation is cut into.
+# How an operation is cut into tasks.
 
 
 MAX_ROW_TASKS = 16
+LOSS_BLOCK_ROWS, MAX_LOSS_BLOCKS = 16, 64
 
 
 @block
@@ -171,6 +183,25 @@ def row_tasks(rows: int, n: int) -> int:
     return tasks
 
 
+@inlined
+def loss_blocks(rows):
+    """Return into how many blocks of rows the sum of the losses is cut, whoever makes them: each has its own sum."""
+    return min(MAX_LOSS_BLOCKS, max(1, rows // LOSS_BLOCK_ROWS))
+
+
+@inlined
+def loss_block(rows, index):
+    """Return (first row, last row + 1) of a block of the loss."""
+    return split(rows, loss_blocks(rows), index, 4)
+
+
+@block
+def _rows_of_task(rows, tasks, t):
+    """Return (first row, last row + 1, first block, last block + 1) of one of some tasks: whole blocks of the loss."""
+    first, last = split(loss_blocks(rows), tasks, t, 1)
+    return loss_block(rows, first)[0], loss_block(rows, last - 1)[1], first, last
+
+
 @block
 def _forward_tasks(stage, rows, threads):
     if stage[KIND] != DENSE:
@@ -180,19 +211,11 @@ def _forward_tasks(stage, rows, threads):
 
 
 @block
-def _backward_tasks(stage, rows, want_dx, threads):
-    """Tasks for dW and for dX of a dense stage together."""
+def _backward_tasks(stage, rows, threads):
     if stage[KIND] != DENSE:
         return _row_tasks(rows, stage[N_IN])
-    w_rows, w_columns = task_grid(stage[N_IN], stage[N_OUT], rows, threads, TASK_FLOPS)
-    x_rows, x_columns = task_grid(rows, stage[N_IN], stage[N_OUT], threads, TASK_FLOPS)
-    return w_rows * w_columns + (x_rows * x_columns if want_dx else 0)
-
-
-@inlined
-def backward_shared(rows, k, n):
-    """Return whether dW and dX of a dense stage, two tasks at least, are worth more than one thread."""
-    return 4 * rows * k * n >= 2 * TASK_FLOPS
+    row_blocks, column_blocks = task_grid(rows, stage[N_IN], stage[N_OUT], threads, TASK_FLOPS)
+    return row_blocks * column_blocks
 
 
 # One task of each operation.
@@ -205,7 +228,7 @@ def _prefetch_row(row):
 
 
 @block
-def _gather_task(c, params, t):
+def _gather(c, params, first, last):
     """Copy rows of the batch into the workspace, scaled where asked, with their targets, labels and weights."""
     work = floats_at(c, WORK, params)
     x, x_bytes = float_rows_at(c, X, params), byte_rows_at(c, X_BYTES)
@@ -213,7 +236,6 @@ def _gather_task(c, params, t):
     labels, weights, order = integers_at(c, LABELS), doubles_at(c, WEIGHTS), integers_at(c, ORDER)
     batch_labels, batch_weights = integers_at(c, BATCH_LABELS), doubles_at(c, BATCH_WEIGHTS)
     n, n_targets = max(x.shape[1], x_bytes.shape[1]), targets.shape[1]
-    first, last = split(c[ROWS], _row_tasks(c[ROWS], n), t, 1)
     for b in range(first, last):
         source = order[c[ROW] + b] if order.size else c[ROW] + b
         if order.size and b + ROWS_AHEAD < last:
@@ -269,10 +291,10 @@ def _finish_forward(c, work, stage, scale, i0, i1, j0, j1, mask):
 
 
 @block
-def _finish_backward(c, work, delta, stage, scale, i0, i1, j0, j1, mask):
+def _finish_backward(c, work, stage, scale, i0, i1, j0, j1, mask):
     """Turn the gradient with respect to a stage's output into that of its sums: mask, then slope."""
     n = stage[N_OUT]
-    source = stage[SOURCE]
+    source, delta = stage[SOURCE], stage[DELTA]
     if j0 == 0 and j1 == n:
         j0, j1, i0, i1 = i0 * n, i1 * n, 0, 1
     for i in range(i0, i1):
@@ -289,31 +311,26 @@ def _finish_backward(c, work, delta, stage, scale, i0, i1, j0, j1, mask):
 
 
 @block
-def _forward_task(c, params, t, s, seat):
-    """One block of a stage's outputs."""
+def _forward_block(c, params, s, i0, i1, j0, j1, seat):
+    """Outputs of a stage: rows [i0, i1), columns [j0, j1), which are all of them for one without weights."""
+    if i1 <= i0 or j1 <= j0:
+        return
     work, stage, scale = floats_at(c, WORK, params), integer_rows_at(c, STAGES)[s], doubles_at(c, SCALES)[s]
-    rows, k, n = c[ROWS], stage[N_IN], stage[N_OUT]
+    k, n = stage[N_IN], stage[N_OUT]
     scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
     sums = stage[SOURCE] if stage[KEEP] != KEEP_NONE else stage[OUT]
     if stage[KIND] == DENSE:
-        row_blocks, column_blocks = task_grid(rows, n, k, c[THREADS], TASK_FLOPS)
-        i0, i1 = split(rows, row_blocks, t // column_blocks, MR)
-        j0, j1 = split(n, column_blocks, t % column_blocks, tile_columns(params))
-        if i1 <= i0 or j1 <= j0:
-            return
         call_gemm(
             c[GEMM], work, sums + i0 * n + j0, n, work, stage[IN] + i0 * k, k, 1, params, stage[WEIGHT] + j0, n, 1,
             i1 - i0, j1 - j0, k, params, stage[BIAS] + j0, stage[BIAS] >= 0, work, scratch + GROUP,
         )  # fmt: skip
     else:
-        i0, i1 = split(rows, _row_tasks(rows, n), t, 1)
-        j0, j1 = 0, n
         copy(work[sums + i0 * n : sums + i1 * n], work[stage[IN] + i0 * n : stage[IN] + i1 * n])
     _finish_forward(c, work, stage, scale, i0, i1, j0, j1, work[scratch : scratch + GROUP])
 
 
 @block
-def _loss_task(c, params, t, seat):
+def _loss_block(c, params, t, seat):
     """Loss of a block of rows into partial[t], and the gradient of the last stage's sums where there is learning."""
     work, stages = floats_at(c, WORK, params), integer_rows_at(c, STAGES)
     labels, weights, targets = integers_at(c, LABELS), doubles_at(c, WEIGHTS), float_rows_at(c, TARGETS, params)
@@ -321,9 +338,9 @@ def _loss_task(c, params, t, seat):
     end = stages.shape[0] - 1
     stage = stages[end]
     n, output = stage[N_OUT], c[OUTPUT]
-    i0, i1 = split(c[ROWS], _row_tasks(c[ROWS], 8 * n), t, 1)
+    i0, i1 = loss_block(c[ROWS], t)
     y = work[stage[OUT] + i0 * n : stage[OUT] + i1 * n]
-    d = work[c[DELTA_0] + i0 * n : c[DELTA_0] + i1 * n]
+    d = work[stage[DELTA] + i0 * n : stage[DELTA] + i1 * n]
     target = work[c[T_OFFSET] + i0 * n : c[T_OFFSET] + (i1 if targets.size else i0) * n]
     external = c[LOSS] == _EXTERNAL
     if output == SOFTMAX or (output == SOFTMAX_FOLDED and external):
@@ -349,7 +366,7 @@ def _loss_task(c, params, t, seat):
             _softmax_slope(d[b * n : (b + 1) * n], y[b * n : (b + 1) * n])
     scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
     mask = work[scratch : scratch + GROUP]
-    _finish_backward(c, work, c[DELTA_0], stage, doubles_at(c, SCALES)[end], i0, i1, 0, n, mask)
+    _finish_backward(c, work, stage, doubles_at(c, SCALES)[end], i0, i1, 0, n, mask)
 
 
 @block
@@ -363,46 +380,115 @@ def _softmax_slope(d, p):
 
 
 @block
-def _backward_task(c, params, t, s, seat):
-    """One block of dW = in^T dZ (with db), or of dX = dZ W^T carried through the stage before."""
+def _backward_block(c, params, s, i0, i1, j0, j1, seat):
+    """Carry rows [i0, i1) of the gradient from a stage's sums to those of the stage before, or to the input.
+
+    Of a dense stage columns [j0, j1) of dX = dZ W^T; where there are no weights all, which stay in their place.
+    """
+    if i1 <= i0 or j1 <= j0:
+        return
     work, stages = floats_at(c, WORK, params), integer_rows_at(c, STAGES)
-    grads, stage = floats_at(c, GRADS, params), stages[s]
-    rows, k, n = c[ROWS], stage[N_IN], stage[N_OUT]
-    delta, delta_in = c[DELTA], c[DELTA]
-    nr = tile_columns(params)
+    stage = stages[s]
+    k, n = stage[N_IN], stage[N_OUT]
     scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
     if stage[KIND] == DENSE:
-        w_rows, w_columns = task_grid(k, n, rows, c[THREADS], TASK_FLOPS)
-        x_rows, x_columns = task_grid(rows, k, n, c[THREADS], TASK_FLOPS)
-        w_tasks, x_tasks = w_rows * w_columns, x_rows * x_columns if s > 0 or c[WANT_DX] != 0 else 0
-        x_before, x_after = x_tasks * t // (w_tasks + x_tasks), x_tasks * (t + 1) // (w_tasks + x_tasks)
-        if x_before == x_after:  # the two kinds take turns, so that each seat of the team has its part of both
-            t -= x_before
-            i0, i1 = split(k, w_rows, t // w_columns, MR)
-            j0, j1 = split(n, w_columns, t % w_columns, nr)
-            if i1 > i0 and j1 > j0:
-                call_gemm(
-                    c[GEMM], grads, stage[WEIGHT] + i0 * n + j0, n, work, stage[IN] + i0, 1, k, work, delta + j0, n, 1,
-                    i1 - i0, j1 - j0, rows, params, 0, False, work, scratch + GROUP,
-                )  # fmt: skip
-            if t // w_columns == 0 and stage[BIAS] >= 0:
-                column_sums(c[GEMM], grads, stage[BIAS], work, delta, n, rows, j0, j1, work, scratch + GROUP)
-            return
-        i0, i1 = split(rows, x_rows, x_before // x_columns, MR)
-        j0, j1 = split(k, x_columns, x_before % x_columns, nr)
-        if i1 <= i0 or j1 <= j0:
-            return
-        delta_in = c[DELTA_IN]
+        to = stages[s - 1, DELTA] if s > 0 else c[DX]
         call_gemm(
-            c[GEMM], work, delta_in + i0 * k + j0, k, work, delta + i0 * n, n, 1, params, stage[WEIGHT] + j0 * n, 1, n,
+            c[GEMM], work, to + i0 * k + j0, k, work, stage[DELTA] + i0 * n, n, 1, params, stage[WEIGHT] + j0 * n, 1, n,
             i1 - i0, j1 - j0, n, params, 0, False, work, scratch + GROUP,
         )  # fmt: skip
-    else:
-        i0, i1 = split(rows, _row_tasks(rows, k), t, 1)
-        j0, j1 = 0, k
     if s > 0:
         mask = work[scratch : scratch + GROUP]
-        _finish_backward(c, work, delta_in, stages[s - 1], doubles_at(c, SCALES)[s - 1], i0, i1, j0, j1, mask)
+        _finish_backward(c, work, stages[s - 1], doubles_at(c, SCALES)[s - 1], i0, i1, j0, j1, mask)
+
+
+@block
+def _rows_task(c, params, t, seat):
+    """Carry some rows of the batch through all stages, to the loss, and back."""
+    stages, tasks = integer_rows_at(c, STAGES), min(c[ROW_TASKS], loss_blocks(c[ROWS]))
+    i0, i1, first, last = _rows_of_task(c[ROWS], tasks, t)
+    _gather(c, params, i0, i1)
+    for s in range(stages.shape[0]):
+        _forward_block(c, params, s, i0, i1, 0, stages[s, N_OUT], seat)
+    if c[MODE] == FORWARD:
+        return
+    for index in range(first, last):
+        _loss_block(c, params, index, seat)
+    if c[MODE] == EVALUATE:
+        return
+    for s in range(stages.shape[0] - 1, -1 if c[WANT_DX] != 0 else 0, -1):
+        _backward_block(c, params, s, i0, i1, 0, stages[s, N_IN], seat)
+
+
+@block
+def _stage_task(c, params, op, t, s, seat):
+    """Do one block of a stage's outputs, or of the gradient that goes back through it."""
+    stage, nr = integer_rows_at(c, STAGES)[s], tile_columns(params)
+    rows, k, n = c[ROWS], stage[N_IN], stage[N_OUT]
+    columns, inner = (n, k) if op == OP_FORWARD else (k, n)
+    if stage[KIND] == DENSE:
+        row_blocks, column_blocks = task_grid(rows, columns, inner, c[THREADS], TASK_FLOPS)
+        i0, i1 = split(rows, row_blocks, t // column_blocks, MR)
+        j0, j1 = split(columns, column_blocks, t % column_blocks, nr)
+    else:
+        i0, i1 = split(rows, _row_tasks(rows, columns), t, 1)
+        j0, j1 = 0, columns
+    if op == OP_FORWARD:
+        _forward_block(c, params, s, i0, i1, j0, j1, seat)
+    else:
+        _backward_block(c, params, s, i0, i1, j0, j1, seat)
+
+
+@inlined
+def _updates_at_once(c):
+    """Return whether a weight is updated as soon as its gradient is there: not where the norm of all is clipped."""
+    return c[MODE] == TRAIN and doubles_at(c, FLOATS)[CLIP_NORM] == np.inf
+
+
+@block
+def _weight_task(c, params, t, seat):
+    """One block of dW = in^T dZ, the part of db above it, and their update."""
+    work, grads = floats_at(c, WORK, params), floats_at(c, GRADS, params)
+    task = integer_rows_at(c, WEIGHT_TASKS)[t]
+    stage = integer_rows_at(c, STAGES)[task[STAGE_OF]]
+    i0, i1, j0, j1 = task[ROW_0], task[ROW_1], task[COLUMN_0], task[COLUMN_1]
+    rows, k, n, delta = c[ROWS], stage[N_IN], stage[N_OUT], stage[DELTA]
+    weight, bias, scratch = stage[WEIGHT], stage[BIAS], c[SCRATCH] + seat * c[SCRATCH_EACH] + GROUP
+    call_gemm(
+        c[GEMM], grads, weight + i0 * n + j0, n, work, stage[IN] + i0, 1, k, work, delta + j0, n, 1,
+        i1 - i0, j1 - j0, rows, params, 0, False, work, scratch,
+    )  # fmt: skip
+    with_bias = i0 == 0 and bias >= 0
+    if with_bias:
+        column_sums(c[GEMM], grads, bias, work, delta, n, rows, j0, j1, work, scratch)
+    if not _updates_at_once(c):
+        return
+    if j1 - j0 == n:  # whole rows lie one behind the other
+        _update_range(c, params, weight + i0 * n, weight + i1 * n, task[WEIGHT_BLOCK])
+    else:
+        for i in range(i0, i1):
+            _update_range(c, params, weight + i * n + j0, weight + i * n + j1, task[WEIGHT_BLOCK])
+    if with_bias:
+        _update_range(c, params, bias + j0, bias + j1, task[BIAS_BLOCK])
+
+
+@block
+def _update_range(c, params, low, high, u):
+    """Update parameters [low, high), with the numbers of block `u`."""
+    grads, hyper, numbers = floats_at(c, GRADS, params), doubles_at(c, HYPER), double_rows_at(c, BLOCK_FLOATS)[u]
+    state, s0, s1, s2 = floats_at(c, STATE, params), c[STATE_0], c[STATE_1], c[STATE_2]
+    floats = doubles_at(c, FLOATS)
+    share, w = floats[PENALTY_SCALE], params[low:high]
+    call_update(
+        c[UPDATE],
+        w,
+        state[s0 + low : s0 + high] if s0 >= 0 else state[0:0],
+        state[s1 + low : s1 + high] if s1 >= 0 else state[0:0],
+        state[s2 + low : s2 + high] if s2 >= 0 else state[0:0],
+        grads[low:high], hyper, share * numbers[0], share * numbers[1], numbers[2], floats[GRADIENT_SCALE],
+    )  # fmt: skip
+    if numbers[3] > 0.0:
+        soft_threshold_block(w, share * numbers[3] * hyper[_LR])
 
 
 @block
@@ -410,43 +496,34 @@ def _parameter_task(c, params, t, op):
     """Penalty and squared gradient norm, into partial[t], or update of some blocks of parameters."""
     blocks, numbers, partial = integer_rows_at(c, BLOCKS), double_rows_at(c, BLOCK_FLOATS), double_rows_at(c, PARTIAL)
     tasks, grads, hyper = integers_at(c, BLOCK_TASKS), floats_at(c, GRADS, params), doubles_at(c, HYPER)
-    state, s0, s1, s2 = floats_at(c, STATE, params), c[STATE_0], c[STATE_1], c[STATE_2]
     share = doubles_at(c, FLOATS)[PENALTY_SCALE]
     total = 0.0
     for u in range(tasks[t], tasks[t + 1]):
         low, high = blocks[u, 0], blocks[u, 1]
-        l1, l2, decay, truncate = share * numbers[u, 0], share * numbers[u, 1], numbers[u, 2], share * numbers[u, 3]
-        w, d = params[low:high], grads[low:high]
-        if op == OP_PENALTY:
-            if l1 > 0.0 or l2 > 0.0 or truncate > 0.0:
-                total += penalty_block(w, l1 + truncate, l2)
+        l1, l2, truncate = share * numbers[u, 0], share * numbers[u, 1], share * numbers[u, 3]
+        if op == OP_UPDATE:
+            _update_range(c, params, low, high, u)
         elif op == OP_NORM:
-            total += squared_norm_block(d, w, l1, l2, hyper[_CLIP])
-        else:
-            call_update(
-                c[UPDATE],
-                w,
-                state[s0 + low : s0 + high] if s0 >= 0 else state[0:0],
-                state[s1 + low : s1 + high] if s1 >= 0 else state[0:0],
-                state[s2 + low : s2 + high] if s2 >= 0 else state[0:0],
-                d, hyper, l1, l2, decay, doubles_at(c, FLOATS)[GRADIENT_SCALE],
-            )  # fmt: skip
-            if truncate > 0.0:
-                soft_threshold_block(w, truncate * hyper[_LR])
+            total += squared_norm_block(grads[low:high], params[low:high], l1, l2, hyper[_CLIP])
+        elif l1 > 0.0 or l2 > 0.0 or truncate > 0.0:
+            total += penalty_block(params[low:high], l1 + truncate, l2)
     partial[t, 0], partial[t, 1] = total, 0.0
 
 
 @block
 def run_task(c, params, op, t, s, seat):
     """Do task `t` of operation `op` (on stage `s`) for the batch at hand, with the scratch of one seat of the team."""
-    if op == OP_GATHER:
-        _gather_task(c, params, t)
-    elif op == OP_FORWARD:
-        _forward_task(c, params, t, s, seat)
+    if op == OP_ROWS:
+        _rows_task(c, params, t, seat)
+    elif op == OP_GATHER:
+        first, last = split(c[ROWS], _row_tasks(c[ROWS], integer_rows_at(c, STAGES)[0, N_IN]), t, 1)
+        _gather(c, params, first, last)
+    elif op == OP_FORWARD or op == OP_BACKWARD:
+        _stage_task(c, params, op, t, s, seat)
     elif op == OP_LOSS:
-        _loss_task(c, params, t, seat)
-    elif op == OP_BACKWARD:
-        _backward_task(c, params, t, s, seat)
+        _loss_block(c, params, t, seat)
+    elif op == OP_WEIGHTS:
+        _weight_task(c, params, t, seat)
     else:
         _parameter_task(c, params, t, op)
 
@@ -472,9 +549,9 @@ def _work(c, params, team, seat):
 
 
 @block
-def _run(c, params, op, n_tasks, s, alone):
-    """Run the tasks of one operation: by the team, unless one thread is to do them alone."""
-    if alone or n_tasks == 1 or c[MEMBERS] == 1:
+def _run(c, params, op, n_tasks, s):
+    """Run the tasks of one operation, by the team where there are several of both."""
+    if n_tasks == 1 or c[MEMBERS] == 1:
         for t in range(n_tasks):
             _call_task(c[RUN_TASK], c, params, op, t, s, 0)
         return
@@ -499,49 +576,42 @@ def _sum_partial(c, n):
 
 
 @block
-def _forward(c, params):
-    """Gather the batch and carry it through all stages."""
+def _total_weight(c):
+    """Return the sum of the weights of the batch."""
+    weights, order = doubles_at(c, WEIGHTS), integers_at(c, ORDER)
+    if weights.size == 0:
+        return float(c[ROWS])
+    total = 0.0
+    for b in range(c[ROWS]):
+        total += weights[order[c[ROW] + b] if order.size else c[ROW] + b]
+    return total
+
+
+@block
+def _carry_rows(c, params, learning):
+    """Gather the batch, carry it through all stages to the loss, and the gradient back."""
     stages = integer_rows_at(c, STAGES)
-    _run(c, params, OP_GATHER, _row_tasks(c[ROWS], stages[0, N_IN]), 0, False)
+    if c[ROW_TASKS] > 0:
+        _run(c, params, OP_ROWS, min(c[ROW_TASKS], loss_blocks(c[ROWS])), 0)
+        return
+    _run(c, params, OP_GATHER, _row_tasks(c[ROWS], stages[0, N_IN]), 0)
     for s in range(stages.shape[0]):
-        _run(c, params, OP_FORWARD, _forward_tasks(stages[s], c[ROWS], c[THREADS]), s, False)
+        _run(c, params, OP_FORWARD, _forward_tasks(stages[s], c[ROWS], c[THREADS]), s)
+    if c[MODE] != FORWARD:
+        _run(c, params, OP_LOSS, loss_blocks(c[ROWS]), 0)
+    if learning:
+        for s in range(stages.shape[0] - 1, -1 if c[WANT_DX] != 0 else 0, -1):
+            _run(c, params, OP_BACKWARD, _backward_tasks(stages[s], c[ROWS], c[THREADS]), s)
 
 
 @block
-def _loss(c, params, report):
-    """Loss of the batch, into the step's report, and its gradient with respect to the last sums."""
-    stages, floats = integer_rows_at(c, STAGES), doubles_at(c, FLOATS)
-    total = float(c[ROWS])
-    if doubles_at(c, WEIGHTS).size:
-        weights = doubles_at(c, BATCH_WEIGHTS)
-        total = 0.0
-        for b in range(c[ROWS]):
-            total += weights[b]
-    floats[TOTAL_WEIGHT] = total
-    n_tasks = _row_tasks(c[ROWS], 8 * stages[stages.shape[0] - 1, N_OUT])
-    _run(c, params, OP_LOSS, n_tasks, 0, False)
-    report[REPORT_LOSS], report[REPORT_CORRECT] = _sum_partial(c, n_tasks)
-    report[REPORT_WEIGHT] = total
-
-
-@block
-def _backward(c, params):
-    """Carry the gradient through all stages, last to first; afterwards it lies at c[DELTA]."""
-    stages = integer_rows_at(c, STAGES)
-    c[DELTA], c[DELTA_IN] = c[DELTA_0], c[DELTA_1]
-    for s in range(stages.shape[0] - 1, -1, -1):
-        k, n = stages[s, N_IN], stages[s, N_OUT]
-        n_tasks = _backward_tasks(stages[s], c[ROWS], s > 0 or c[WANT_DX] != 0, c[THREADS])
-        _run(c, params, OP_BACKWARD, n_tasks, s, stages[s, KIND] == DENSE and not backward_shared(c[ROWS], k, n))
-        if stages[s, KIND] == DENSE:
-            c[DELTA], c[DELTA_IN] = c[DELTA_IN], c[DELTA]
-
-
-@block
-def _update(c, params, rate, report):
-    """Penalty, global norm and optimizer step."""
+def _learn(c, params, rate, report):
+    """Gradients of all weights and, in training, penalty, global norm and optimizer step."""
     numbers, floats, hyper = double_rows_at(c, BLOCK_FLOATS), doubles_at(c, FLOATS), doubles_at(c, HYPER)
-    n_tasks = integers_at(c, BLOCK_TASKS).size - 1
+    n_tasks, weight_tasks = integers_at(c, BLOCK_TASKS).size - 1, integer_rows_at(c, WEIGHT_TASKS).shape[0]
+    if c[MODE] == GRADIENT:
+        _run(c, params, OP_WEIGHTS, weight_tasks, 0)
+        return
     floats[PENALTY_SCALE] = 1.0
     if floats[PER_WEIGHT] != 0.0:
         floats[PENALTY_SCALE] = 1.0 / floats[TOTAL_WEIGHT] if floats[TOTAL_WEIGHT] > 0.0 else 0.0
@@ -549,20 +619,22 @@ def _update(c, params, rate, report):
     for u in range(numbers.shape[0]):
         penalised = penalised or numbers[u, 0] > 0.0 or numbers[u, 1] > 0.0 or numbers[u, 3] > 0.0
     if penalised:
-        _run(c, params, OP_PENALTY, n_tasks, 0, False)
+        _run(c, params, OP_PENALTY, n_tasks, 0)
         report[REPORT_PENALTY] = _sum_partial(c, n_tasks)[0]
     floats[GRADIENT_SCALE] = 1.0
-    if floats[CLIP_NORM] < np.inf:
-        _run(c, params, OP_NORM, n_tasks, 0, False)
-        norm = math.sqrt(_sum_partial(c, n_tasks)[0])
-        report[REPORT_NORM] = norm
-        if norm > floats[CLIP_NORM]:
-            floats[GRADIENT_SCALE] = floats[CLIP_NORM] / norm
     hyper[_LR] = rate
     hyper[_CORRECTION1] = 1.0 - hyper[_BETA1] ** (c[STEP] + 1)
     hyper[_CORRECTION2] = math.sqrt(1.0 - hyper[_BETA2] ** (c[STEP] + 1))
     hyper[_FIRST] = 1.0 if c[STEP] == 0 else 0.0
-    _run(c, params, OP_UPDATE, n_tasks, 0, False)
+    _run(c, params, OP_WEIGHTS, weight_tasks, 0)
+    if _updates_at_once(c):
+        return
+    _run(c, params, OP_NORM, n_tasks, 0)
+    norm = math.sqrt(_sum_partial(c, n_tasks)[0])
+    report[REPORT_NORM] = norm
+    if norm > floats[CLIP_NORM]:
+        floats[GRADIENT_SCALE] = floats[CLIP_NORM] / norm
+    _run(c, params, OP_UPDATE, n_tasks, 0)
 
 
 @block
@@ -571,7 +643,7 @@ def _write_result(c, params, i):
     result, work, stages = float_rows_at(c, RESULT, params), floats_at(c, WORK, params), integer_rows_at(c, STAGES)
     last = stages[stages.shape[0] - 1]
     n = stages[0, N_IN] if c[WANT_DX] != 0 else last[N_OUT]
-    base = c[DELTA] if c[WANT_DX] != 0 else last[OUT]
+    base = c[DX] if c[WANT_DX] != 0 else last[OUT]
     for b in range(c[ROWS]):
         row = result[i * c[BATCH] + b]
         copy(row, work[base + b * n : base + (b + 1) * n])
@@ -602,15 +674,15 @@ def _run_steps(c, params):
         c[ROW] = begin + row
         c[ROWS] = min(c[BATCH], c[N_ROWS] - row)
         row += c[BATCH]
-        _forward(c, params)
+        total = doubles_at(c, FLOATS)[TOTAL_WEIGHT] = _total_weight(c)
+        _carry_rows(c, params, learning)
         if c[MODE] != FORWARD:
-            _loss(c, params, report[i])
+            report[i, REPORT_LOSS], report[i, REPORT_CORRECT] = _sum_partial(c, loss_blocks(c[ROWS]))
+            report[i, REPORT_WEIGHT] = total
         if learning:
             if c[MODE] == TRAIN and not math.isfinite(report[i, REPORT_LOSS]):
                 return
-            _backward(c, params)
-            if c[MODE] == TRAIN:
-                _update(c, params, rates[i], report[i])
+            _learn(c, params, rates[i] if rates.size else 0.0, report[i])
         if c[WANT_OUT] != 0 or c[WANT_DX] != 0:
             _write_result(c, params, i)
         report[i, REPORT_ROWS] = c[ROWS]
