@@ -123,10 +123,10 @@ def advance(typingctx: Any, address: Any, count: Any) -> Any:
     return address(address, types.intp), generate
 
 
-def _prefetch(builder: Any, address: Any, to_write: bool) -> None:
+def _prefetch(builder: Any, address: Any, to_write: bool, locality: int = 3) -> None:
     kinds = [address.type, _I32, _I32, _I32]
     fetch = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
-    builder.call(fetch, [address, *[ir.Constant(_I32, flag) for flag in (int(to_write), 3, 1)]])
+    builder.call(fetch, [address, *[ir.Constant(_I32, flag) for flag in (int(to_write), locality, 1)]])
 
 
 @intrinsic
@@ -204,46 +204,35 @@ def _load_transposed(builder: Any, row: Any, vector: ir.VectorType, align: int) 
     return columns
 
 
-def tile_tail(count: int) -> int:
-    """Return how many of the MR rows of a tile are left for the last vector of `count` lanes (0: none)."""
-    return TILE_ROWS % count if count <= TILE_ROWS else TILE_ROWS
+@intrinsic
+def transpose(typingctx: Any, target: Any, target_stride: Any, source: Any, source_stride: Any, count: Any) -> Any:
+    """Write target[p, i] = source[i, p] for a square of `lanes` x `lanes` elements at two addresses.
 
-
-def _make_transpose(whole: bool) -> Any:
-    """Build ``transpose(target, target_stride, source, source_stride)``: target[p, i] = source[i, p].
-
-    A square of `lanes` x `lanes` elements. Without `whole` only the `tile_tail` rows of the source are read, but whole
-    vectors are still written: what stands behind them in a target row is overwritten, for the caller to mend.
+    Only the first `count` rows of the source are read, but whole vectors are still written: what stands behind them in
+    a target row is overwritten, for the caller to mend.
     """
+    element = target.dtype
+    vector = _vector_type(element)
+    align = element.bitwidth // 8
+    address = types.CPointer(element)
 
-    @intrinsic
-    def transpose(typingctx, target, target_stride, source, source_stride):
-        element = target.dtype
-        vector = _vector_type(element)
-        align = element.bitwidth // 8
-        address = types.CPointer(element)
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target, target_stride, source, source_stride, count = args
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            target, target_stride, source, source_stride = args
+        def source_row(index: int) -> Any:
+            number = ir.Constant(_I64, index)
+            there = builder.icmp_signed("<", number, count)
+            return builder.gep(
+                source, [builder.select(there, builder.mul(source_stride, number), ir.Constant(_I64, 0))]
+            )
 
-            def row(base: Any, stride: Any, index: int) -> Any:
-                return builder.gep(base, [builder.mul(stride, ir.Constant(_I64, index))])
+        rows = [source_row(i) for i in range(vector.count)]
+        for p, value in enumerate(_load_transposed(builder, rows.__getitem__, vector, align)):
+            place = builder.gep(target, [builder.mul(target_stride, ir.Constant(_I64, p))])
+            _store(builder, value, place, vector, align)
+        return context.get_dummy_value()
 
-            count = vector.count if whole else tile_tail(vector.count)
-            if count == 0:
-                return context.get_dummy_value()
-            rows = [row(source, source_stride, i if i < count else 0) for i in range(vector.count)]
-            for p, value in enumerate(_load_transposed(builder, rows.__getitem__, vector, align)):
-                _store(builder, value, row(target, target_stride, p), vector, align)
-            return context.get_dummy_value()
-
-        return types.void(address, types.intp, address, types.intp), generate
-
-    return transpose
-
-
-transpose_square = _make_transpose(True)
-transpose_tail = _make_transpose(False)
+    return types.void(address, types.intp, address, types.intp, types.intp), generate
 
 
 @intrinsic
@@ -262,8 +251,8 @@ def copy_vector(typingctx: Any, target: Any, source: Any) -> Any:
 def flush_subnormals(typingctx: Any) -> Any:
     """Make this thread take numbers below the smallest normal one for 0, and return what `restore_floats` wants.
 
-    An instruction that meets one takes some 150 cycles more on Intel's CPUs, and training makes many: Adam's first moment
-    of a dead unit shrinks by a tenth each step until it is one, for good.
+    An instruction that meets one takes some 150 cycles more on Intel's CPUs, and training makes many: Adam's first
+    moment of a dead unit shrinks by a tenth each step until it is one, for good.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -387,7 +376,7 @@ def _store_first(builder: Any, values: list[Any], places: list[Any], vector: ir.
         size //= 2
 
 
-def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = False) -> Any:
+def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = False, ahead: bool = False) -> Any:
     """Build the register tile ``C[rows, vectors*lanes] = init + A[rows, k] B[k, vectors*lanes]``.
 
     The returned intrinsic is called as ``kernel(c, c_stride, init, init_stride, has_init, a, a_stride, b,
@@ -475,6 +464,8 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = F
                 for index, value in enumerate(sums):
                     value.add_incoming(zero if start is None else start[index], source)
             b_vectors = [load(at(b_now, constant(j * n_lanes)), j, narrow and masked_loads()) for j in range(vectors)]
+            for j in range(vectors if ahead else 0):
+                _prefetch(builder, at(b_now, constant((vectors + j) * n_lanes)), False, 2)
             results = []
             for i in range(rows):
                 source = at(row_starts[i], a_now) if by_row else at(a_now, constant(i))

@@ -124,7 +124,7 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
 ) = range(ROWS + 1, ROWS + 1 + 26 * SLOTS, SLOTS)
 N_CONTEXT = WEIGHT_TASKS + SLOTS
 
-# Columns of `weight_tasks`: whose gradient, and where nothing has to be known of all others first the update, is one task.
+# Columns of `weight_tasks`: whose gradient, and update where it need not wait for all other gradients, is one task.
 (
     STAGE_OF,
     ROW_0, ROW_1, COLUMN_0, COLUMN_1,  # the block of the stage's W; where ROW_0 is 0 with those columns of its bias

@@ -28,9 +28,9 @@ from fastnn.kernels._simd import (
     make_row_kernel,
     masked_loads,
     pointer,
+    target,
     tile_columns,
-    transpose_square,
-    transpose_tail,
+    transpose,
     vector_lanes,
 )
 from fastnn.kernels.elementary import like
@@ -38,8 +38,9 @@ from fastnn.kernels.elementary import like
 MR = TILE_ROWS
 # Measured on Zen 3, float32: against 256, 144 and 256, products of 1024 columns gain 3 to 9%, small ones nothing.
 KC = 320
-MC = MR * max(1, 96 // MR)
+MC, MC_IN_PLACE = MR * max(1, 96 // MR), MR * max(1, 196 // MR)
 NC = 1024
+FAR, AGAIN, LONG = (2560, 512, 2048) if target().vector_bytes == 64 else (0, 96, 384)
 MASKED_LOADS = masked_loads()
 MAX_TASKS = 32
 """Blocks one product is cut into at most: each has its own packing scratch."""
@@ -55,6 +56,7 @@ TASK_FLOPS = 200_000
 """Work of one block that is worth handing to a thread that waits for it (`_team.py`): about 2 us."""
 
 _row_full, _row_8, _row_4, _row_2, _row_1 = (make_micro_kernel(rows, VECTORS, True) for rows in (MR, 8, 4, 2, 1))
+_row_ahead = make_micro_kernel(MR, VECTORS, True, ahead=True)
 _wide_2, _wide_1 = make_micro_kernel(2, 2 * VECTORS, True), make_micro_kernel(1, 4 * VECTORS, True)
 _sum_wide = make_micro_kernel(1, 4 * VECTORS, False)
 _transposed_2, _transposed_1 = make_row_kernel(2), make_row_kernel(1)
@@ -75,28 +77,21 @@ def scratch_elements(m, n, k, nr):
 
 @block
 def _pack_b(packed, p0, b, b0, b_rs, b_cs, depth, columns, nr):
-    """Copy `columns` <= nr columns of B into a panel [depth][nr], zeros behind them."""
+    """Copy `columns` <= nr columns of B into a panel [depth][nr]; what stands behind them is anything."""
     lanes = vector_lanes(packed)
-    k0 = 0
     if b_cs == 1 and columns == nr:
         for k in range(depth):
             copy_vector(pointer(packed, p0 + k * nr), pointer(b, b0 + k * b_rs))
             copy_vector(pointer(packed, p0 + k * nr + lanes), pointer(b, b0 + k * b_rs + lanes))
-        return
-    if columns < nr:
+    elif b_rs == 1 and depth >= lanes:
+        for k in range(0, depth, lanes):
+            at = min(k, depth - lanes)  # the last square begins within the one before
+            for j in range(0, columns, lanes):
+                transpose(pointer(packed, p0 + at * nr + j), nr, pointer(b, b0 + at + j * b_cs), b_cs, columns - j)
+    else:
         for k in range(depth):
-            for j in range(columns, nr):
-                packed[p0 + k * nr + j] = 0.0
-    if b_rs == 1 and columns == nr:
-        for k in range(0, depth - lanes + 1, lanes):
-            source = pointer(b, b0 + k)
-            target = pointer(packed, p0 + k * nr)
-            transpose_square(target, nr, source, b_cs)
-            transpose_square(advance(target, lanes), nr, advance(source, lanes * b_cs), b_cs)
-        k0 = depth // lanes * lanes
-    for k in range(k0, depth):
-        for j in range(columns):
-            packed[p0 + k * nr + j] = b[b0 + k * b_rs + j * b_cs]
+            for j in range(columns):
+                packed[p0 + k * nr + j] = b[b0 + k * b_rs + j * b_cs]
 
 
 @block
@@ -125,14 +120,15 @@ def _pack_a(packed, p0, a, a0, a_rs, a_cs, rows, depth):
         elif a_cs == 1 and height == MR:
             for k in range(0, depth - lanes + 1, lanes):
                 if tail > 0:
-                    transpose_tail(
+                    transpose(
                         pointer(packed, base + k * MR + whole * lanes), MR,
-                        pointer(a, first + whole * lanes * a_rs + k), a_rs,
+                        pointer(a, first + whole * lanes * a_rs + k), a_rs, tail,
                     )  # fmt: skip
                 for v in range(whole):
-                    transpose_square(
-                        pointer(packed, base + k * MR + v * lanes), MR, pointer(a, first + v * lanes * a_rs + k), a_rs
-                    )
+                    transpose(
+                        pointer(packed, base + k * MR + v * lanes), MR, pointer(a, first + v * lanes * a_rs + k), a_rs,
+                        lanes,
+                    )  # fmt: skip
             k0 = depth // lanes * lanes
         for k in range(k0, depth):
             for i in range(height):
@@ -140,12 +136,15 @@ def _pack_a(packed, p0, a, a0, a_rs, a_cs, rows, depth):
 
 
 @block
-def _rows_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, rows, depth):
+def _rows_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, rows, depth, ahead):
     """Run the register tile down `rows` rows of one panel;
 
     A is read row by row, unpacked. All are addresses.
     """
     i = 0
+    if ahead and rows >= MR:
+        _row_ahead(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, depth)
+        i = MR
     while i + MR <= rows:
         _row_full(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
                   advance(a, i * a_stride), a_stride, b, ldb, depth)  # fmt: skip
@@ -376,8 +375,9 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
     nr = tile_columns(c)
     depth_max = -(-k // (-(-k // KC)))  # the same depth for all but the last panel
     packed_a0 = s0 + depth_max * (-(-min(n, NC) // nr) * nr)
-    pack_b = b_cs != 1 or (m >= 96 and depth_max * min(n, NC) >= 8192)
-    pack_a = (a_rs == 1 and n >= 96 and a_cs >= 256) or (a_rs != 1 and (a_cs != 1 or (n >= 192 and k >= 384)))
+    pack_b = b_cs != 1 or (m >= 96 and depth_max * min(n, NC) >= 8192 and b_rs * c.itemsize >= FAR)
+    pack_a = (a_rs == 1 and n >= AGAIN and a_cs >= 256) or (a_rs != 1 and (a_cs != 1 or (n >= 192 and k >= LONG)))
+    block_rows = MC if pack_a else MC_IN_PLACE
     begin = 0
     if n == 1 and ldc == 1 and b_rs == 1:
         done = _one_column(c, c0, a, a0, a_rs, a_cs, b, b0, m, k, bias, bias0, has_bias)
@@ -395,12 +395,8 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
         nc = min(NC, n - j0)
         for k0 in range(0, k, depth_max):
             kc = min(depth_max, k - k0)
-            for j in range(0, nc, nr):
-                if pack_b or (nc - j < nr and not MASKED_LOADS):
-                    _pack_b(scratch, s0 + j * kc, b, b0 + k0 * b_rs + (j0 + j) * b_cs, b_rs, b_cs, kc,
-                            min(nr, nc - j), nr)  # fmt: skip
-            for i0 in range(0, m, MC):
-                mc = min(MC, m - i0)
+            for i0 in range(0, m, block_rows):
+                mc = min(block_rows, m - i0)
                 a_start = a0 + i0 * a_rs + k0 * a_cs
                 if pack_a:
                     _pack_a(scratch, packed_a0, a, a_start, a_rs, a_cs, mc, kc)
@@ -411,7 +407,10 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
                     columns = min(nr, nc - j)
                     out = pointer(c, c0 + i0 * ldc + j0 + j)
                     if pack_b or (columns < nr and not MASKED_LOADS):
-                        b_at, b_stride = pointer(scratch, s0 + j * kc), nr
+                        panel_at = s0 + (j * kc if m > block_rows else 0)
+                        if i0 == 0:
+                            _pack_b(scratch, panel_at, b, b0 + k0 * b_rs + (j0 + j) * b_cs, b_rs, b_cs, kc, columns, nr)
+                        b_at, b_stride = pointer(scratch, panel_at), nr
                     else:
                         b_at, b_stride = pointer(b, b0 + k0 * b_rs + j0 + j), b_rs
                     init, init_stride, has_init = out, ldc, k0 > 0
@@ -434,7 +433,7 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
                                             b_at, b_stride, mc, kc, columns)  # fmt: skip
                     elif by_row:
                         _rows_in_place(out, ldc, init, init_stride, has_init, a_at, a_rs, b_at, b_stride,
-                                       mc, kc)  # fmt: skip
+                                       mc, kc, not pack_b and i0 == 0)  # fmt: skip
                     else:
                         _rows_by_column(out, ldc, init, init_stride, has_init, a_at, panel, a_stride,
                                         b_at, b_stride, mc, kc)  # fmt: skip
