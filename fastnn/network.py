@@ -27,6 +27,7 @@ ALIGN = 16
 """Segments begin at multiples of this many elements: a cache line of float32."""
 
 ROWS_FLOPS, LEAST_ROWS, MOST_WEIGHT_BYTES = 1_000_000, 24, 4 << 20
+GRADIENT_ELEMENTS = 65536
 
 _MOST_PARAMETERS = 1 << 44
 """More than any address space holds: a slip of the pen, not a network."""
@@ -274,10 +275,15 @@ class Network:
             place += _aligned(rows * int(table[number, e.N_OUT]))
         offsets[e.DX] = int(table[0, e.DELTA]) if table[0, e.KIND] == e.ELEMENTWISE else place
         offsets[e.SCRATCH] = place + _aligned(rows * self.inputs)
-        offsets[e.SCRATCH_EACH] = _aligned(GROUP + each)
         members, offsets[e.ROW_TASKS] = self._share(rows, threads)
+        weight_tasks = self._weight_tasks(rows, members)
+        _, i0, i1, j0, j1, *_ = weight_tasks.T
+        offsets[e.GRADIENT_BLOCK] = _aligned(GROUP + each)
+        offsets[e.SCRATCH_EACH] = offsets[e.GRADIENT_BLOCK] + _aligned(
+            int(np.max((i1 - i0 + 1) * (j1 - j0), initial=0))
+        )
         work_size = offsets[e.SCRATCH] + members * offsets[e.SCRATCH_EACH]
-        return Plan(rows, table, self._weight_tasks(rows, members), offsets, work_size, threads, members)
+        return Plan(rows, table, weight_tasks, offsets, work_size, threads, members)
 
     def _share(self, rows: int, threads: int) -> tuple[int, int]:
         """Return how many threads are worth their while, and in how many parts a batch goes through all stages.
@@ -312,7 +318,7 @@ class Network:
             of_bias = block
             if self.stages[number].dense.use_bias:
                 block += -(-next(segments).size // CHUNK)
-            parts = max(1, round(wanted * k * n / weights))
+            parts = max(1, round(wanted * k * n / weights), k * n // GRADIENT_ELEMENTS)
             down = min(parts, max(1, k // (2 * MR)))
             across = min(-(-parts // down), max(1, n // 64))
             for i in range(down):

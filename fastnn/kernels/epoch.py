@@ -85,13 +85,14 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
 (
     MODE, FIRST_STEP, N_STEPS, FIRST_ROW, N_ROWS, BATCH, LOSS, SEED, THREADS, DROPOUT, OUTPUT,
     WANT_DX, WANT_OUT,
-    X_OFFSET, T_OFFSET, DX, SCRATCH, SCRATCH_EACH,  # offsets in the workspace; DX: gradient of the input
+    X_OFFSET, T_OFFSET, DX, SCRATCH,  # offsets in the workspace; DX: gradient of the input
+    SCRATCH_EACH, GRADIENT_BLOCK,  # a thread's scratch: its size, and where in it the gradient of some weights may lie
     STATE_0, STATE_1, STATE_2,  # offsets in the optimizer's state, -1 for a vector that is not kept
     MEMBERS,  # threads of the team
     ROW_TASKS,  # parts of a batch that go through all stages, each on a thread; 0: one stage after the other
     RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE, SOFTMAX_ROWS,  # addresses of blocks
     STEP, ROW, ROWS,  # the batch at hand; set by `execute`
-) = range(35)  # fmt: skip
+) = range(36)  # fmt: skip
 
 # and arrays, three integers each; e is the float type of the model.
 (
@@ -447,45 +448,47 @@ def _updates_at_once(c):
 
 @block
 def _weight_task(c, params, t, seat):
-    """One block of dW = in^T dZ, the part of db above it, and their update."""
-    work, grads = floats_at(c, WORK, params), floats_at(c, GRADS, params)
-    task = integer_rows_at(c, WEIGHT_TASKS)[t]
+    """One block of dW = in^T dZ and the part of db above it; and their update, while they are in the cache."""
+    work, task = floats_at(c, WORK, params), integer_rows_at(c, WEIGHT_TASKS)[t]
     stage = integer_rows_at(c, STAGES)[task[STAGE_OF]]
     i0, i1, j0, j1 = task[ROW_0], task[ROW_1], task[COLUMN_0], task[COLUMN_1]
-    rows, k, n, delta = c[ROWS], stage[N_IN], stage[N_OUT], stage[DELTA]
-    weight, bias, scratch = stage[WEIGHT], stage[BIAS], c[SCRATCH] + seat * c[SCRATCH_EACH] + GROUP
+    rows, k, n, width = c[ROWS], stage[N_IN], stage[N_OUT], j1 - j0
+    scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
+    weight, bias = stage[WEIGHT] + i0 * n + j0, stage[BIAS] + j0 if i0 == 0 and stage[BIAS] >= 0 else -1
+    grads, d, d_bias, ld = floats_at(c, GRADS, params), weight, bias, n
+    if _updates_at_once(c):
+        grads, d, ld = work, scratch + c[GRADIENT_BLOCK], width
+        d_bias = d + (i1 - i0) * width
     call_gemm(
-        c[GEMM], grads, weight + i0 * n + j0, n, work, stage[IN] + i0, 1, k, work, delta + j0, n, 1,
-        i1 - i0, j1 - j0, rows, params, 0, False, work, scratch,
+        c[GEMM], grads, d, ld, work, stage[IN] + i0, 1, k, work, stage[DELTA] + j0, n, 1,
+        i1 - i0, width, rows, params, 0, False, work, scratch + GROUP,
     )  # fmt: skip
-    with_bias = i0 == 0 and bias >= 0
-    if with_bias:
-        column_sums(c[GEMM], grads, bias, work, delta, n, rows, j0, j1, work, scratch)
+    if bias >= 0:
+        column_sums(c[GEMM], grads, d_bias - j0, work, stage[DELTA], n, rows, j0, j1, work, scratch + GROUP)
     if not _updates_at_once(c):
         return
-    if j1 - j0 == n:  # whole rows lie one behind the other
-        _update_range(c, params, weight + i0 * n, weight + i1 * n, task[WEIGHT_BLOCK])
+    if width == n:  # whole rows lie one behind the other
+        _update_range(c, params, weight, (i1 - i0) * n, grads, d, task[WEIGHT_BLOCK])
     else:
-        for i in range(i0, i1):
-            _update_range(c, params, weight + i * n + j0, weight + i * n + j1, task[WEIGHT_BLOCK])
-    if with_bias:
-        _update_range(c, params, bias + j0, bias + j1, task[BIAS_BLOCK])
+        for i in range(i1 - i0):
+            _update_range(c, params, weight + i * n, width, grads, d + i * width, task[WEIGHT_BLOCK])
+    if bias >= 0:
+        _update_range(c, params, bias, width, grads, d_bias, task[BIAS_BLOCK])
 
 
 @block
-def _update_range(c, params, low, high, u):
-    """Update parameters [low, high), with the numbers of block `u`."""
-    grads, hyper, numbers = floats_at(c, GRADS, params), doubles_at(c, HYPER), double_rows_at(c, BLOCK_FLOATS)[u]
+def _update_range(c, params, start, size, grads, d, u):
+    """Update `size` parameters from `start`, whose gradients lie from `d` on, with the numbers of block `u`."""
+    hyper, numbers, floats = doubles_at(c, HYPER), double_rows_at(c, BLOCK_FLOATS)[u], doubles_at(c, FLOATS)
     state, s0, s1, s2 = floats_at(c, STATE, params), c[STATE_0], c[STATE_1], c[STATE_2]
-    floats = doubles_at(c, FLOATS)
-    share, w = floats[PENALTY_SCALE], params[low:high]
+    share, w, stop = floats[PENALTY_SCALE], params[start : start + size], start + size
     call_update(
         c[UPDATE],
         w,
-        state[s0 + low : s0 + high] if s0 >= 0 else state[0:0],
-        state[s1 + low : s1 + high] if s1 >= 0 else state[0:0],
-        state[s2 + low : s2 + high] if s2 >= 0 else state[0:0],
-        grads[low:high], hyper, share * numbers[0], share * numbers[1], numbers[2], floats[GRADIENT_SCALE],
+        state[s0 + start : s0 + stop] if s0 >= 0 else state[0:0],
+        state[s1 + start : s1 + stop] if s1 >= 0 else state[0:0],
+        state[s2 + start : s2 + stop] if s2 >= 0 else state[0:0],
+        grads[d : d + size], hyper, share * numbers[0], share * numbers[1], numbers[2], floats[GRADIENT_SCALE],
     )  # fmt: skip
     if numbers[3] > 0.0:
         soft_threshold_block(w, share * numbers[3] * hyper[_LR])
@@ -502,7 +505,7 @@ def _parameter_task(c, params, t, op):
         low, high = blocks[u, 0], blocks[u, 1]
         l1, l2, truncate = share * numbers[u, 0], share * numbers[u, 1], share * numbers[u, 3]
         if op == OP_UPDATE:
-            _update_range(c, params, low, high, u)
+            _update_range(c, params, low, high - low, grads, low, u)
         elif op == OP_NORM:
             total += squared_norm_block(grads[low:high], params[low:high], l1, l2, hyper[_CLIP])
         elif l1 > 0.0 or l2 > 0.0 or truncate > 0.0:
