@@ -1,5 +1,8 @@
 """The team of threads: every task is done once, whoever comes, late or never."""
 
+import os
+import time
+
 import numba
 import numpy as np
 import pytest
@@ -79,7 +82,7 @@ def test_shares_are_the_seats_own_and_cover_all():
     assert sorted(take(team, 2) for _ in range(3)) == [-1, 0, 1]
 
 
-def test_a_thread_on_the_leaders_cpu_sleeps():
+def test_a_thread_that_cannot_leave_the_leaders_cpu_sleeps():
     """Where the system says on which CPU a thread is; on another CPU it never does."""
     team = _team.team_words(1)
     if team[_team.WHICH_CPU] == 0:
@@ -94,6 +97,7 @@ def test_a_thread_on_the_leaders_cpu_sleeps():
         return microseconds
 
     team[_team.WHICH_CPU] = here.address
+    team[_team.GET_AFFINITY] = 0  # as where the system has no such function
     rest = numba.njit(lambda team, turn: _team.rest(team, turn))
     lead_here = numba.njit(lambda team: _team.locate_leader(team))
     lead_here(team)
@@ -105,3 +109,38 @@ def test_a_thread_on_the_leaders_cpu_sleeps():
     team[_team.SLEEP] = 0  # a call of it would end the process
     rest(team, 0)
     rest(team, _team.SPINS + 1)
+
+
+def test_a_thread_leaves_the_leaders_cpu():
+    """It is moved at once, and may use all CPUs it might before."""
+    team = _team.team_words(1)
+    if team[_team.WHICH_CPU] == 0 or team[_team.SET_AFFINITY] == 0:
+        pytest.skip("the system does not tell")
+    rest = numba.njit(lambda team, turn: _team.rest(team, turn))
+    lead_here = numba.njit(lambda team: _team.locate_leader(team))
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("one CPU only")
+    for _ in range(20):
+        lead_here(team)
+        rest(team, 0)
+        assert _team.which_cpu() != team[_team.LEADER_CPU]
+        assert os.sched_getaffinity(0) == allowed
+
+
+def test_a_thread_with_one_cpu_stays_and_sleeps():
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("the system does not tell")
+    team = _team.team_words(1)
+    rest = numba.njit(lambda team, turn: _team.rest(team, turn))
+    lead_here = numba.njit(lambda team: _team.locate_leader(team))
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {_team.which_cpu()})
+        lead_here(team)
+        before = time.perf_counter()
+        rest(team, 0)
+        assert time.perf_counter() - before >= _team.NAP * 1e-6
+        assert os.sched_getaffinity(0) == {team[_team.LEADER_CPU]}
+    finally:
+        os.sched_setaffinity(0, allowed)

@@ -38,7 +38,7 @@ _ACTIVATION_OLD = """        copy(piece, z[c * CHUNK : (c + 1) * CHUNK])
 """
 _UPDATE_OLD = """        part = slice(c * CHUNK, (c + 1) * CHUNK)
         call_update("""
-_EPOCH_OLD = """        _forward(c, params)
+_EPOCH_OLD = """        _carry_rows(c, params, learning)
         if c[MODE] != FORWARD:
 """
 
@@ -69,7 +69,7 @@ TENTH = {
     "epoch loop": Plant(
         "train mnist", "fastnn/kernels/epoch.py", _EPOCH_OLD,
         """        if learning and i % 5 == 0:
-            _forward(c, params)
+            _carry_rows(c, params, False)
 """ + _EPOCH_OLD,
     ),
 }  # fmt: skip

@@ -33,11 +33,12 @@ from fastnn.kernels._team import (
     fetch_add,
     load,
     locate_leader,
-    nap,
     publish,
+    step_aside,
     store,
     team_words,
     wait,
+    which_cpu,
 )
 
 _config: Any = _numba_config
@@ -111,13 +112,13 @@ def finish(team, job, like, n_tasks):
 def attend(team, job, like, seat, last):
     """Help with jobs until none has come for a while; return the number of the last.
 
-    On the leader's CPU a helper would only take its time away: it naps, and is woken on another one.
+    On the leader's CPU a helper would only take its time away: it goes to another one.
     """
     turn = 0
     while turn < PATIENCE and load(job, _STOP) == 0:
         number = load(job, _NUMBER)
         if beside_leader(team):
-            nap(team)
+            step_aside(team)
         elif number == last or seat >= job[_MEMBERS]:
             wait(team, turn)
         else:
@@ -138,6 +139,7 @@ class Pool:
         self.job = np.zeros(_ASLEEP + seats * LINE, np.int64)
         self._free = threading.Lock()
         self._helpers: list[threading.Thread] = []
+        self._allowed: set[int] = set()
         self._bells = [threading.Lock() for _ in range(seats)]
         for bell in self._bells:
             bell.acquire()
@@ -166,7 +168,17 @@ class Pool:
                 self._start(seat)
             elif self.job[_ASLEEP + seat * LINE]:
                 self.job[_ASLEEP + seat * LINE] = 0
+                self._send_elsewhere(self._helpers[seat - 1])
                 self._bells[seat].release()
+
+    def _send_elsewhere(self, helper: threading.Thread) -> None:
+        """Have a helper that sleeps woken on another CPU than this one, where it might wait for milliseconds."""
+        if which_cpu is None or helper.native_id is None:
+            return
+        with contextlib.suppress(OSError):  # then the system decides
+            self._allowed = os.sched_getaffinity(0)
+            if others := self._allowed - {which_cpu()}:
+                os.sched_setaffinity(helper.native_id, others)
 
     def _start(self, seat: int) -> None:
         compile_attend()
@@ -180,6 +192,9 @@ class Pool:
             last = attend(self.team, self.job, LIKE, seat, last)
             if not self.job[_STOP]:
                 self._bells[seat].acquire()
+                if self._allowed:
+                    with contextlib.suppress(OSError):
+                        os.sched_setaffinity(0, self._allowed)
 
     def stop(self) -> None:
         """Send all helpers home: no thread may be in compiled code when Python takes it away."""

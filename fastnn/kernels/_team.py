@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import platform
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,19 +28,25 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from fastnn.kernels._jit import inlined
+from fastnn.kernels._blocks import make_stack
+from fastnn.kernels._jit import block, inlined
 
 LINE = 16
 """Words between two words that different threads write: two cache lines, since CPUs fetch lines in pairs."""
 
 DONE, SEATS, FINISHED, OPERATION, CLAIMS = (i * LINE for i in range(5))
-STAGE, LEADER_CPU, YIELD, SLEEP, WHICH_CPU = range(OPERATION + 1, OPERATION + 6)
+STAGE, LEADER_CPU, YIELD, SLEEP, WHICH_CPU, GET_AFFINITY, SET_AFFINITY = range(OPERATION + 1, OPERATION + 8)
 
 SPINS = 300
 """How often a thread that waits looks again before it lets others have the core: some 5 us."""
 
 NAP = 50
 """Microseconds of a sleep."""
+
+_CPU_WORDS = 16
+"""Words of a set of CPUs: 1024 bits, as in the C library's cpu_set_t."""
+
+_cpu_set = make_stack(_CPU_WORDS, types.int64)
 
 _I64 = ir.IntType(64)
 _LOW = np.int64(0xFFFFFFFF)
@@ -125,23 +133,44 @@ def _call(typingctx: Any, address: Any, argument: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
+@intrinsic
+def _call_affinity(typingctx: Any, address: Any, cpus: Any) -> Any:
+    """Call sched_getaffinity or sched_setaffinity, which lies at `address`, for this thread and a set of CPUs."""
+    if not _is_words(cpus):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = ir.IntType(32)
+        data = make_array(signature.args[1])(context, builder, args[1]).data
+        function = ir.FunctionType(number, [number, _I64, data.type])
+        callee = builder.inttoptr(args[0], function.as_pointer())
+        result = builder.call(callee, [ir.Constant(number, 0), ir.Constant(_I64, 8 * _CPU_WORDS), data])
+        return builder.sext(result, _I64)
+
+    return types.int64(types.int64, cpus), generate
+
+
 def team_words(members: int) -> np.ndarray:
     """Return the words that a team of some members starts with."""
     words = np.zeros(CLAIMS + members * LINE, np.int64)
-    words[[YIELD, SLEEP, WHICH_CPU]] = _system_functions()
+    words[[YIELD, SLEEP, WHICH_CPU, GET_AFFINITY, SET_AFFINITY]] = _system_functions()
     words[LEADER_CPU] = -1
     return words
 
 
 @functools.cache
 def _system_functions() -> tuple[int, ...]:
-    """Return the addresses of sched_yield, usleep and sched_getcpu, 0 for one that the system does not have."""
+    """Return the addresses of functions of the system, 0 for one that it does not have."""
     if sys.platform == "win32":
-        return 0, 0, 0
+        return 0, 0, 0, 0, 0
     library = ctypes.CDLL(None)
-    names = ("sched_yield", "usleep", "sched_getcpu")
+    names = ("sched_yield", "usleep", "sched_getcpu", "sched_getaffinity", "sched_setaffinity")
     found = [getattr(library, name, None) for name in names]
     return tuple(0 if f is None else ctypes.cast(f, ctypes.c_void_p).value or 0 for f in found)
+
+
+which_cpu: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None) if os.name == "posix" else None
+"""Tells Python on which CPU it runs, where the system can."""
 
 
 @inlined
@@ -153,13 +182,9 @@ def locate_leader(team):
 
 @inlined
 def rest(team, turn):
-    """Wait a moment for work, the `turn`-th time in a row.
-
-    A thread that shares the leader's CPU goes to sleep, since it is then woken on one that is free: the system may
-    leave two threads on one CPU for a second while the other idles.
-    """
+    """Wait a moment for work, the `turn`-th time in a row, on another CPU than the leader's."""
     if beside_leader(team):
-        nap(team)
+        step_aside(team)
     else:
         wait(team, turn)
 
@@ -170,9 +195,24 @@ def beside_leader(team):
     return team[WHICH_CPU] != 0 and _call(team[WHICH_CPU], 0) == load(team, LEADER_CPU)
 
 
-@inlined
-def nap(team):
-    """Sleep for `NAP` microseconds."""
+@block
+def step_aside(team):
+    """Leave the leader's CPU to it: for any other this thread may use, or where there is none, for a nap.
+
+    The system may leave two threads on one CPU for tens of milliseconds while another one idles. To be forbidden this
+    CPU moves a thread at once; it is allowed again at once, too.
+    """
+    allowed, others = _cpu_set(team), _cpu_set(team)
+    if team[GET_AFFINITY] != 0 and _call_affinity(team[GET_AFFINITY], allowed) >= 0:
+        leader, left = load(team, LEADER_CPU), False
+        for i in range(_CPU_WORDS):
+            others[i] = allowed[i]
+            if i == leader >> 6:
+                others[i] &= ~(np.int64(1) << (leader & 63))
+            left = left or others[i] != 0
+        if left and _call_affinity(team[SET_AFFINITY], others) == 0:
+            _call_affinity(team[SET_AFFINITY], allowed)
+            return
     _call(team[SLEEP], NAP)
 
 

@@ -709,8 +709,8 @@ def member(c, of_type, task, _):
         seat = fetch_add(team, SEATS, 1)
         turn = 0
         while load(team, FINISHED) == 0:
-            turn = 0 if _work(c, params, team, seat) > 0 else turn + 1
             rest(team, turn)
+            turn = 0 if _work(c, params, team, seat) > 0 else turn + 1
     restore_floats(floats_before)
 
 

@@ -459,11 +459,13 @@ def task_grid(m, n, k, threads, task_flops):
         wanted *= 2  # a slow thread then costs less
     best_rows, best_columns = 1, 1
     best = np.inf
-    for columns in range(1, wanted + 1):
-        rows = wanted // columns
-        cost = rows / m + columns / n
-        if rows * columns == wanted and cost < best and rows * MR <= m and (columns == 1 or columns * 32 <= n):
-            best, best_rows, best_columns = cost, rows, columns
+    while best == np.inf and wanted > 1:
+        for columns in range(1, wanted + 1):
+            rows = wanted // columns
+            cost = rows / m + columns / n
+            if rows * columns == wanted and cost < best and rows * MR <= m and (columns == 1 or columns * 32 <= n):
+                best, best_rows, best_columns = cost, rows, columns
+        wanted -= 1
     return best_rows, best_columns
 
 
