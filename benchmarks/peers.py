@@ -277,38 +277,30 @@ def _compiled_loop(module: Any, call: Callable[[], Any], count: int) -> Callable
     """Return a call that does what `call`, a public kernel of `module`, does, `count` times in compiled code.
 
     The public kernel checks its arguments and launches a compiled one, or for a small product calls it; what it runs is
-    taken down, and run in a loop with the same arguments and as many threads.
+    taken down, and run in a loop with the same arguments on one thread.
     """
     import numba
 
     launched: list[Any] = []
-    name = "launch" if hasattr(module, "launch") else "_matmul"
+    name = "_matmul" if hasattr(module, "_matmul") else "launch_chunks"
     before = getattr(module, name)
 
     def take_down(*arguments: Any) -> None:
-        launched.append((arguments[0], arguments[1], arguments[2:]) if name == "launch" else (before, 1, arguments))
+        launched.append((before, arguments) if name == "_matmul" else (arguments[0].alone, arguments[2:]))
 
     setattr(module, name, take_down)
     try:
         call()
     finally:
         setattr(module, name, before)
-    ((kernel, tasks, arguments),) = launched
+    ((kernel, arguments),) = launched
 
     @numba.njit(nogil=True)
     def loop(count, arguments):
         for _ in range(count):
             kernel(*arguments)
 
-    def run() -> None:
-        available = numba.get_num_threads()
-        numba.set_num_threads(max(1, min(tasks, available)))
-        try:
-            loop(count, arguments)
-        finally:
-            numba.set_num_threads(available)
-
-    return run
+    return functools.partial(loop, count, arguments)
 
 
 class NumPy(Peer):

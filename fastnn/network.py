@@ -308,15 +308,15 @@ class Network:
 
     def _weight_tasks(self, rows: int, threads: int) -> npt.NDArray[np.int64]:
         """Cut the gradients of all weights into blocks of some rows of a W, of columns where it has too few rows."""
-        shapes = [(i, stage.inputs, stage.units) for i, stage in enumerate(self.stages) if stage.dense is not None]
-        weights = sum(k * n for _, k, n in shapes)
+        dense = [(i, stage.inputs, stage.units, stage.dense) for i, stage in enumerate(self.stages) if stage.dense]
+        weights = sum(k * n for _, k, n, _ in dense)
         wanted = min(4 * threads, max(1, 2 * rows * weights // TASK_FLOPS)) if threads > 1 else 1
         tasks, segments, block = [], iter(self.segments), 0
-        for number, k, n in shapes:
+        for number, k, n, layer in dense:
             own = block
             block += -(-next(segments).size // CHUNK)
             of_bias = block
-            if self.stages[number].dense.use_bias:
+            if layer.use_bias:
                 block += -(-next(segments).size // CHUNK)
             parts = max(1, round(wanted * k * n / weights), k * n // GRADIENT_ELEMENTS)
             down = min(parts, max(1, k // (2 * MR)))

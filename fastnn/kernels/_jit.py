@@ -34,12 +34,12 @@ from numba.core import caching
 from numba.extending import intrinsic
 from numba.np.ufunc import parallel
 
-from fastnn.kernels._inner import InnerCompiler
+from fastnn.kernels._pipelines import InnerCompiler, KernelCompiler
 
 EXACT = {"nsz", "contract"}
 FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
-_COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy", "pipeline_class": KernelCompiler}
 _CALLED: dict[str, Any] = {**_COMMON, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _INNER: dict[str, Any] = {**_CALLED, "pipeline_class": InnerCompiler}
 
