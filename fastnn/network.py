@@ -26,11 +26,18 @@ from fastnn.losses import Loss
 ALIGN = 16
 """Segments begin at multiples of this many elements: a cache line of float32."""
 
-ROWS_FLOPS, LEAST_ROWS, MOST_WEIGHT_BYTES = 1_000_000, 24, 4 << 20
-GRADIENT_ELEMENTS = 65536
-
 _MOST_PARAMETERS = 1 << 44
 """More than any address space holds: a slip of the pen, not a network."""
+
+ROWS_FLOPS = 1_000_000
+"""Work on some rows, from layer to layer and back, that is worth a thread: some 10 us."""
+
+LEAST_ROWS, MOST_WEIGHT_BYTES = 24, 4 << 20
+"""A batch's rows are shared out among the threads, each of which reads all weights, where there are as many rows each
+and no more weights than that. Measured with weights of 7 MB (`wide`): neither better nor worse than stage by stage."""
+
+GRADIENT_ELEMENTS = 65536
+"""The gradient of so many weights, some 256 KB, is still in the second cache when they are updated."""
 
 Array = npt.NDArray[Any]
 

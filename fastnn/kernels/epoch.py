@@ -169,7 +169,9 @@ _CORRECTION1, _CORRECTION2 = update.CORRECTION1, update.CORRECTION2
 
 
 MAX_ROW_TASKS = 16
+
 LOSS_BLOCK_ROWS, MAX_LOSS_BLOCKS = 16, 64
+"""The loss of a batch is added up by blocks of some rows, 64 at most: parts of a batch are whole blocks."""
 
 
 @block

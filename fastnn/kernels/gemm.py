@@ -39,9 +39,17 @@ MR = TILE_ROWS
 WIDE = target().vector_bytes == 64
 # Measured on Zen 3, float32: against 256, 144 and 256, products of 1024 columns gain 3 to 9%, small ones nothing.
 KC = 320
-MC, MC_IN_PLACE = MR * max(1, 96 // MR), MR * max(1, (392 if WIDE else 192) // MR)
+MC = MR * max(1, 96 // MR)
+MC_IN_PLACE = MR * max(1, (392 if WIDE else 192) // MR)
+"""Rows of a block of A that is read in place. A panel of B that only one block needs stays in the first cache."""
+
 NC = 1024
 FAR, AGAIN, LONG = (2560, 512, 2048) if WIDE else (0, 96, 384)
+"""Where packing pays: rows of B so many bytes apart, a transposed A read by so many columns, rows of A so long.
+
+With AVX-512 (Emerald Rapids) packing what could be read in place costs up to a third of a product of 128 rows: a tile of
+14 x 32 reads 41 bytes for 100 multiply-adds, which the second cache delivers.
+"""
 MASKED_LOADS = masked_loads()
 MAX_TASKS = 32
 """Blocks one product is cut into at most: each has its own packing scratch."""
