@@ -1,0 +1,93 @@
+"""How a step is shared out: every row, block of the loss and weight belongs to one task, and all routes give one result."""
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn import Activation, Dense, Dropout, Sequential
+from fastnn.kernels import epoch as e
+from fastnn.network import Network
+
+DRAWS = 300
+
+
+def drawn_network(rng):
+    sizes = np.exp(rng.uniform(0, np.log(3000), size=rng.integers(2, 5))).round().astype(int).tolist()
+    layers = []
+    for units in sizes[1:]:
+        layers.append(Dense(units, "relu", use_bias=bool(rng.integers(2))))
+        layers += [Dropout(0.1)] if rng.integers(2) else []
+        layers += [Activation("tanh")] if rng.integers(3) == 0 else []
+    return Network(layers, sizes[0], fastnn.SquaredError(), np.dtype("float32"), l2=0.01)
+
+
+def test_every_weight_is_in_one_task():
+    rng = np.random.default_rng(0)
+    for _ in range(DRAWS):
+        network = drawn_network(rng)
+        rows, threads = int(rng.integers(1, 3000)), int(rng.integers(1, 40))
+        plan = network.plan(rows, threads)
+        _, numbers, _ = network.update_blocks(0.5, truncate=False)
+        room = plan.offsets[e.SCRATCH_EACH] - plan.offsets[e.GRADIENT_BLOCK]
+        weights = {number: np.zeros((row[e.N_IN], row[e.N_OUT]), int)
+                   for number, row in enumerate(plan.stages) if row[e.KIND] == e.DENSE}  # fmt: skip
+        biases = {number: np.zeros(row[e.N_OUT], int) for number, row in enumerate(plan.stages) if row[e.BIAS] >= 0}
+        for number, i0, i1, j0, j1, weight_block, bias_block in plan.weight_tasks:
+            weights[number][i0:i1, j0:j1] += 1
+            assert (i1 - i0 + 1) * (j1 - j0) <= room, "no room for the block's gradient and the bias's"
+            assert numbers[weight_block].tolist() == [0.0, 0.01, 0.5, 0.0], "the penalties of a weight"
+            if i0 == 0 and number in biases:
+                biases[number][j0:j1] += 1
+                assert numbers[bias_block].tolist() == [0.0, 0.0, 0.0, 0.0], "a bias has none"
+        for counts in (*weights.values(), *biases.values()):
+            assert (counts == 1).all(), (plan.weight_tasks, rows, threads)
+
+
+def test_every_row_is_in_one_part_of_whole_blocks():
+    for rows in (*range(1, 200), 1023, 1024, 10_000):
+        blocks = e.loss_blocks.py_func(rows)
+        ends = [e.loss_block.py_func(rows, index) for index in range(blocks)]
+        assert [0, *(stop for _, stop in ends)] == [*(start for start, _ in ends), rows]
+        for tasks in range(1, blocks + 1):
+            parts = [e._rows_of_task.py_func(rows, tasks, t) for t in range(tasks)]
+            assert [0, *(part[1] for part in parts)] == [*(part[0] for part in parts), rows]
+            assert [0, *(part[3] for part in parts)] == [*(part[2] for part in parts), blocks]
+            for start, stop, first, last in parts:
+                assert (start, stop) == (ends[first][0], ends[last - 1][1])
+                assert stop > start
+
+
+ROUTES = {"rows": (96, [(300, 300), (300, 64)]), "stages": (40, [(300, 300), (300, 64)]),
+          "columns": (400, [(3, 2000), (2000, 5)])}  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("settings", [{}, {"optimizer": fastnn.Adam(0.01, clip_norm=0.1)}, {"l1": 0.01}])
+def test_all_routes_give_the_same_bits(route, settings, dtype):
+    """Each thread some rows, all threads each stage, weights cut by columns: what comes out is one thread's."""
+    batch, shapes = ROUTES[route]
+    rng = np.random.default_rng(0)
+    inputs = shapes[0][0]
+    x, y = rng.normal(size=(2 * batch + 7, inputs)), rng.normal(size=(2 * batch + 7, shapes[-1][1]))
+    weights = rng.uniform(0.5, 2, size=len(x))
+    results = []
+    for threads in (1, 2):
+        layers = [Dense(shapes[0][1], "gelu"), Dropout(0.3), Activation("tanh"), Dense(shapes[1][1])]
+        options = {"optimizer": fastnn.AdamW(0.01), **settings}
+        model = Sequential(layers, "squared_error", seed=3, n_threads=threads, dtype=dtype, input_size=inputs, **options)
+        model.fit(x, y, epochs=2, batch_size=batch, sample_weight=weights, verbose=False)
+        plan = model.network.plan(batch, threads)
+        if threads == 2:
+            assert plan.members == 2
+            assert plan.offsets[e.ROW_TASKS] == (0 if route == "stages" else 2)
+        dx, gradients = model.backward(x[:batch], y[:batch])
+        results.append([model.evaluate(x, y)["loss"], *(part.tobytes() for part in
+                        (*model.get_weights(), model.runtime.state, dx, *gradients, model.predict(x)))])  # fmt: skip
+    assert results[0] == results[1]
+
+
+def test_a_wide_first_layer_is_cut_by_columns():
+    plan = Network([Dense(2000), Dense(5)], 3, fastnn.SquaredError(), np.dtype("float32")).plan(400, 2)
+    first = plan.weight_tasks[plan.weight_tasks[:, 0] == 0]
+    assert len(first) > 1
+    assert (first[:, 1:3] == [0, 3]).all()
