@@ -1,5 +1,6 @@
-"""How a step is shared out: every row, block of the loss and weight belongs to one task, and all routes give one result."""
+"""How a step is shared out: every row, block of the loss and weight has one task, and all routes give one result."""
 
+import numba
 import numpy as np
 import pytest
 
@@ -43,13 +44,28 @@ def test_every_weight_is_in_one_task():
             assert (counts == 1).all(), (plan.weight_tasks, rows, threads)
 
 
+@numba.njit
+def blocks_of(rows):
+    return e.loss_blocks(rows)
+
+
+@numba.njit
+def block_of(rows, index):
+    return e.loss_block(rows, index)
+
+
+@numba.njit
+def part_of(rows, tasks, t):
+    return e._rows_of_task(rows, tasks, t)
+
+
 def test_every_row_is_in_one_part_of_whole_blocks():
     for rows in (*range(1, 200), 1023, 1024, 10_000):
-        blocks = e.loss_blocks.py_func(rows)
-        ends = [e.loss_block.py_func(rows, index) for index in range(blocks)]
+        blocks = blocks_of(rows)
+        ends = [block_of(rows, index) for index in range(blocks)]
         assert [0, *(stop for _, stop in ends)] == [*(start for start, _ in ends), rows]
         for tasks in range(1, blocks + 1):
-            parts = [e._rows_of_task.py_func(rows, tasks, t) for t in range(tasks)]
+            parts = [part_of(rows, tasks, t) for t in range(tasks)]
             assert [0, *(part[1] for part in parts)] == [*(part[0] for part in parts), rows]
             assert [0, *(part[3] for part in parts)] == [*(part[2] for part in parts), blocks]
             for start, stop, first, last in parts:
@@ -74,7 +90,8 @@ def test_all_routes_give_the_same_bits(route, settings, dtype):
     for threads in (1, 2):
         layers = [Dense(shapes[0][1], "gelu"), Dropout(0.3), Activation("tanh"), Dense(shapes[1][1])]
         options = {"optimizer": fastnn.AdamW(0.01), **settings}
-        model = Sequential(layers, "squared_error", seed=3, n_threads=threads, dtype=dtype, input_size=inputs, **options)
+        options |= {"seed": 3, "n_threads": threads, "dtype": dtype, "input_size": inputs}
+        model = Sequential(layers, "squared_error", **options)
         model.fit(x, y, epochs=2, batch_size=batch, sample_weight=weights, verbose=False)
         plan = model.network.plan(batch, threads)
         if threads == 2:

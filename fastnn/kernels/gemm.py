@@ -47,8 +47,8 @@ NC = 1024
 FAR, AGAIN, LONG = (2560, 512, 2048) if WIDE else (0, 96, 384)
 """Where packing pays: rows of B so many bytes apart, a transposed A read by so many columns, rows of A so long.
 
-With AVX-512 (Emerald Rapids) packing what could be read in place costs up to a third of a product of 128 rows: a tile of
-14 x 32 reads 41 bytes for 100 multiply-adds, which the second cache delivers.
+With AVX-512 (Emerald Rapids) packing what could be read in place costs up to a third of a product of 128 rows: a tile
+of 14 x 32 reads 41 bytes for 100 multiply-adds, which the second cache delivers.
 """
 MASKED_LOADS = masked_loads()
 MAX_TASKS = 32
