@@ -163,22 +163,24 @@ class Pool:
             self._free.release()
 
     def _wake(self, members: int) -> None:
-        for seat in range(1, members):
-            if seat > len(self._helpers):
-                self._start(seat)
-            elif self.job[_ASLEEP + seat * LINE]:
-                self.job[_ASLEEP + seat * LINE] = 0
-                self._send_elsewhere(self._helpers[seat - 1])
-                self._bells[seat].release()
+        asleep = [seat for seat in range(1, members) if self.job[_ASLEEP + seat * LINE]]
+        others = self._other_cpus() if asleep else set()
+        for seat in asleep:
+            self.job[_ASLEEP + seat * LINE] = 0
+            thread = self._helpers[seat - 1].native_id
+            if others and thread:
+                with contextlib.suppress(OSError):  # then the system decides
+                    os.sched_setaffinity(thread, others)
+            self._bells[seat].release()
+        for seat in range(len(self._helpers) + 1, members):
+            self._start(seat)
 
-    def _send_elsewhere(self, helper: threading.Thread) -> None:
-        """Have a helper that sleeps woken on another CPU than this one, where it might wait for milliseconds."""
-        if which_cpu is None or helper.native_id is None:
-            return
-        with contextlib.suppress(OSError):  # then the system decides
-            self._allowed = os.sched_getaffinity(0)
-            if others := self._allowed - {which_cpu()}:
-                os.sched_setaffinity(helper.native_id, others)
+    def _other_cpus(self) -> set[int]:
+        """Return the CPUs that helpers are to be woken on: not this one, where they might wait for milliseconds."""
+        if which_cpu is None:
+            return set()
+        self._allowed = os.sched_getaffinity(0)
+        return self._allowed - {which_cpu()}
 
     def _start(self, seat: int) -> None:
         compile_attend()
