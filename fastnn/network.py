@@ -36,8 +36,9 @@ LEAST_ROWS, MOST_WEIGHT_BYTES = 24, 4 << 20
 """A batch's rows are shared out among the threads, each of which reads all weights, where there are as many rows each
 and no more weights than that. Measured with weights of 7 MB (`wide`): neither better nor worse than stage by stage."""
 
-GRADIENT_ELEMENTS = 65536
-"""The gradient of so many weights, some 256 KB, is still in the second cache when they are updated."""
+GRADIENT_ELEMENTS, GRADIENT_ROWS = 65536, 256
+"""The gradient of so many weights, some 256 KB, is still in the second cache when they are updated; but of fewer rows
+of W it is no block of its own, since each block packs the gradients of the sums anew."""
 
 Array = npt.NDArray[Any]
 
@@ -325,7 +326,7 @@ class Network:
             of_bias = block
             if layer.use_bias:
                 block += -(-next(segments).size // CHUNK)
-            parts = max(1, round(wanted * k * n / weights), k * n // GRADIENT_ELEMENTS)
+            parts = max(1, round(wanted * k * n / weights), k * n // max(GRADIENT_ELEMENTS, GRADIENT_ROWS * n))
             down = min(parts, max(1, k // (2 * MR)))
             across = min(-(-parts // down), max(1, n // 64))
             for i in range(down):
