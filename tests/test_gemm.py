@@ -99,7 +99,7 @@ def test_any_shape(m, n, k, transposes, name, guard):
 def write_block(address, c, c0, ldc, a, transpose_a, b, transpose_b, m, n, k, bias, has_bias, scratch):
     a_rs, a_cs = (1, m) if transpose_a else (k, 1)
     b_rs, b_cs = (1, k) if transpose_b else (n, 1)
-    call_gemm(address, c, c0, ldc, a, 0, a_rs, a_cs, b, 0, b_rs, b_cs, m, n, k, bias, 0, has_bias, scratch, 0)
+    call_gemm(address, c, c0, ldc, a, 0, a_rs, a_cs, b, 0, b_rs, b_cs, m, n, k, bias, 0, has_bias, scratch, 0, c, -1, 0)
 
 
 @every_transpose

@@ -108,3 +108,10 @@ def test_a_wide_first_layer_is_cut_by_columns():
     first = plan.weight_tasks[plan.weight_tasks[:, 0] == 0]
     assert len(first) > 1
     assert (first[:, 1:3] == [0, 3]).all()
+
+
+def test_a_few_threads_get_as_many_rows_each():
+    for rows in (*range(64, 300), 1023, 1024, 10_000):
+        for tasks in (2, 4):
+            sizes = [stop - start for start, stop, *_ in (part_of(rows, tasks, t) for t in range(tasks))]
+            assert max(sizes) - min(sizes) <= 3, (rows, sizes)

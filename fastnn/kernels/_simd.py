@@ -376,7 +376,9 @@ def _store_first(builder: Any, values: list[Any], places: list[Any], vector: ir.
         size //= 2
 
 
-def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = False, ahead: bool = False) -> Any:
+def make_micro_kernel(
+    rows: int, vectors: int, by_row: bool, *, narrow: bool = False, ahead: bool = False, soon: bool = False
+) -> Any:
     """Build the register tile ``C[rows, vectors*lanes] = init + A[rows, k] B[k, vectors*lanes]``.
 
     The returned intrinsic is called as ``kernel(c, c_stride, init, init_stride, has_init, a, a_stride, b,
@@ -389,7 +391,9 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = F
       ``a[i + p * a_stride]`` (packed, or a transposed row-major A);
     - ``b``: element (p, j) is ``b[p * b_stride + j]``; k >= 1;
     - ``columns``, of a `narrow` tile only: how many columns of C there are, some of the last vector's; no others are
-      read or written. Those of B are not read either where the target has `masked_loads`, else they must be there.
+      read or written. Those of B are not read either where the target has `masked_loads`, else they must be there;
+    - `ahead`: the panel of B that follows this one in place is asked for on the way;
+    - ``soon``, ``soon_stride``, where `soon`: a tile that is written next and asked for at once.
 
     Each element of C is one chain of multiply-adds in the order of p, whatever the tile: results do not
     depend on where tiles, blocks or threads begin.
@@ -397,6 +401,10 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = F
 
     @intrinsic
     def whole(typingctx, c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k):
+        return build(c.dtype)
+
+    @intrinsic
+    def fetching(typingctx, c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k, soon, soon_stride):
         return build(c.dtype)
 
     @intrinsic
@@ -410,6 +418,7 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = F
         signature = types.void(
             address, types.intp, address, types.intp, types.boolean,
             address, types.intp, address, types.intp, types.intp, *([types.intp] if narrow else []),
+            *([address, types.intp] if soon else []),
         )  # fmt: skip
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -442,9 +451,8 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = F
             loop = builder.append_basic_block("loop")
             after = builder.append_basic_block("after")
             row_starts = [at(a, builder.mul(a_stride, constant(i))) for i in range(rows)] if by_row else []
-            if rows == TILE_ROWS and not narrow and not by_row:  # the next tile's C, which may be far away
-                for i, j in tile:
-                    _prefetch(builder, at(c, builder.mul(c_stride, constant(i + rows)), constant(j * n_lanes)), True)
+            for i, j in tile if soon else []:
+                _prefetch(builder, at(args[10], builder.mul(args[11], constant(i)), constant(j * n_lanes)), True)
             builder.cbranch(cgutils.is_true(builder, has_init), load_init, loop)
             builder.position_at_end(load_init)
             starts = [
@@ -495,7 +503,7 @@ def make_micro_kernel(rows: int, vectors: int, by_row: bool, *, narrow: bool = F
 
         return signature, generate
 
-    return part if narrow else whole
+    return part if narrow else fetching if soon else whole
 
 
 def make_row_kernel(groups: int) -> Any:

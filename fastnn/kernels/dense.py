@@ -28,7 +28,7 @@ def column_sums(gemm, out, out0, d, d0, n, rows, first, last, scratch, s0):
     one[0] = 1.0
     if last > first:
         call_gemm(gemm, out, out0 + first, n, one, 0, 1, 0, d, d0 + first, n, 1, 1, last - first, rows,
-                  d, 0, False, scratch, s0)  # fmt: skip
+                  d, 0, False, scratch, s0, d, -1, 0)  # fmt: skip
 
 
 # The contexts of the two jobs: numbers, then arrays. `_X_*` of the backward pass is of the product toward dx.
@@ -46,7 +46,8 @@ def dense_forward_task(p, like, task, seat):
     j0, j1 = split(n, p[_COLUMN_BLOCKS], task // p[_ROW_BLOCKS], tile_columns(like))
     if i1 > i0 and j1 > j0:
         call_gemm(p[_GEMM], z, i0 * n + j0, n, floats_at(p, _X, like), i0 * k, k, 1, floats_at(p, _W, like), j0, n, 1,
-                  i1 - i0, j1 - j0, k, b, j0, b.size > 0, floats_at(p, _SCRATCH, like), seat * p[_EACH])  # fmt: skip
+                  i1 - i0, j1 - j0, k, b, j0, b.size > 0, floats_at(p, _SCRATCH, like), seat * p[_EACH],
+                  z, -1, 0)  # fmt: skip
         for i in range(i0, i1):
             row = a[i * n + j0 : i * n + j1]
             copy(row, z[i * n + j0 : i * n + j1])
@@ -70,7 +71,7 @@ def dense_backward_task(p, like, task, seat):
         j0, j1 = split(n, p[_COLUMN_BLOCKS], task // w_rows, nr)
         if i1 > i0 and j1 > j0:
             call_gemm(p[_GEMM], floats_at(p, _DW, like), i0 * n + j0, n, x, i0, 1, k, dz, j0, n, 1, i1 - i0, j1 - j0,
-                      rows, dz, 0, False, scratch, seat * p[_EACH])  # fmt: skip
+                      rows, dz, 0, False, scratch, seat * p[_EACH], dz, -1, 0)  # fmt: skip
         db = floats_at(p, _DB, like)
         if task % w_rows == 0 and db.size:
             column_sums(p[_GEMM], db, 0, dz, 0, n, rows, j0, j1, scratch, seat * p[_EACH])
@@ -80,7 +81,7 @@ def dense_backward_task(p, like, task, seat):
     j0, j1 = split(k, p[_X_COLUMN_BLOCKS], task // x_rows, nr)
     if i1 > i0 and j1 > j0:
         call_gemm(p[_GEMM], floats_at(p, _DX, like), i0 * k + j0, k, dz, i0 * n, n, 1, w, j0 * n, 1, n, i1 - i0,
-                  j1 - j0, n, dz, 0, False, scratch, seat * p[_EACH])  # fmt: skip
+                  j1 - j0, n, dz, 0, False, scratch, seat * p[_EACH], dz, -1, 0)  # fmt: skip
 
 
 FORWARD, BACKWARD = Task(dense_forward_task, KINDS), Task(dense_backward_task, KINDS)

@@ -188,14 +188,18 @@ def row_tasks(rows: int, n: int) -> int:
 
 @inlined
 def loss_blocks(rows):
-    """Return into how many blocks of rows the sum of the losses is cut, whoever makes them: each has its own sum."""
-    return min(MAX_LOSS_BLOCKS, max(1, rows // LOSS_BLOCK_ROWS))
+    """Return into how many blocks of rows the sum of the losses is cut, whoever makes them: each has its own sum.
+
+    1, 2, or a multiple of 4, so that a few threads get as many each.
+    """
+    blocks = min(MAX_LOSS_BLOCKS, rows // LOSS_BLOCK_ROWS)
+    return blocks - blocks % 4 if blocks >= 4 else max(1, min(2, blocks))
 
 
 @inlined
 def loss_block(rows, index):
     """Return (first row, last row + 1) of a block of the loss."""
-    return split(rows, loss_blocks(rows), index, 4)
+    return split(rows, loss_blocks(rows), index, 2)
 
 
 @block
@@ -325,7 +329,7 @@ def _forward_block(c, params, s, i0, i1, j0, j1, seat):
     if stage[KIND] == DENSE:
         call_gemm(
             c[GEMM], work, sums + i0 * n + j0, n, work, stage[IN] + i0 * k, k, 1, params, stage[WEIGHT] + j0, n, 1,
-            i1 - i0, j1 - j0, k, params, stage[BIAS] + j0, stage[BIAS] >= 0, work, scratch + GROUP,
+            i1 - i0, j1 - j0, k, params, stage[BIAS] + j0, stage[BIAS] >= 0, work, scratch + GROUP, work, -1, 0,
         )  # fmt: skip
     else:
         copy(work[sums + i0 * n : sums + i1 * n], work[stage[IN] + i0 * n : stage[IN] + i1 * n])
@@ -398,7 +402,7 @@ def _backward_block(c, params, s, i0, i1, j0, j1, seat):
         to = stages[s - 1, DELTA] if s > 0 else c[DX]
         call_gemm(
             c[GEMM], work, to + i0 * k + j0, k, work, stage[DELTA] + i0 * n, n, 1, params, stage[WEIGHT] + j0 * n, 1, n,
-            i1 - i0, j1 - j0, n, params, 0, False, work, scratch + GROUP,
+            i1 - i0, j1 - j0, n, params, 0, False, work, scratch + GROUP, work, -1, 0,
         )  # fmt: skip
     if s > 0:
         mask = work[scratch : scratch + GROUP]
@@ -450,7 +454,11 @@ def _updates_at_once(c):
 
 @block
 def _weight_task(c, params, t, seat):
-    """One block of dW = in^T dZ and the part of db above it; and their update, while they are in the cache."""
+    """One block of dW = in^T dZ and the part of db above it; and their update, while they are in the cache.
+
+    The product asks for the weights in passing: other threads have read them, and to write such a line takes a round
+    trip between the cores.
+    """
     work, task = floats_at(c, WORK, params), integer_rows_at(c, WEIGHT_TASKS)[t]
     stage = integer_rows_at(c, STAGES)[task[STAGE_OF]]
     i0, i1, j0, j1 = task[ROW_0], task[ROW_1], task[COLUMN_0], task[COLUMN_1]
@@ -463,7 +471,7 @@ def _weight_task(c, params, t, seat):
         d_bias = d + (i1 - i0) * width
     call_gemm(
         c[GEMM], grads, d, ld, work, stage[IN] + i0, 1, k, work, stage[DELTA] + j0, n, 1,
-        i1 - i0, width, rows, params, 0, False, work, scratch + GROUP,
+        i1 - i0, width, rows, params, 0, False, work, scratch + GROUP, params, weight, n,
     )  # fmt: skip
     if bias >= 0:
         column_sums(c[GEMM], grads, d_bias - j0, work, stage[DELTA], n, rows, j0, j1, work, scratch + GROUP)

@@ -73,7 +73,8 @@ _part_full, _part_1 = (make_micro_kernel(rows, VECTORS, True, narrow=True) for r
 _half_twice, _half_full, _half_1 = (make_micro_kernel(rows, 1, True, narrow=True) for rows in (2 * MR, MR, 1))
 _col_part_full, _col_part_4, _col_part_1 = (make_micro_kernel(rows, VECTORS, False, narrow=True) for rows in (MR, 4, 1))
 _col_half_full, _col_half_4, _col_half_1 = (make_micro_kernel(rows, 1, False, narrow=True) for rows in (MR, 4, 1))
-_col_full, _col_8, _col_4, _col_2, _col_1 = (make_micro_kernel(rows, VECTORS, False) for rows in (MR, 8, 4, 2, 1))
+_col_full = make_micro_kernel(MR, VECTORS, False, soon=True)
+_col_8, _col_4, _col_2, _col_1 = (make_micro_kernel(rows, VECTORS, False) for rows in (8, 4, 2, 1))
 
 
 @inlined
@@ -176,15 +177,15 @@ def _rows_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, row
 
 
 @block
-def _rows_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, ldb, rows, depth):
+def _rows_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, ldb, rows, depth, soon, ld_soon):
     """The same with A read column by column:
 
-    Packed (panel = depth * MR, stride MR) or transposed in place (panel = MR).
+    Packed (panel = depth * MR, stride MR) or transposed in place (panel = MR). Whole tiles ask for those of `soon`.
     """
     i = 0
     while i + MR <= rows:
         _col_full(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
-                  a, a_stride, b, ldb, depth)  # fmt: skip
+                  a, a_stride, b, ldb, depth, advance(soon, i * ld_soon), ld_soon)  # fmt: skip
         a = advance(a, panel)
         i += MR
     if MR > 8 and i + 8 <= rows:
@@ -368,7 +369,8 @@ def _one_column(c, c0, a, a0, a_rs, a_cs, b, b0, rows, k, bias, bias0, has_bias)
 
 
 @block
-def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, bias0, has_bias, scratch, s0):
+def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, bias0, has_bias, scratch, s0,
+               soon, soon0, ld_soon):  # fmt: skip
     """Write the m x n block C = A B (+ bias row) of a product with inner size k; serial.
 
     Parameters
@@ -380,7 +382,11 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
     row that repeats one number
     bias : n numbers that every row's sums start from, where `has_bias`
     scratch : `scratch_elements(m, n, k, NR)` elements
+    soon, soon0, ld_soon : array, offset and row stride of an m x n block that is written next: with each tile of C that
+    place of it is asked for. soon0 is -1 for C itself, whose next tile is asked for
     """
+    if soon0 < 0:
+        soon, soon0, ld_soon = c, c0 + MR * ldc, ldc
     nr = tile_columns(c)
     depth_max = -(-k // (-(-k // KC)))  # the same depth for all but the last panel
     packed_a0 = s0 + depth_max * (-(-min(n, NC) // nr) * nr)
@@ -445,10 +451,11 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
                                        mc, kc, not pack_b and i0 == 0)  # fmt: skip
                     else:
                         _rows_by_column(out, ldc, init, init_stride, has_init, a_at, panel, a_stride,
-                                        b_at, b_stride, mc, kc)  # fmt: skip
+                                        b_at, b_stride, mc, kc,
+                                        pointer(soon, soon0 + i0 * ld_soon + j0 + j), ld_soon)  # fmt: skip
 
 
-GEMM = Task(gemm_block, "e[:] i i e[:] i i i e[:] i i i i i i e[:] i b e[:] i")
+GEMM = Task(gemm_block, "e[:] i i e[:] i i i e[:] i i i i i i e[:] i b e[:] i e[:] i i")
 call_gemm = GEMM.call
 
 
@@ -505,7 +512,7 @@ def matmul_task(p, like, task, seat):
     j0, j1 = split(n, p[_COLUMN_BLOCKS], task // p[_ROW_BLOCKS], tile_columns(like))
     if i1 > i0 and j1 > j0:
         call_gemm(p[_GEMM], c, i0 * n + j0, n, a, i0 * p[_A_RS], p[_A_RS], p[_A_CS], b, j0 * p[_B_CS], p[_B_RS],
-                  p[_B_CS], i1 - i0, j1 - j0, p[_K], c, 0, False, scratch, seat * p[_EACH])  # fmt: skip
+                  p[_B_CS], i1 - i0, j1 - j0, p[_K], c, 0, False, scratch, seat * p[_EACH], c, -1, 0)  # fmt: skip
 
 
 MATMUL = Task(matmul_task, KINDS)
