@@ -16,7 +16,9 @@ import numpy as np
 from numba import prange
 
 from fastnn.kernels._check import check_array, check_arrays, check_flag, check_scalar
-from fastnn.kernels._jit import Task, block, entry_parallel, formula, inlined, launch_chunks
+from fastnn.kernels._context import SLOTS, doubles_at, floats_at
+from fastnn.kernels._jit import Task, block, entry, entry_parallel, formula, inlined, launch_chunks, like_writable
+from fastnn.kernels._pool import KINDS, lead, pool, put
 from fastnn.kernels.activation import CHUNK
 from fastnn.kernels.elementary import absolute, choose, copysign, largest, like
 
@@ -214,13 +216,41 @@ UPDATES = {
 call_update = _ADAM.call
 
 
-@entry_parallel
-def _update(update, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
-    for c in prange((w.size + CHUNK - 1) // CHUNK):
-        part = slice(c * CHUNK, (c + 1) * CHUNK)
-        call_update(update, w[part], s0[part], s1[part], s2[part], d[part], hyper, l1, l2, decay, scale)
-        if truncate > 0.0:
-            soft_threshold_block(w[part], truncate)
+UPDATE_CHUNKS = 3
+"""Chunks that are worth a helper (`_pool.py`): 12 us and more. Whoever is awake takes one at a time."""
+
+# The context of an update: the address of the rule, then arrays.
+_RULE, _W, _S0, _S1, _S2, _D, _HYPER, _FACTORS = 0, *range(1, 1 + 7 * SLOTS, SLOTS)
+_N_CONTEXT = 1 + 7 * SLOTS
+
+
+@block
+def update_task(p, like, task, seat):
+    """Update one chunk of the parameters that the context `p` describes."""
+    part = slice(task * CHUNK, (task + 1) * CHUNK)
+    w, factors = floats_at(p, _W, like)[part], doubles_at(p, _FACTORS)
+    call_update(
+        p[_RULE], w, floats_at(p, _S0, like)[part], floats_at(p, _S1, like)[part], floats_at(p, _S2, like)[part],
+        floats_at(p, _D, like)[part], doubles_at(p, _HYPER), factors[0], factors[1], factors[2], factors[3],
+    )  # fmt: skip
+    if factors[4] > 0.0:
+        soft_threshold_block(w, factors[4])
+
+
+UPDATE = Task(update_task, KINDS)
+
+
+@entry
+def _update(team, job, members, like, function, p, rule, w, s0, s1, s2, d, hyper, factors):
+    p[_RULE] = rule
+    put(p, _W, w)
+    put(p, _S0, s0)
+    put(p, _S1, s1)
+    put(p, _S2, s2)
+    put(p, _D, d)
+    put(p, _HYPER, hyper)
+    put(p, _FACTORS, factors)
+    lead(team, job, members, like, function, p, (w.size + CHUNK - 1) // CHUNK)
 
 
 @block
@@ -283,11 +313,14 @@ def hyper_vector(
     eps_hat: bool = False,
 ) -> np.ndarray:
     """Return the float64 vector of hyper-parameters that `update_block` reads, for the step counted from 1."""
-    hyper = np.zeros(N_HYPER)
-    hyper[[LR, BETA1, BETA2, EPS, EPS_INSIDE]] = lr, b1, b2, eps, bool(eps_inside_sqrt)
-    hyper[[NESTEROV, CENTERED, CLIP_VALUE, EPS_HAT]] = bool(nesterov), bool(centered), clip_value, bool(eps_hat)
-    hyper[[CORRECTION1, CORRECTION2, FIRST]] = 1.0 - b1**step, math.sqrt(1.0 - b2**step), step == 1
-    return hyper
+    correction1, correction2 = 1.0 - b1**step, math.sqrt(1.0 - b2**step)
+    return np.array(  # in the order of the positions LR .. EPS_HAT
+        [
+            lr, b1, b2, eps, bool(eps_inside_sqrt), bool(nesterov), bool(centered), clip_value, correction1,
+            correction2, step == 1, bool(eps_hat),
+        ],
+        np.float64,
+    )  # fmt: skip
 
 
 def _run(
@@ -304,27 +337,18 @@ def _run(
     check_arrays({"param": param, **given}, {"grad": grad}, dict.fromkeys([*given, "grad"], shape))
     for name, value in options.items():
         check_scalar(name, value, low=None if name == "grad_scale" else 0.0, infinite=name == "clip_value")
-    l1, l2, scale, truncate = (float(options[name]) for name in ("l1", "l2", "grad_scale", "truncate"))
     hyper[CLIP_VALUE] = options["clip_value"]
     if param.size == 0:
         return
+    factors = np.array([options["l1"], options["l2"], decay, options["grad_scale"], options["truncate"]], np.float64)
     empty = np.empty(0, param.dtype)
     slots = [empty if state is None else state.reshape(-1) for state in states.values()]
     slots += [empty] * (3 - len(slots))
-    launch_chunks(
-        _update,
-        -(-param.size // CHUNK),
-        UPDATES[kind].address(param.dtype),
-        param.reshape(-1),
-        *slots,
-        grad.reshape(-1),
-        hyper,
-        l1,
-        l2,
-        float(decay),
-        scale,
-        truncate,
-    )
+    with pool().helping(param.size // (UPDATE_CHUNKS * CHUNK)) as (_, *team):
+        _update(
+            *team, UPDATE.address(param.dtype), np.empty(_N_CONTEXT, np.int64), UPDATES[kind].address(param.dtype),
+            param.reshape(-1), *slots, like_writable(grad.reshape(-1)), hyper, factors,
+        )  # fmt: skip
 
 
 def _options(l1: float, l2: float, grad_scale: float, clip_value: float, truncate: float) -> dict[str, float]:
