@@ -36,8 +36,8 @@ _DROPOUT_OLD = """        _mask_group(mask, group, threshold, scale, step, layer
 _ACTIVATION_OLD = """        copy(piece, z[c * CHUNK : (c + 1) * CHUNK])
         call_activate(activation, code, piece)
 """
-_UPDATE_OLD = """        part = slice(c * CHUNK, (c + 1) * CHUNK)
-        call_update("""
+_UPDATE_OLD = """    if factors[4] > 0.0:
+"""
 _EPOCH_OLD = """        _carry_rows(c, params, learning)
         if c[MODE] != FORWARD:
 """
@@ -61,9 +61,11 @@ TENTH = {
     ),
     "update": Plant(
         "adam 1000000 float32", "fastnn/kernels/update.py", _UPDATE_OLD,
-        """        if c % 10 == 0:
-            twice = slice(c * CHUNK, (c + 1) * CHUNK)
-            call_update(update, w[twice], s0[twice], s1[twice], s2[twice], d[twice], hyper, l1, l2, decay, scale)
+        """    if task % 10 == 0:
+        call_update(
+            p[_RULE], w, floats_at(p, _S0, like)[part], floats_at(p, _S1, like)[part], floats_at(p, _S2, like)[part],
+            floats_at(p, _D, like)[part], doubles_at(p, _HYPER), factors[0], factors[1], factors[2], factors[3],
+        )
 """ + _UPDATE_OLD,
     ),
     "epoch loop": Plant(
