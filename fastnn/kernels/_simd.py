@@ -451,8 +451,10 @@ def make_micro_kernel(
             loop = builder.append_basic_block("loop")
             after = builder.append_basic_block("after")
             row_starts = [at(a, builder.mul(a_stride, constant(i))) for i in range(rows)] if by_row else []
+            per_line = max(1, 64 // target().vector_bytes)  # vectors in a cache line
             for i, j in tile if soon else []:
-                _prefetch(builder, at(args[10], builder.mul(args[11], constant(i)), constant(j * n_lanes)), True)
+                if j % per_line == 0:
+                    _prefetch(builder, at(args[10], builder.mul(args[11], constant(i)), constant(j * n_lanes)), True)
             builder.cbranch(cgutils.is_true(builder, has_init), load_init, loop)
             builder.position_at_end(load_init)
             starts = [
