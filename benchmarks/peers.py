@@ -18,6 +18,7 @@ import os
 import sys
 import time
 import traceback
+import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -212,7 +213,7 @@ class FastNN(Peer):
         if not worst < bound:
             raise ArithmeticError(f"matmul {kind} {shape} {dtype}: off by {worst:.2g}, expected at most {bound:.2g}")
         count = repetitions(shape)
-        return (call, 1) if count == 1 else (_compiled_loop(gemm, call, count), count)
+        return (call, 1) if count == 1 else (_compiled_loop(call, count), count)
 
     def update_call(self, name: str, size: int) -> tuple[Callable[[], Any], int]:
         return cases.bind(cases.update_case(name, size), "fastnn", "float32")[0], 1
@@ -224,7 +225,7 @@ class FastNN(Peer):
         a = aligned(z.shape, z.dtype)
         softmax = functools.partial(activation.softmax_forward, a, z)
         call = softmax if name == "softmax" else functools.partial(activation.activation_forward, a, z, name)
-        return _compiled_loop(activation, call, 100), 100
+        return _compiled_loop(call, 100), 100
 
     def plain(self, streams: int, size: int) -> float:
         """Return seconds of a plain loop over as many vectors as an update has."""
@@ -273,26 +274,26 @@ def _softmax(x: Array) -> Array:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def _compiled_loop(module: Any, call: Callable[[], Any], count: int) -> Callable[[], Any]:
-    """Return a call that does what `call`, a public kernel of `module`, does, `count` times in compiled code.
+def _compiled_loop(call: Callable[[], Any], count: int) -> Callable[[], Any]:
+    """Return a call that does what `call`, a public kernel, does, `count` times in compiled code.
 
-    The public kernel checks its arguments and launches a compiled one, or for a small product calls it; what it runs is
-    taken down, and run in a loop with the same arguments on one thread.
+    The public kernel checks its arguments and calls a compiled one; that call is taken down, and done in a loop with
+    the same arguments on one thread.
     """
     import numba
 
+    from fastnn.kernels import _chunks, gemm
+
     launched: list[Any] = []
-    name = "_matmul" if hasattr(module, "_matmul") else "launch_chunks"
-    before = getattr(module, name)
 
-    def take_down(*arguments: Any) -> None:
-        launched.append((before, arguments) if name == "_matmul" else (arguments[0].alone, arguments[2:]))
+    def take_down(before: Any, team: Any, job: Any, members: int, *arguments: Any) -> None:
+        launched.append((before, (team, job, 1, *arguments)))
 
-    setattr(module, name, take_down)
-    try:
+    with contextlib.ExitStack() as patches:
+        for module, name in ((gemm, "_matmul"), (_chunks, "_lead")):
+            replaced = functools.partial(take_down, getattr(module, name))
+            patches.enter_context(unittest.mock.patch.object(module, name, replaced))
         call()
-    finally:
-        setattr(module, name, before)
     ((kernel, arguments),) = launched
 
     @numba.njit(nogil=True)

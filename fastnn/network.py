@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fastnn.activations import SOFTMAX
 from fastnn.kernels import epoch as e
 from fastnn.kernels import formulas
-from fastnn.kernels.activation import CHUNK
+from fastnn.kernels._chunks import CHUNK
 from fastnn.kernels.dropout import GROUP, threshold_of
 from fastnn.kernels.gemm import MR, TASK_FLOPS, product_scratch, product_tasks, split
 from fastnn.layers import Activation, Dense, Dropout, Layer, Rescale

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fastnn.kernels import _jit, gemm
+from fastnn.kernels import _chunks, gemm
 
 settings.register_profile(
     "fastnn",
@@ -141,9 +141,9 @@ def _bits(result):
 def same_bits(threads, monkeypatch):
     """Return a function that calls its argument with 1 and with all threads and wants the same bits.
 
-    Threads are forked for the smallest piece of work then.
+    Helpers are called for the smallest piece of work then.
     """
-    monkeypatch.setattr(_jit, "FORK_CHUNKS", 1)
+    monkeypatch.setattr(_chunks, "HELPED_CHUNKS", 1)
     monkeypatch.setattr(gemm, "FORK_FLOPS", 1000)
 
     def check(compute):

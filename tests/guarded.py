@@ -21,7 +21,7 @@ import numpy as np
 
 import fastnn
 from fastnn import arrays, kernels, network, runtime
-from fastnn.kernels import _context, _jit, _team, dense, dropout, gemm, loss, statistics, update
+from fastnn.kernels import _chunks, _context, _team, dense, dropout, gemm, loss, statistics, update
 
 PAGE = mmap.PAGESIZE
 NOTHING, READ = 0, 1  # PROT_NONE, PROT_READ
@@ -410,7 +410,7 @@ def make_draws(first: int, count: int) -> None:
     faulthandler.enable()
     warnings.simplefilter("ignore")
     fastnn.warmup()  # nothing is compiled while NumPy is not itself
-    _jit.FORK_CHUNKS, gemm.FORK_FLOPS = 1, 1000
+    _chunks.HELPED_CHUNKS, gemm.FORK_FLOPS = 1, 1000
     network._aligned = lambda size: size  # no room between one array and the next
     for number in range(first, first + count):
         draw = Draw(number)

@@ -269,7 +269,8 @@ print(len(recorder.buffer))
 def test_warmup_leaves_no_kernel_to_compile():
     covered, compiled = run_python(WARMUP).splitlines()
     assert covered == f"[] {len(_jit.entries)} {len(tasks())}"
-    assert len(_jit.entries) >= 15
+    assert len(_jit.entries) >= 10
+    assert len(tasks()) >= 20
     assert compiled == "0"
 
 

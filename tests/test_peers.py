@@ -18,7 +18,7 @@ def test_an_activation_in_a_compiled_loop_is_the_activation():
             if name == "softmax"
             else functools.partial(activation.activation_forward, a, z, name)
         )
-        loop = peers._compiled_loop(activation, call, 2)
+        loop = peers._compiled_loop(call, 2)
         a[:] = np.nan
         loop()
         want = np.empty(z.shape)
@@ -33,7 +33,7 @@ def test_a_product_in_a_compiled_loop_is_the_product():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((5, 7)), rng.standard_normal((7, 3))
     c = np.full((5, 3), np.nan)
-    loop = peers._compiled_loop(gemm, functools.partial(gemm.matmul, c, a, b), 2)
+    loop = peers._compiled_loop(functools.partial(gemm.matmul, c, a, b), 2)
     c[:] = np.nan
     loop()
     np.testing.assert_allclose(c, a @ b, atol=1e-12)

@@ -29,8 +29,8 @@ import numba
 import numpy as np
 import fastnn
 from fastnn import Dense, kernels
-from fastnn.kernels import _jit, gemm
-_jit.FORK_CHUNKS, gemm.FORK_FLOPS = 1, 1000  # threads for the smallest piece of work
+from fastnn.kernels import _chunks, gemm
+_chunks.HELPED_CHUNKS, gemm.FORK_FLOPS = 1, 1000  # threads for the smallest piece of work
 
 rng = np.random.default_rng(0)
 x = rng.normal(size=(3000, 8)).astype(np.float32)
@@ -46,7 +46,7 @@ def trained(seed=0):
     return result
 
 def loops():
-    "What goes through Numba's parallel loops, as bytes."
+    "Kernels called from Python whose chunks helpers share, as bytes."
     p, stats = np.empty_like(wide), np.empty(4)
     kernels.softmax_forward(p, wide)
     kernels.activation_statistics(stats, wide, wide, "tanh")
@@ -61,7 +61,7 @@ def bits(model):
 
 @functools.cache
 def layer_is_there(layer):
-    script = "import numba; from fastnn.kernels import _jit; numba.get_num_threads(); print(numba.threading_layer())"
+    script = "import numba; import fastnn; numba.get_num_threads(); print(numba.threading_layer())"
     environment = {**os.environ, "NUMBA_THREADING_LAYER": layer, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
     result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     return result.returncode == 0 and result.stdout.strip() == layer

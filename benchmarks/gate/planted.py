@@ -33,10 +33,10 @@ _PRODUCT_NEW = """                twice = nc // {part} // nr * nr if k0 == 0 and
 """
 _DROPOUT_OLD = """        _mask_group(mask, group, threshold, scale, step, layer, seed)
 """
-_ACTIVATION_OLD = """        copy(piece, z[c * CHUNK : (c + 1) * CHUNK])
-        call_activate(activation, code, piece)
+_ACTIVATION_OLD = """    copy(a, chunk_at(p, B, element, task))
+    call_activate(counts[0], counts[1], a)
 """
-_UPDATE_OLD = """    if factors[4] > 0.0:
+_UPDATE_OLD = """    if numbers[_TRUNCATE] > 0.0:
 """
 _EPOCH_OLD = """        _carry_rows(c, params, learning)
         if c[MODE] != FORWARD:
@@ -48,9 +48,9 @@ TENTH = {
     ),
     "activation": Plant(
         "activation_forward tanh 32768 float32", "fastnn/kernels/activation.py", _ACTIVATION_OLD,
-        _ACTIVATION_OLD + """        again = piece[: piece.size // 5]
-        copy(again, z[c * CHUNK : c * CHUNK + again.size])
-        call_activate(activation, code, again)
+        _ACTIVATION_OLD + """    again = a[: a.size // 5]
+    copy(again, chunk_at(p, B, element, task))
+    call_activate(counts[0], counts[1], again)
 """,
     ),
     "dropout": Plant(
@@ -63,8 +63,8 @@ TENTH = {
         "adam 1000000 float32", "fastnn/kernels/update.py", _UPDATE_OLD,
         """    if task % 10 == 0:
         call_update(
-            p[_RULE], w, floats_at(p, _S0, like)[part], floats_at(p, _S1, like)[part], floats_at(p, _S2, like)[part],
-            floats_at(p, _D, like)[part], doubles_at(p, _HYPER), factors[0], factors[1], factors[2], factors[3],
+            rule, w, chunk_at(p, C, element, task), chunk_at(p, D, element, task), chunk_at(p, E, element, task), d,
+            numbers, numbers[_L1], numbers[_L2], numbers[_DECAY], numbers[_SCALE],
         )
 """ + _UPDATE_OLD,
     ),

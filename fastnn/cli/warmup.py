@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     names = options.dtype or ["float32", "float64"]
     start = time.perf_counter()
     if not options.json:
-        print("compiling every kernel for this CPU, some half a minute for each type", file=sys.stderr)
+        print("compiling every kernel for this CPU, some twenty seconds for each type", file=sys.stderr)
     warmup(names)
     seconds = time.perf_counter() - start
     if options.json:

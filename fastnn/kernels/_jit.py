@@ -6,10 +6,10 @@ The decorators, from the inside out:
               (fused multiply-add allowed, reassociation not: it would cancel compensated terms);
 ``inlined``   a small loop that is always inlined;
 ``block``     a serial loop over one block, called from other compiled code;
-``Task``      a block function that is compiled once, on its own, and called by address: a parallel loop around
-              it then compiles in half a second, where Numba would optimise the whole body four times over;
-``entry``     a serial function that Python calls: cached on disk;
-``entry_parallel``  the same for a loop over fixed blocks, for one thread and with ``prange`` for several: see `Loop`.
+``Task``      a block function that is compiled once, on its own, and called by its address;
+``entry``     a serial function that Python calls: cached on disk.
+
+Threads of our own share the work (`_pool.py`, `_team.py`); no loop is a parallel loop of Numba.
 
 No decorator compiles anything at import. None of the fast-math sets has ``nnan`` or ``ninf``: a NaN
 stays visible all the way to the loss.
@@ -21,7 +21,6 @@ import ctypes
 import functools
 import hashlib
 import inspect
-import os
 import pathlib
 import warnings
 from collections.abc import Callable
@@ -32,7 +31,6 @@ import numpy as np
 from numba import types
 from numba.core import caching
 from numba.extending import intrinsic
-from numba.np.ufunc import parallel
 
 from fastnn.kernels._pipelines import InnerCompiler, KernelCompiler
 
@@ -61,11 +59,11 @@ def kernel_sources_stamp() -> str:
 class _KernelCache(caching.FunctionCache):
     """Numba's function cache, keyed by all kernel sources; a full or broken disk never stops a call."""
 
-    def __init__(self, py_func: Callable[..., Any], variant: str) -> None:
+    def __init__(self, py_func: Callable[..., Any]) -> None:
         super().__init__(py_func)
         self._cache_file = caching.IndexDataCacheFile(
             cache_path=self._cache_path,
-            filename_base=self._impl.filename_base + variant,
+            filename_base=self._impl.filename_base,
             source_stamp=kernel_sources_stamp(),
         )
 
@@ -99,13 +97,10 @@ def _warn_once(message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-def _cached(dispatcher: Any, variant: str = "") -> Any:
-    """Turn on the disk cache of `dispatcher`; without any writable directory, go on without one.
-
-    `variant` tells apart what is compiled from the same function with other options.
-    """
+def _cached(dispatcher: Any) -> Any:
+    """Turn on the disk cache of `dispatcher`; without any writable directory, go on without one."""
     try:
-        dispatcher._cache = _KernelCache(dispatcher.py_func, variant)
+        dispatcher._cache = _KernelCache(dispatcher.py_func)
     except RuntimeError:
         _warn_once(
             "fastnn: no writable directory for compiled kernels, so each process compiles them again; "
@@ -151,84 +146,6 @@ def entry(function: Callable[..., Any]) -> Any:
     """Compile a serial function that Python calls; cached on disk."""
     entries.append(_any_number(_cached(numba.njit(fastmath=FAST, **_COMMON)(function))))
     return entries[-1]
-
-
-class Loop:
-    """A loop over fixed blocks, compiled for one thread (`alone`) and with ``prange`` for several (`together`).
-
-    Both give the same bits as long as every sum in the body is made by a `Task`, which is compiled once.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.alone = entry(function)
-        self.together = _any_number(
-            _cached(numba.njit(fastmath=FAST, parallel=True, **_COMMON)(function), variant="-parallel")
-        )
-        entries.append(self.together)
-
-    def compile_together(self) -> None:
-        """Compile for several threads what has been compiled for one."""
-        for signature in self.alone.signatures:
-            self.together.compile(signature)
-
-
-loops: list[Loop] = []
-"""Every loop, for `warmup`."""
-
-
-def entry_parallel(function: Callable[..., Any]) -> Loop:
-    """Compile a loop with ``prange`` over fixed blocks; cached on disk."""
-    loops.append(Loop(function))
-    return loops[-1]
-
-
-def launch(loop: Loop, n_tasks: int, *arguments: Any) -> None:
-    """Run a loop on no more threads than `n_tasks`, the blocks of it that are worth one each.
-
-    Waking a thread that has nothing to do costs a microsecond, or milliseconds where the core is busy. Numba would
-    compile once more for arrays that are read-only: inputs, which no kernel writes to, all look alike to it.
-    """
-    arguments = tuple(like_writable(a) if isinstance(a, np.ndarray) else a for a in arguments)
-    available = numba.get_num_threads()
-    if min(available, n_tasks) <= 1 or not _may_fork():
-        loop.alone(*arguments)
-        return
-    numba.set_num_threads(min(available, n_tasks))
-    try:
-        loop.together(*arguments)
-    finally:
-        numba.set_num_threads(available)
-
-
-_lost_threads = False
-"""Whether this process was forked from one whose threads Numba had started."""
-
-
-def _may_fork() -> bool:
-    """Return whether Numba may run a parallel loop here.
-
-    Its workqueue layer ends the process when two threads come at once, whoever started the other one's loop, and GNU
-    OpenMP ends a forked process whose parent had threads.
-    """
-    return not _lost_threads and parallel.threading_layer() != "workqueue"
-
-
-def _note_fork() -> None:
-    global _lost_threads
-    _lost_threads = bool(getattr(parallel, "_is_initialized", True))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
-
-
-FORK_CHUNKS = 8
-"""Chunks of element-wise work (`activation.CHUNK`) that are worth one thread: 30 us and more. See `gemm.FORK_FLOPS`."""
-
-
-def launch_chunks(loop: Loop, n_chunks: int, *arguments: Any) -> None:
-    """Run a loop of element-wise work in `n_chunks` chunks."""
-    launch(loop, n_chunks // FORK_CHUNKS, *arguments)
 
 
 def like_writable(array: np.ndarray) -> np.ndarray:

@@ -137,6 +137,7 @@ class Pool:
         seats = _config.NUMBA_NUM_THREADS
         self.team = team_words(seats)
         self.job = np.zeros(_ASLEEP + seats * LINE, np.int64)
+        self._alone = contextlib.nullcontext((1, self.team, self.job, 1, LIKE))
         self._free = threading.Lock()
         self._helpers: list[threading.Thread] = []
         self._allowed: set[int] = set()
@@ -144,16 +145,20 @@ class Pool:
         for bell in self._bells:
             bell.acquire()
 
-    @contextlib.contextmanager
-    def helping(self, n_tasks: int) -> Iterator[tuple[Any, ...]]:
+    def helping(self, n_tasks: int) -> contextlib.AbstractContextManager[tuple[Any, ...]]:
         """Wake who may help with a job of some tasks, for as long as it takes.
 
         Gives the number of seats (of which each needs scratch of its own) and what `lead` is called with first:
         team, job, threads that may take part, and what stands for an array of the float type.
         """
         members = min(get_num_threads(), n_tasks) if n_tasks > 1 else 1
-        if members == 1 or self.job[_STOP] or not self._free.acquire(blocking=False):
-            yield 1, self.team, self.job, 1, LIKE
+        return self._alone if members == 1 else self._helped(members)
+
+    @contextlib.contextmanager
+    def _helped(self, members: int) -> Iterator[tuple[Any, ...]]:
+        if self.job[_STOP] or not self._free.acquire(blocking=False):
+            with self._alone as alone:
+                yield alone
             return
         try:
             with contextlib.suppress(RuntimeError):  # no more threads to be had: the work is done without

@@ -8,7 +8,6 @@ import numpy as np
 
 from fastnn.kernels import epoch
 from fastnn.kernels._compile import processes, running_beside
-from fastnn.kernels._jit import loops
 from fastnn.kernels._pool import compile_attend
 from fastnn.kernels.activation import activation_backward, activation_forward, softmax_forward
 from fastnn.kernels.dense import FORWARD, dense_backward, dense_forward
@@ -23,7 +22,7 @@ from fastnn.kernels.update import clip_by_value, global_norm, penalty, sgd_updat
 def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
     """Compile every kernel for this CPU and keep the code on disk, so that no later call of any process compiles.
 
-    Half a minute for each float type on two cores, less where the code is there already. The code goes where Numba
+    Some twenty seconds for each float type on two cores, less where the code is there already. The code goes where Numba
     keeps it: ``NUMBA_CACHE_DIR``, or beside the package, or the user's cache directory.
 
     Parameters
@@ -78,5 +77,3 @@ def compile_rest(name: str) -> None:
     global_norm(row)
     clip_by_value(row, 1.0)
     soft_threshold(row, 0.1)
-    for loop in loops:
-        loop.compile_together()

@@ -7,12 +7,15 @@ one is not vectorised.
 from __future__ import annotations
 
 import numpy as np
-from numba import prange, types
+from numba import types
 
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy, make_stack
 from fastnn.kernels._check import check_arrays, check_code
-from fastnn.kernels._jit import Task, block, entry_parallel, launch_chunks
+from fastnn.kernels._chunks import CHUNK, COUNTS, A, B, C, chunk_at, share
+from fastnn.kernels._context import floats_at, integers_at
+from fastnn.kernels._jit import Task, block
+from fastnn.kernels._pool import KINDS
 from fastnn.kernels.elementary import (
     SCALE,
     absolute,
@@ -25,9 +28,6 @@ from fastnn.kernels.elementary import (
     quotient,
     scaled_exp_difference,
 )
-
-CHUNK = 8192
-"""Elements of one parallel block of an element-wise kernel: 32 KB of float32, about 4 us."""
 
 GROUP_ROWS = 64
 """Rows of few logits that go through softmax at once."""
@@ -190,33 +190,30 @@ MULTIPLY_SLOPE = Task(multiply_slope, "i e[:] e[:]")
 call_multiply_slope = MULTIPLY_SLOPE.call
 
 
-@entry_parallel
-def _activation_forward(activation, a, z, code):
-    for c in prange((a.size + CHUNK - 1) // CHUNK):
-        piece = a[c * CHUNK : (c + 1) * CHUNK]
-        copy(piece, z[c * CHUNK : (c + 1) * CHUNK])
-        call_activate(activation, code, piece)
+@block
+def _forward_task(p, element, task, seat):
+    a, counts = chunk_at(p, A, element, task), integers_at(p, COUNTS)
+    copy(a, chunk_at(p, B, element, task))
+    call_activate(counts[0], counts[1], a)
 
 
-@entry_parallel
-def _activation_backward(slope, dz, da, source, code):
-    for c in prange((dz.size + CHUNK - 1) // CHUNK):
-        piece = dz[c * CHUNK : (c + 1) * CHUNK]
-        copy(piece, da[c * CHUNK : (c + 1) * CHUNK])
-        call_multiply_slope(slope, code, piece, source[c * CHUNK : (c + 1) * CHUNK])
+@block
+def _backward_task(p, element, task, seat):
+    dz, counts = chunk_at(p, A, element, task), integers_at(p, COUNTS)
+    copy(dz, chunk_at(p, B, element, task))
+    call_multiply_slope(counts[0], counts[1], dz, chunk_at(p, C, element, task))
 
 
-@entry_parallel
-def _softmax_forward(softmax, p, z, n):
-    length = max(1, CHUNK // n) * n
-    for c in prange((p.size + length - 1) // length):
-        piece = p[c * length : (c + 1) * length]
-        copy(piece, z[c * length : (c + 1) * length])
-        call_softmax(softmax, piece, n)
+@block
+def _softmax_task(p, element, task, seat):
+    counts = integers_at(p, COUNTS)
+    softmax, n, length = counts[0], counts[1], counts[2]
+    rows = floats_at(p, A, element)[task * length : (task + 1) * length]
+    copy(rows, floats_at(p, B, element)[task * length : (task + 1) * length])
+    call_softmax(softmax, rows, n)
 
 
-def _chunks(array: np.ndarray) -> int:
-    return -(-array.size // CHUNK)
+_FORWARD, _BACKWARD, _ROWS = Task(_forward_task, KINDS), Task(_backward_task, KINDS), Task(_softmax_task, KINDS)
 
 
 def activation_forward(a: np.ndarray, z: np.ndarray, activation: str) -> None:
@@ -246,7 +243,7 @@ def activation_forward(a: np.ndarray, z: np.ndarray, activation: str) -> None:
     """
     code = check_code("activation", activation, f.CODES)
     check_arrays({"a": a}, {"z": z}, {"z": np.shape(a)})
-    launch_chunks(_activation_forward, _chunks(a), ACTIVATE.address(a.dtype), a.reshape(-1), z.reshape(-1), code)
+    share(_FORWARD, (a, z), counts=(ACTIVATE.address(a.dtype), code))
 
 
 def activation_backward(dz: np.ndarray, da: np.ndarray, z: np.ndarray, a: np.ndarray, activation: str) -> None:
@@ -272,8 +269,7 @@ def activation_backward(dz: np.ndarray, da: np.ndarray, z: np.ndarray, a: np.nda
     shape = np.shape(dz)
     check_arrays({"dz": dz}, {"da": da, "z": z, "a": a}, {"da": shape, "z": shape, "a": shape})
     source = z if code in f.NEEDS_Z else a
-    slope = MULTIPLY_SLOPE.address(dz.dtype)
-    launch_chunks(_activation_backward, _chunks(dz), slope, dz.reshape(-1), da.reshape(-1), source.reshape(-1), code)
+    share(_BACKWARD, (dz, da, source), counts=(MULTIPLY_SLOPE.address(dz.dtype), code))
 
 
 def softmax_forward(p: np.ndarray, z: np.ndarray) -> None:
@@ -293,4 +289,6 @@ def softmax_forward(p: np.ndarray, z: np.ndarray) -> None:
     """
     check_arrays({"p": p}, {"z": z}, {"p": (None, None), "z": np.shape(p)})
     if p.size:
-        launch_chunks(_softmax_forward, _chunks(p), SOFTMAX.address(p.dtype), p.reshape(-1), z.reshape(-1), p.shape[1])
+        n = p.shape[1]
+        length = max(1, CHUNK // n) * n
+        share(_ROWS, (p, z), n_tasks=-(-p.size // length), counts=(SOFTMAX.address(p.dtype), n, length))

@@ -8,11 +8,14 @@ Krizhevsky, Sutskever and Salakhutdinov, JMLR 15, 2014 (there the weights are sc
 from __future__ import annotations
 
 import numpy as np
-from numba import prange, uint32, uint64
+from numba import uint32, uint64
 
-from fastnn.kernels._blocks import copy, fill
+from fastnn.kernels._blocks import copy, fill, make_stack
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
-from fastnn.kernels._jit import Task, block, entry_parallel, launch_chunks
+from fastnn.kernels._chunks import CHUNK, COUNTS, A, B, C, chunk_at, share
+from fastnn.kernels._context import floats_at, integers_at
+from fastnn.kernels._jit import Task, block
+from fastnn.kernels._pool import KINDS
 from fastnn.kernels.random import check_key, philox
 
 GROUP = 64
@@ -20,6 +23,8 @@ GROUP = 64
 the 16 counters of a group fill whole vectors."""
 
 _HIGH = np.uint64(32)
+
+_mask_scratch = make_stack(GROUP)
 
 
 @block
@@ -62,18 +67,19 @@ def multiply_mask(y, first_index, mask, threshold, scale, step, layer, seed):
 MULTIPLY_MASK = Task(multiply_mask, "e[:] i e[:] i e i i i")
 call_multiply_mask = MULTIPLY_MASK.call
 
-_CHUNK = 128 * GROUP
+
+@block
+def _dropout_task(p, element, task, seat):
+    y, x = chunk_at(p, A, element, task), chunk_at(p, B, element, task)
+    scale, counts = floats_at(p, C, element)[0], integers_at(p, COUNTS)
+    if x.size == 0:
+        fill(y, 1.0)
+    else:
+        copy(y, x)
+    call_multiply_mask(counts[0], y, task * CHUNK, _mask_scratch(y), counts[1], scale, counts[2], counts[3], counts[4])
 
 
-@entry_parallel
-def _dropout(multiply, y, x, ones, masks, threshold, scale, step, layer, seed):
-    for c in prange((y.size + _CHUNK - 1) // _CHUNK):
-        piece = y[c * _CHUNK : (c + 1) * _CHUNK]
-        if ones:
-            fill(piece, 1.0)
-        else:
-            copy(piece, x[c * _CHUNK : (c + 1) * _CHUNK])
-        call_multiply_mask(multiply, piece, c * _CHUNK, masks[c], threshold, scale, step, layer, seed)
+_DROPOUT = Task(_dropout_task, KINDS)
 
 
 def threshold_of(rate: float) -> int:
@@ -87,24 +93,12 @@ def signed(seed: int) -> int:
     return seed - 2**64 if seed >= 2**63 else seed
 
 
-def _run(y: np.ndarray, x: np.ndarray, ones: bool, rate: float, seed: int, step: int, layer: int) -> None:
+def _run(y: np.ndarray, x: np.ndarray, rate: float, seed: int, step: int, layer: int) -> None:
     check_scalar("rate", rate, low=0.0, high=1.0 - 2.0**-31)
     check_key(seed, step, layer, ("step", "layer"))
-    masks = np.empty(((y.size + _CHUNK - 1) // _CHUNK, GROUP), y.dtype)
-    launch_chunks(
-        _dropout,
-        len(masks),
-        MULTIPLY_MASK.address(y.dtype),
-        y.reshape(-1),
-        x.reshape(-1),
-        ones,
-        masks,
-        threshold_of(rate),
-        y.dtype.type(1.0 / (1.0 - rate)),
-        step,
-        layer,
-        signed(seed),
-    )
+    scale = np.full(1, 1.0 / (1.0 - rate), y.dtype)
+    counts = (MULTIPLY_MASK.address(y.dtype), threshold_of(rate), step, layer, signed(seed))
+    share(_DROPOUT, (y, x, scale), counts=counts)
 
 
 def dropout_forward(y: np.ndarray, x: np.ndarray, rate: float, seed: int, step: int, layer: int) -> None:
@@ -129,7 +123,7 @@ def dropout_forward(y: np.ndarray, x: np.ndarray, rate: float, seed: int, step: 
         Another dtype, shape, order, a read-only output, overlapping arrays, a number out of range.
     """
     check_arrays({"y": y}, {"x": x}, {"x": np.shape(y)})
-    _run(y, x, False, rate, seed, step, layer)
+    _run(y, x, rate, seed, step, layer)
 
 
 def dropout_backward(dx: np.ndarray, dy: np.ndarray, rate: float, seed: int, step: int, layer: int) -> None:
@@ -145,7 +139,7 @@ def dropout_backward(dx: np.ndarray, dy: np.ndarray, rate: float, seed: int, ste
         As in `dropout_forward`.
     """
     check_arrays({"dx": dx}, {"dy": dy}, {"dy": np.shape(dx)})
-    _run(dx, dy, False, rate, seed, step, layer)
+    _run(dx, dy, rate, seed, step, layer)
 
 
 def dropout_mask(mask: np.ndarray, rate: float, seed: int, step: int, layer: int) -> None:
@@ -159,4 +153,4 @@ def dropout_mask(mask: np.ndarray, rate: float, seed: int, step: int, layer: int
         As in `dropout_forward`.
     """
     check_array("mask", mask, writable=True)
-    _run(mask, mask, True, rate, seed, step, layer)
+    _run(mask, mask[:0], rate, seed, step, layer)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy, fill
 from fastnn.kernels._check import check_array, check_arrays, check_scalar
-from fastnn.kernels._jit import Task, block, entry_parallel, formula, inlined, launch_chunks
+from fastnn.kernels._chunks import CHUNK, COUNTS, LABELS, NUMBERS, SUMS, WEIGHTS, A, B, C, share
+from fastnn.kernels._context import doubles_at, floats_at, integers_at
+from fastnn.kernels._jit import Task, block, formula, inlined
+from fastnn.kernels._pool import KINDS
 from fastnn.kernels.activation import (
-    CHUNK,
     GROUP_ROWS,
     NARROW,
     group_doubles,
@@ -232,15 +233,21 @@ def loss_task(code: int) -> Task:
     return CLASS_LOSS if code == CROSS_ENTROPY else VALUE_LOSS
 
 
-@entry_parallel
-def _loss(loss, partial, code, delta, d, y, labels, t, weights, n, factor, per_task):
-    rows = y.size // n
-    for c in prange(partial.shape[0]):
-        low, high = c * per_task, min((c + 1) * per_task, rows)
-        call_loss_rows(
-            loss, partial[c], code, delta, d[low * n : high * n], y[low * n : high * n], labels[low:high],
-            t[low * n : high * n], weights[low:high], high - low, n, factor,
-        )  # fmt: skip
+@block
+def _loss_task(p, element, task, seat):
+    numbers, counts, sums = doubles_at(p, NUMBERS), integers_at(p, COUNTS), doubles_at(p, SUMS)
+    loss, code, n, per_task = counts[0], counts[1], counts[2], counts[3]
+    delta, factor = numbers[0], numbers[1]
+    y = floats_at(p, B, element)
+    low, high = task * per_task, min((task + 1) * per_task, y.size // n)
+    call_loss_rows(
+        loss, sums[2 * task : 2 * task + 2], code, delta, floats_at(p, A, element)[low * n : high * n],
+        y[low * n : high * n], integers_at(p, LABELS)[low:high], floats_at(p, C, element)[low * n : high * n],
+        doubles_at(p, WEIGHTS)[low:high], high - low, n, factor,
+    )  # fmt: skip
+
+
+_LOSS = Task(_loss_task, KINDS)
 
 
 def rows_per_task(n: int) -> int:
@@ -286,26 +293,16 @@ def _run(
         d[:] = 0.0
         return 0.0
     labels = t if labelled else np.empty(0, np.int64)
-    targets = np.empty(0, y.dtype) if labelled else t.reshape(-1)
+    targets = np.empty(0, y.dtype) if labelled else t
     per_task = rows_per_task(n)
-    partial = np.empty((-(-rows // per_task), 2))
-    launch_chunks(
-        _loss,
-        len(partial),
-        loss_task(code).address(y.dtype),
-        partial,
-        code,
-        float(delta),
-        d.reshape(-1),
-        y.reshape(-1),
-        labels,
-        targets,
-        weights,
-        n,
-        1.0 / total,
-        per_task,
-    )
-    return float(partial[:, 0].sum()) / total
+    n_tasks = -(-rows // per_task)
+    sums = np.empty(2 * n_tasks)
+    counts = (loss_task(code).address(y.dtype), code, n, per_task)
+    share(
+        _LOSS, (d, y, targets), n_tasks=n_tasks, numbers=(delta, 1.0 / total), counts=counts, sums=sums,
+        weights=weights, labels=labels,
+    )  # fmt: skip
+    return float(sums[::2].sum()) / total
 
 
 def squared_error(dy: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray | None = None) -> float:

@@ -6,13 +6,15 @@ The numbers behind the diagnosis of vanishing and exploding gradients.
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from fastnn.kernels import formulas as f
-from fastnn.kernels._blocks import copy, fill
+from fastnn.kernels._blocks import copy, fill, make_stack
 from fastnn.kernels._check import check_array, check_arrays, check_code
-from fastnn.kernels._jit import Task, block, entry_parallel, launch
-from fastnn.kernels.activation import CHUNK, MULTIPLY_SLOPE, call_multiply_slope
+from fastnn.kernels._chunks import COUNTS, SUMS, A, B, share
+from fastnn.kernels._context import doubles_at, floats_at, integers_at
+from fastnn.kernels._jit import Task, block
+from fastnn.kernels._pool import KINDS
+from fastnn.kernels.activation import MULTIPLY_SLOPE, call_multiply_slope
 from fastnn.kernels.elementary import like
 
 MEAN, STD, SATURATED, DEAD = range(4)
@@ -21,32 +23,35 @@ FLAT_SLOPE = 0.01
 """A unit is saturated where the slope of its activation is below this share of the largest slope it can have."""
 
 
+_ROWS = 1024
+"""Rows of a unit that are looked at together."""
+
+_values_scratch, _slopes_scratch = make_stack(_ROWS), make_stack(_ROWS)
+
+
 @block
-def _column_statistics(slope, sums, a, source, code, column, slopes, values):
+def _unit_task(p, element, task, seat):
     """Write (sum, sum of squares, saturated rows) of one unit over all rows."""
-    limit = like(FLAT_SLOPE * (0.25 if code == f.SIGMOID else 1.0), a[0, 0])
-    fill(slopes, 1.0)
-    copy(values, source[:, column])
-    call_multiply_slope(slope, code, slopes, values)
+    counts, sums = integers_at(p, COUNTS), doubles_at(p, SUMS)
+    slope, code, units = counts[0], counts[1], counts[2]
+    a, source = floats_at(p, A, element)[task::units], floats_at(p, B, element)[task::units]
+    limit = like(FLAT_SLOPE * (0.25 if code == f.SIGMOID else 1.0), a[0])
     total, square, flat = 0.0, 0.0, 0
-    for row in range(a.shape[0]):
-        value = np.float64(a[row, column])
-        total += value
-        square += value * value
-        flat += abs(slopes[row]) < limit
-    sums[column, 0], sums[column, 1], sums[column, 2] = total, square, flat
+    for low in range(0, a.size, _ROWS):
+        rows = min(_ROWS, a.size - low)
+        values, slopes = _values_scratch(a)[:rows], _slopes_scratch(a)[:rows]
+        fill(slopes, 1.0)
+        copy(values, source[low : low + rows])
+        call_multiply_slope(slope, code, slopes, values)
+        for row in range(rows):
+            value = np.float64(a[low + row])
+            total += value
+            square += value * value
+            flat += abs(slopes[row]) < limit
+    sums[3 * task], sums[3 * task + 1], sums[3 * task + 2] = total, square, flat
 
 
-COLUMN = Task(_column_statistics, "i d[:,:] e[:,:] e[:,:] i i e[:] e[:]")
-_call_column = COLUMN.call
-
-
-@entry_parallel
-def _activation_statistics(task, slope, sums, a, source, code):
-    for column in prange(a.shape[1]):
-        _call_column(
-            task, slope, sums, a, source, code, column, np.empty(a.shape[0], a.dtype), np.empty(a.shape[0], a.dtype)
-        )
+_UNIT = Task(_unit_task, KINDS)
 
 
 def activation_statistics(stats: np.ndarray, a: np.ndarray, z: np.ndarray, activation: str) -> None:
@@ -75,18 +80,11 @@ def activation_statistics(stats: np.ndarray, a: np.ndarray, z: np.ndarray, activ
             raise ValueError(f"stats: shares memory with {name}, expected arrays that do not overlap")
     if a.size == 0:
         raise ValueError(f"a: got shape {a.shape}, expected at least one row and one unit")
-    sums = np.empty((a.shape[1], 3))
-    launch(
-        _activation_statistics,
-        min(a.shape[1], a.size // CHUNK),
-        COLUMN.address(a.dtype),
-        MULTIPLY_SLOPE.address(a.dtype),
-        sums,
-        a,
-        z if code in f.NEEDS_Z else a,
-        code,
-    )
-    stats[:] = summary_of(sums, a.shape[0])
+    rows, units = a.shape
+    sums = np.empty(3 * units)
+    counts = (MULTIPLY_SLOPE.address(a.dtype), code, units)
+    share(_UNIT, (a, z if code in f.NEEDS_Z else a), n_tasks=units, counts=counts, sums=sums)
+    stats[:] = summary_of(sums.reshape(units, 3), rows)
 
 
 def summary_of(sums: np.ndarray, rows: int) -> np.ndarray:

@@ -13,13 +13,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
 from fastnn.kernels._check import check_array, check_arrays, check_flag, check_scalar
-from fastnn.kernels._context import SLOTS, doubles_at, floats_at
-from fastnn.kernels._jit import Task, block, entry, entry_parallel, formula, inlined, launch_chunks, like_writable
-from fastnn.kernels._pool import KINDS, lead, pool, put
-from fastnn.kernels.activation import CHUNK
+from fastnn.kernels._chunks import CHUNK, COUNTS, NUMBERS, SUMS, A, B, C, D, E, chunk_at, share
+from fastnn.kernels._context import doubles_at, integers_at
+from fastnn.kernels._jit import Task, block, formula, inlined
+from fastnn.kernels._pool import KINDS
 from fastnn.kernels.elementary import absolute, choose, copysign, largest, like
 
 SGD, ADAGRAD, RMSPROP, ADAM, AMSGRAD = range(5)
@@ -216,87 +215,50 @@ UPDATES = {
 call_update = _ADAM.call
 
 
-UPDATE_CHUNKS = 3
-"""Chunks that are worth a helper (`_pool.py`): 12 us and more. Whoever is awake takes one at a time."""
-
-# The context of an update: the address of the rule, then arrays.
-_RULE, _W, _S0, _S1, _S2, _D, _HYPER, _FACTORS = 0, *range(1, 1 + 7 * SLOTS, SLOTS)
-_N_CONTEXT = 1 + 7 * SLOTS
+_L1, _L2, _DECAY, _SCALE, _TRUNCATE = range(N_HYPER, N_HYPER + 5)  # behind the hyper-parameters
 
 
 @block
-def update_task(p, like, task, seat):
-    """Update one chunk of the parameters that the context `p` describes."""
-    part = slice(task * CHUNK, (task + 1) * CHUNK)
-    w, factors = floats_at(p, _W, like)[part], doubles_at(p, _FACTORS)
+def _update_task(p, element, task, seat):
+    w, d = chunk_at(p, A, element, task), chunk_at(p, B, element, task)
+    rule, numbers = integers_at(p, COUNTS)[0], doubles_at(p, NUMBERS)
     call_update(
-        p[_RULE], w, floats_at(p, _S0, like)[part], floats_at(p, _S1, like)[part], floats_at(p, _S2, like)[part],
-        floats_at(p, _D, like)[part], doubles_at(p, _HYPER), factors[0], factors[1], factors[2], factors[3],
+        rule, w, chunk_at(p, C, element, task), chunk_at(p, D, element, task), chunk_at(p, E, element, task), d,
+        numbers, numbers[_L1], numbers[_L2], numbers[_DECAY], numbers[_SCALE],
     )  # fmt: skip
-    if factors[4] > 0.0:
-        soft_threshold_block(w, factors[4])
-
-
-UPDATE = Task(update_task, KINDS)
-
-
-@entry
-def _update(team, job, members, like, function, p, rule, w, s0, s1, s2, d, hyper, factors):
-    p[_RULE] = rule
-    put(p, _W, w)
-    put(p, _S0, s0)
-    put(p, _S1, s1)
-    put(p, _S2, s2)
-    put(p, _D, d)
-    put(p, _HYPER, hyper)
-    put(p, _FACTORS, factors)
-    lead(team, job, members, like, function, p, (w.size + CHUNK - 1) // CHUNK)
+    if numbers[_TRUNCATE] > 0.0:
+        soft_threshold_block(w, numbers[_TRUNCATE])
 
 
 @block
-def _write_penalty(total, w, l1, l2):
-    total[0] = penalty_block(w, l1, l2)
+def _penalty_task(p, element, task, seat):
+    numbers = doubles_at(p, NUMBERS)
+    doubles_at(p, SUMS)[task] = penalty_block(chunk_at(p, A, element, task), numbers[0], numbers[1])
 
 
 @block
-def _write_squared_sum(total, d):
-    square = 0.0
+def _square_task(p, element, task, seat):
+    d, square = chunk_at(p, A, element, task), 0.0
     for i in range(d.size):
         square += np.float64(d[i]) * np.float64(d[i])
-    total[0] = square
+    doubles_at(p, SUMS)[task] = square
 
 
-PENALTY = Task(_write_penalty, "d[:] e[:] d d")
-_call_penalty = PENALTY.call
-SQUARED_SUM = Task(_write_squared_sum, "d[:] e[:]")
-_call_squared_sum = SQUARED_SUM.call
+@block
+def _clip_task(p, element, task, seat):
+    d, numbers = chunk_at(p, A, element, task), doubles_at(p, NUMBERS)
+    bound, factor = like(numbers[0], d[0]), like(numbers[1], d[0])
+    for i in range(d.size):
+        d[i] = clip_one(d[i], bound, factor)
 
 
-@entry_parallel
-def _penalty(task, partial, w, l1, l2):
-    for c in prange(partial.size):
-        _call_penalty(task, partial[c : c + 1], w[c * CHUNK : (c + 1) * CHUNK], l1, l2)
+@block
+def _soft_threshold_task(p, element, task, seat):
+    soft_threshold_block(chunk_at(p, A, element, task), doubles_at(p, NUMBERS)[0])
 
 
-@entry_parallel
-def _squared_norm(task, partial, d):
-    for c in prange(partial.size):
-        _call_squared_sum(task, partial[c : c + 1], d[c * CHUNK : (c + 1) * CHUNK])
-
-
-@entry_parallel
-def _clip(d, limit, scale):
-    bound, factor = like(limit, d[0]), like(scale, d[0])
-    for c in prange((d.size + CHUNK - 1) // CHUNK):
-        piece = d[c * CHUNK : (c + 1) * CHUNK]
-        for i in range(piece.size):
-            piece[i] = clip_one(piece[i], bound, factor)
-
-
-@entry_parallel
-def _soft_threshold(w, amount):
-    for c in prange((w.size + CHUNK - 1) // CHUNK):
-        soft_threshold_block(w[c * CHUNK : (c + 1) * CHUNK], amount)
+_UPDATE, _PENALTY, _SQUARE = Task(_update_task, KINDS), Task(_penalty_task, KINDS), Task(_square_task, KINDS)
+_CLIP, _SOFT_THRESHOLD = Task(_clip_task, KINDS), Task(_soft_threshold_task, KINDS)
 
 
 def hyper_vector(
@@ -338,17 +300,10 @@ def _run(
     for name, value in options.items():
         check_scalar(name, value, low=None if name == "grad_scale" else 0.0, infinite=name == "clip_value")
     hyper[CLIP_VALUE] = options["clip_value"]
-    if param.size == 0:
-        return
-    factors = np.array([options["l1"], options["l2"], decay, options["grad_scale"], options["truncate"]], np.float64)
+    numbers = [*hyper.tolist(), options["l1"], options["l2"], decay, options["grad_scale"], options["truncate"]]
     empty = np.empty(0, param.dtype)
-    slots = [empty if state is None else state.reshape(-1) for state in states.values()]
-    slots += [empty] * (3 - len(slots))
-    with pool().helping(param.size // (UPDATE_CHUNKS * CHUNK)) as (_, *team):
-        _update(
-            *team, UPDATE.address(param.dtype), np.empty(_N_CONTEXT, np.int64), UPDATES[kind].address(param.dtype),
-            param.reshape(-1), *slots, like_writable(grad.reshape(-1)), hyper, factors,
-        )  # fmt: skip
+    slots = [empty if state is None else state for state in states.values()]
+    share(_UPDATE, (param, grad, *slots), numbers=numbers, counts=(UPDATES[kind].address(param.dtype),))
 
 
 def _options(l1: float, l2: float, grad_scale: float, clip_value: float, truncate: float) -> dict[str, float]:
@@ -668,8 +623,11 @@ def amsgrad_update(
     _adam(AMSGRAD, param, {"m": m, "v": v, "vmax": vmax}, grad, numbers, options)
 
 
-def _partials(array: np.ndarray) -> np.ndarray:
-    return np.zeros((array.size + CHUNK - 1) // CHUNK)
+def _sum(task: Task, array: np.ndarray, numbers: tuple[float, ...] = ()) -> float:
+    """Return the sum over all chunks of what a task writes for one."""
+    sums = np.empty(-(-array.size // CHUNK))
+    share(task, (array,), numbers=numbers, sums=sums)
+    return float(sums.sum())
 
 
 def penalty(w: np.ndarray, l1: float, l2: float) -> float:
@@ -685,9 +643,7 @@ def penalty(w: np.ndarray, l1: float, l2: float) -> float:
     check_array("w", w)
     check_scalar("l1", l1, low=0.0)
     check_scalar("l2", l2, low=0.0)
-    partial = _partials(w)
-    launch_chunks(_penalty, len(partial), PENALTY.address(w.dtype), partial, w.reshape(-1), float(l1), float(l2))
-    return float(partial.sum())
+    return _sum(_PENALTY, w, (l1, l2))
 
 
 def global_norm(grad: np.ndarray) -> float:
@@ -699,9 +655,7 @@ def global_norm(grad: np.ndarray) -> float:
         Any shape, float32 or float64.
     """
     check_array("grad", grad)
-    partial = _partials(grad)
-    launch_chunks(_squared_norm, len(partial), SQUARED_SUM.address(grad.dtype), partial, grad.reshape(-1))
-    return math.sqrt(float(partial.sum()))
+    return math.sqrt(_sum(_SQUARE, grad))
 
 
 def clip_by_value(grad: np.ndarray, limit: float) -> None:
@@ -715,8 +669,7 @@ def clip_by_value(grad: np.ndarray, limit: float) -> None:
     """
     check_array("grad", grad, writable=True)
     check_scalar("limit", limit, low=0.0, infinite=True)
-    if grad.size:
-        launch_chunks(_clip, -(-grad.size // CHUNK), grad.reshape(-1), float(limit), 1.0)
+    share(_CLIP, (grad,), numbers=(limit, 1.0))
 
 
 def clip_by_norm(grad: np.ndarray, limit: float) -> float:
@@ -736,7 +689,7 @@ def clip_by_norm(grad: np.ndarray, limit: float) -> float:
     check_scalar("limit", limit, low=0.0, infinite=True)
     norm = global_norm(grad)
     if norm > limit:
-        launch_chunks(_clip, -(-grad.size // CHUNK), grad.reshape(-1), math.inf, limit / norm)
+        share(_CLIP, (grad,), numbers=(math.inf, limit / norm))
     return norm
 
 
@@ -752,5 +705,4 @@ def soft_threshold(w: np.ndarray, amount: float) -> None:
     """
     check_array("w", w, writable=True)
     check_scalar("amount", amount, low=0.0)
-    if w.size:
-        launch_chunks(_soft_threshold, -(-w.size // CHUNK), w.reshape(-1), float(amount))
+    share(_SOFT_THRESHOLD, (w,), numbers=(amount,))
