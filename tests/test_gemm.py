@@ -28,6 +28,10 @@ LARGE = [
     # Few rows times a transposed matrix, its rows 4 or 8 KB apart or not.
     (2, 61, 1024),
     (3, 70, 515),
+    # Rows of A that begin pages apart, and rows so long that they are copied.
+    (410, 200, 1024),
+    (20, 200, 2060),
+    (397, 195, 2050),
 ]
 
 every_transpose = pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)

@@ -1,4 +1,4 @@
-"""Blocks of numbers: copy and fill as plain loops, and a few on the stack.
+"""Blocks of numbers: copy and fill as plain loops, where cache lines begin, and a few on the stack.
 
 Numba's slice assignment compiles its error messages along, 7 s of them.
 """
@@ -40,6 +40,16 @@ def make_stack(count: int, element: Any = None) -> Any:
         return types.Array(dtype, 1, "C")(like), generate
 
     return stack
+
+
+LINE_ELEMENTS = 16
+"""Elements that fill a whole number of cache lines of 64 bytes, in either float type."""
+
+
+@inlined
+def from_line(room):
+    """Return a vector from where its first cache line begins."""
+    return room[(-room.ctypes.data % 64) // room.itemsize :]
 
 
 @inlined

@@ -22,8 +22,8 @@ from fastnn.kernels.update import clip_by_value, global_norm, penalty, sgd_updat
 def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
     """Compile every kernel for this CPU and keep the code on disk, so that no later call of any process compiles.
 
-    Some twenty seconds for each float type on two cores, less where the code is there already. The code goes where Numba
-    keeps it: ``NUMBA_CACHE_DIR``, or beside the package, or the user's cache directory.
+    Some twenty seconds for each float type on two cores, less where the code is there already. The code goes where
+    Numba keeps it: ``NUMBA_CACHE_DIR``, or beside the package, or the user's cache directory.
 
     Parameters
     ----------

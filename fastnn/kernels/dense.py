@@ -6,7 +6,7 @@ import numpy as np
 from numba import get_num_threads
 
 from fastnn.kernels import formulas as f
-from fastnn.kernels._blocks import copy, make_stack
+from fastnn.kernels._blocks import LINE_ELEMENTS, copy, from_line, make_stack
 from fastnn.kernels._check import check_arrays, check_code
 from fastnn.kernels._context import SLOTS, floats_at
 from fastnn.kernels._jit import Task, block, entry, like_writable
@@ -94,7 +94,7 @@ def _dense_forward(team, job, members, like, function, p, a, z, x, w, b, scratch
     put(p, _X, x)
     put(p, _W, w)
     put(p, _B, b)
-    put(p, _SCRATCH, scratch)
+    put(p, _SCRATCH, from_line(scratch))
     lead(team, job, members, like, function, p, p[_ROW_BLOCKS] * p[_COLUMN_BLOCKS])
 
 
@@ -106,7 +106,7 @@ def _dense_backward(team, job, members, like, function, p, dx, dw, db, dz, x, w,
     put(p, _DZ, dz)
     put(p, _X, x)
     put(p, _W, w)
-    put(p, _SCRATCH, scratch)
+    put(p, _SCRATCH, from_line(scratch))
     x_tasks = p[_X_ROW_BLOCKS] * p[_X_COLUMN_BLOCKS] if dx.size else 0
     lead(team, job, members, like, function, p, p[_ROW_BLOCKS] * p[_COLUMN_BLOCKS] + x_tasks)
 
@@ -170,7 +170,7 @@ def dense_forward(
     with pool().helping(int(p[_ROW_BLOCKS] * p[_COLUMN_BLOCKS])) as (seats, *team):
         _dense_forward(
             *team, FORWARD.address(z.dtype), p, a, z, like_writable(x), like_writable(w), like_writable(bias),
-            np.empty(seats * int(p[_EACH]), z.dtype),
+            np.empty(seats * int(p[_EACH]) + LINE_ELEMENTS, z.dtype),
         )  # fmt: skip
 
 
@@ -225,5 +225,5 @@ def dense_backward(
         _dense_backward(
             *team, BACKWARD.address(dz.dtype), p, np.empty((0, 0), dz.dtype) if dx is None else dx, dw,
             np.empty(0, dz.dtype) if db is None else db, like_writable(dz), like_writable(x), like_writable(w),
-            np.empty(seats * int(p[_EACH]), dz.dtype),
+            np.empty(seats * int(p[_EACH]) + LINE_ELEMENTS, dz.dtype),
         )  # fmt: skip

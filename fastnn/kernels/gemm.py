@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import get_num_threads
 
+from fastnn.kernels._blocks import LINE_ELEMENTS, from_line
 from fastnn.kernels._check import check_arrays, check_flag
 from fastnn.kernels._context import SLOTS, floats_at
 from fastnn.kernels._jit import Task, block, entry, inlined, like_writable
@@ -46,6 +47,8 @@ MC_IN_PLACE = MR * max(1, (392 if WIDE else 192) // MR)
 NC = 1024
 FAR, AGAIN, LONG = (2560, 512, 2048) if WIDE else (0, 96, 384)
 """Where packing pays: rows of B so many bytes apart, a transposed A read by so many columns, rows of A so long.
+
+Rows of A that begin whole pages apart all fall into the same few places of the first cache: they are packed earlier.
 
 With AVX-512 (Emerald Rapids) packing what could be read in place costs up to a third of a product of 128 rows: a tile
 of 14 x 32 reads 41 bytes for 100 multiply-adds, which the second cache delivers.
@@ -81,8 +84,8 @@ _col_8, _col_4, _col_2, _col_1 = (make_micro_kernel(rows, VECTORS, False) for ro
 def scratch_elements(m, n, k, nr):
     """Return how many elements `gemm_block` needs to pack an m x n x k product with tile width `nr`."""
     columns = -(-min(n, NC) // nr) * nr
-    rows = -(-min(m, MC) // MR) * MR
-    return min(k, KC) * (columns + rows) + MR
+    rows = -(-min(m, MC_IN_PLACE if WIDE and k >= LONG else MC) // MR) * MR
+    return (min(k, KC) * (columns + rows) + MR + LINE_ELEMENTS - 1) // LINE_ELEMENTS * LINE_ELEMENTS
 
 
 @block
@@ -143,6 +146,18 @@ def _pack_a(packed, p0, a, a0, a_rs, a_cs, rows, depth):
         for k in range(k0, depth):
             for i in range(height):
                 packed[base + k * MR + i] = a[first + i * a_rs + k * a_cs]
+
+
+@block
+def _copy_rows(packed, p0, a, a0, a_rs, rows, depth):
+    """Copy `rows` rows of A, numbers that lie in one piece, to lie one behind the other."""
+    lanes = vector_lanes(packed)
+    for i in range(rows):
+        to, source = p0 + i * depth, a0 + i * a_rs
+        for k in range(0, depth - lanes + 1, lanes):
+            copy_vector(pointer(packed, to + k), pointer(a, source + k))
+        for k in range(depth // lanes * lanes, depth):
+            packed[to + k] = a[source + k]
 
 
 @block
@@ -391,7 +406,9 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
     depth_max = -(-k // (-(-k // KC)))  # the same depth for all but the last panel
     packed_a0 = s0 + depth_max * (-(-min(n, NC) // nr) * nr)
     pack_b = b_cs != 1 or (m >= 96 and depth_max * min(n, NC) >= 8192 and b_rs * c.itemsize >= FAR)
-    pack_a = (a_rs == 1 and n >= AGAIN and a_cs >= 256) or (a_rs != 1 and (a_cs != 1 or (n >= 192 and k >= LONG)))
+    far = a_cs == 1 and n >= 192 and (k >= LONG or (m > MC_IN_PLACE and WIDE and a_rs * c.itemsize % 4096 == 0))
+    copy_a = far and WIDE and m <= MC_IN_PLACE and m >= MR
+    pack_a = (a_rs == 1 and n >= AGAIN and a_cs >= 256) or (a_rs != 1 and a_cs != 1) or (far and not copy_a)
     block_rows = MC if pack_a else MC_IN_PLACE
     begin = 0
     if n == 1 and ldc == 1 and b_rs == 1:
@@ -415,7 +432,10 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
                 a_start = a0 + i0 * a_rs + k0 * a_cs
                 if pack_a:
                     _pack_a(scratch, packed_a0, a, a_start, a_rs, a_cs, mc, kc)
-                a_at, panel, a_stride = pointer(a, a_start), MR, a_cs
+                a_at, panel, a_stride, row_stride = pointer(a, a_start), MR, a_cs, a_rs
+                if copy_a:
+                    _copy_rows(scratch, packed_a0, a, a_start, a_rs, mc, kc)
+                    a_at, row_stride = pointer(scratch, packed_a0), kc
                 if pack_a:
                     a_at, panel, a_stride = pointer(scratch, packed_a0), kc * MR, MR
                 for j in range(0, nc, nr):
@@ -434,10 +454,10 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
                     by_row = not pack_a and a_cs == 1
                     if columns < nr and by_row:
                         if VECTORS * columns <= nr:
-                            _half_in_place(out, ldc, init, init_stride, has_init, a_at, a_rs, b_at, b_stride,
+                            _half_in_place(out, ldc, init, init_stride, has_init, a_at, row_stride, b_at, b_stride,
                                            mc, kc, columns)  # fmt: skip
                         else:
-                            _part_in_place(out, ldc, init, init_stride, has_init, a_at, a_rs, b_at, b_stride,
+                            _part_in_place(out, ldc, init, init_stride, has_init, a_at, row_stride, b_at, b_stride,
                                            mc, kc, columns)  # fmt: skip
                     elif columns < nr:
                         if VECTORS * columns <= nr:
@@ -447,7 +467,7 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
                             _part_by_column(out, ldc, init, init_stride, has_init, a_at, panel, a_stride,
                                             b_at, b_stride, mc, kc, columns)  # fmt: skip
                     elif by_row:
-                        _rows_in_place(out, ldc, init, init_stride, has_init, a_at, a_rs, b_at, b_stride,
+                        _rows_in_place(out, ldc, init, init_stride, has_init, a_at, row_stride, b_at, b_stride,
                                        mc, kc, not pack_b and i0 == 0)  # fmt: skip
                     else:
                         _rows_by_column(out, ldc, init, init_stride, has_init, a_at, panel, a_stride,
@@ -528,7 +548,7 @@ def _matmul(team, job, members, like, function, p, gemm, c, a, b, m, n, k, trans
     put(p, _C, c)
     put(p, _A, a)
     put(p, _B, b)
-    put(p, _SCRATCH, scratch)
+    put(p, _SCRATCH, from_line(scratch))
     lead(team, job, members, like, function, p, row_blocks * column_blocks)
 
 
@@ -569,7 +589,7 @@ def matmul(c: np.ndarray, a: np.ndarray, b: np.ndarray, transpose_a: bool = Fals
         _matmul(
             *team, MATMUL.address(c.dtype), np.empty(_N_CONTEXT, np.int64), GEMM.address(c.dtype),
             c, like_writable(a), like_writable(b), m, n, k, bool(transpose_a), bool(transpose_b),
-            np.empty(seats * each, c.dtype), each, row_blocks, column_blocks,
+            np.empty(seats * each + LINE_ELEMENTS, c.dtype), each, row_blocks, column_blocks,
         )  # fmt: skip
 
 
