@@ -241,7 +241,8 @@ class Sequential:
         class_weight : mapping, sequence or "balanced", optional
             Multiplies the sample weights by class.
         shuffle : bool
-            Whether every epoch takes the rows in an order of its own, a function of (seed, epoch).
+            Whether every epoch takes the rows in an order of its own, a function of (seed, epoch). A batch of all rows
+            needs none.
         verbose : bool or "auto"
             True: a line an epoch. "auto": a progress bar on a terminal. False: nothing.
         resume : path, optional

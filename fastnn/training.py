@@ -74,7 +74,9 @@ class Trainer:
     ) -> None:
         self.model, self.feed, self.validation = model, feed, validation
         self.batch = min(batch, feed.rows)
-        self.shuffle, self.callbacks, self.verbose = shuffle, callbacks, verbose
+        # A batch of all rows sums the same, whatever their order.
+        self.shuffle = shuffle and self.batch < feed.rows
+        self.callbacks, self.verbose = callbacks, verbose
         self.schedule = as_schedule(model.optimizer.lr)
         self._steps_an_epoch, self._steps_a_call = -(-feed.rows // self.batch), 1
         self._one_by_one = False

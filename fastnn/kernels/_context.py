@@ -2,7 +2,8 @@
 
 Handing twenty arrays through Python, into a parallel loop and on to every task costs microseconds each time; a context
 is one argument. `Context` is the Python side: it keeps every array alive that it holds the address of. The views below
-are the compiled side: they own nothing and count no references, so they cost nothing either.
+are the compiled side: they own nothing and count no references, so they cost nothing either. A view as a vector may be
+one of a matrix, its rows one behind the other.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _make_view(element: Any, dimensions: int) -> Any:
             view = make_array(array_type)(context, builder)
             item = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
             item_size = ir.Constant(word, item)
-            shape = [rows, columns][:dimensions]
+            shape = [builder.mul(rows, columns)] if dimensions == 1 else [rows, columns]
             strides = [item_size] if dimensions == 1 else [builder.mul(columns, item_size), item_size]
             data = builder.inttoptr(address, context.get_data_type(array_type.dtype).as_pointer())
             populate_array(view, data=data, shape=shape, strides=strides, itemsize=item_size, meminfo=None)
@@ -90,4 +91,5 @@ doubles_at = _make_view(types.float64, 1)
 double_rows_at = _make_view(types.float64, 2)
 byte_rows_at = _make_view(types.uint8, 2)
 floats_at = _make_view(None, 1)
+bytes_at = _make_view(types.uint8, 1)
 float_rows_at = _make_view(None, 2)

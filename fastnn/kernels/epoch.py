@@ -25,6 +25,7 @@ from fastnn.kernels._compile import announce, compile_tasks
 from fastnn.kernels._context import (
     SLOTS,
     byte_rows_at,
+    bytes_at,
     double_rows_at,
     doubles_at,
     float_rows_at,
@@ -234,9 +235,28 @@ def _prefetch_row(row):
         prefetch(pointer(row, j))
 
 
+@inlined
+def _take(row, x, x_bytes):
+    """Write numbers of the data set to the workspace."""
+    if x_bytes.size:
+        for j in range(row.size):
+            row[j] = like(x_bytes[j], row[j])
+    else:
+        copy(row, x)
+
+
+@inlined
+def _rescale(row, rescale):
+    """Multiply a row by the first of two rows and add the second, where there are any."""
+    if rescale.size:
+        scale, offset = rescale[0], rescale[1]
+        for j in range(row.size):
+            row[j] = row[j] * scale[j] + offset[j]
+
+
 @block
 def _gather(c, params, first, last):
-    """Copy rows of the batch into the workspace, scaled where asked, with their targets, labels and weights."""
+    """Copy rows of the batch into the workspace in the given order, scaled where asked, with what belongs to them."""
     work = floats_at(c, WORK, params)
     x, x_bytes = float_rows_at(c, X, params), byte_rows_at(c, X_BYTES)
     rescale, targets = float_rows_at(c, RESCALE, params), float_rows_at(c, TARGETS, params)
@@ -244,30 +264,50 @@ def _gather(c, params, first, last):
     batch_labels, batch_weights = integers_at(c, BATCH_LABELS), doubles_at(c, BATCH_WEIGHTS)
     n, n_targets = max(x.shape[1], x_bytes.shape[1]), targets.shape[1]
     for b in range(first, last):
-        source = order[c[ROW] + b] if order.size else c[ROW] + b
-        if order.size and b + ROWS_AHEAD < last:
+        source = order[c[ROW] + b]
+        if b + ROWS_AHEAD < last:
             ahead = order[c[ROW] + b + ROWS_AHEAD]
             if x_bytes.size:
                 _prefetch_row(x_bytes[ahead])
             else:
                 _prefetch_row(x[ahead])
         row = work[c[X_OFFSET] + b * n : c[X_OFFSET] + (b + 1) * n]
-        if x_bytes.size:
-            bytes_row = x_bytes[source]
-            for j in range(n):
-                row[j] = like(bytes_row[j], row[j])
-        else:
-            copy(row, x[source])
-        if rescale.size:
-            scale, offset = rescale[0], rescale[1]
-            for j in range(n):
-                row[j] = row[j] * scale[j] + offset[j]
+        _take(row, x[source], x_bytes[source])
+        _rescale(row, rescale)
         if labels.size:
             batch_labels[b] = labels[source]
         if weights.size:
             batch_weights[b] = weights[source]
         if n_targets:
             copy(work[c[T_OFFSET] + b * n_targets : c[T_OFFSET] + (b + 1) * n_targets], targets[source])
+
+
+@block
+def _copy_batch(c, params, first, last):
+    """`_gather` without an order: the rows lie one behind the other."""
+    work, rescale = floats_at(c, WORK, params), float_rows_at(c, RESCALE, params)
+    labels, weights = integers_at(c, LABELS), doubles_at(c, WEIGHTS)
+    source, n, n_targets = c[ROW] + first, max(c[X + 2], c[X_BYTES + 2]), c[TARGETS + 2]
+    rows = work[c[X_OFFSET] + first * n : c[X_OFFSET] + last * n]
+    _take(rows, floats_at(c, X, params)[source * n :], bytes_at(c, X_BYTES)[source * n :])
+    for b in range(last - first if rescale.size else 0):
+        _rescale(rows[b * n : (b + 1) * n], rescale)
+    if labels.size:
+        copy(integers_at(c, BATCH_LABELS)[first:last], labels[source:])
+    if weights.size:
+        copy(doubles_at(c, BATCH_WEIGHTS)[first:last], weights[source:])
+    if n_targets:
+        targets = floats_at(c, TARGETS, params)[source * n_targets :]
+        copy(work[c[T_OFFSET] + first * n_targets : c[T_OFFSET] + last * n_targets], targets)
+
+
+@inlined
+def _fetch(c, params, first, last):
+    """Copy rows [first, last) of the batch into the workspace."""
+    if integers_at(c, ORDER).size:
+        _gather(c, params, first, last)
+    else:
+        _copy_batch(c, params, first, last)
 
 
 @block
@@ -414,7 +454,7 @@ def _rows_task(c, params, t, seat):
     """Carry some rows of the batch through all stages, to the loss, and back."""
     stages, tasks = integer_rows_at(c, STAGES), min(c[ROW_TASKS], loss_blocks(c[ROWS]))
     i0, i1, first, last = _rows_of_task(c[ROWS], tasks, t)
-    _gather(c, params, i0, i1)
+    _fetch(c, params, i0, i1)
     for s in range(stages.shape[0]):
         _forward_block(c, params, s, i0, i1, 0, stages[s, N_OUT], seat)
     if c[MODE] == FORWARD:
@@ -530,7 +570,7 @@ def run_task(c, params, op, t, s, seat):
         _rows_task(c, params, t, seat)
     elif op == OP_GATHER:
         first, last = split(c[ROWS], _row_tasks(c[ROWS], integer_rows_at(c, STAGES)[0, N_IN]), t, 1)
-        _gather(c, params, first, last)
+        _fetch(c, params, first, last)
     elif op == OP_FORWARD or op == OP_BACKWARD:
         _stage_task(c, params, op, t, s, seat)
     elif op == OP_LOSS:
