@@ -8,10 +8,11 @@ each device function mixes up threads where these lie in several files.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -79,10 +80,24 @@ def missing() -> str:
     if reason:
         return f"no CUDA device can be used ({' '.join(reason.split())}); {INSTALL}; {SIMULATOR}"
     try:
-        driver.jit("void(float32[:])")(_nothing)
+        with _dropped_names():
+            driver.jit("void(float32[:])")(_nothing)
     except Exception as error:
         return f"CUDA kernels cannot be compiled ({' '.join(str(error).split())}); {INSTALL}"
     return ""
+
+
+@contextlib.contextmanager
+def _dropped_names() -> Iterator[None]:
+    """Lend NumPy a name that it dropped in 2.5 while numba-cuda (0.30.4) compiles its first kernel, and asks for it."""
+    if hasattr(np, "row_stack"):
+        yield
+        return
+    np.row_stack = np.vstack
+    try:
+        yield
+    finally:
+        del np.row_stack
 
 
 def _nothing(x: Any) -> None:
