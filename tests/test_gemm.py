@@ -30,6 +30,7 @@ LARGE = [
     (3, 70, 515),
     # Rows of A that begin pages apart, and rows so long that they are copied.
     (410, 200, 1024),
+    (200, 200, 1024),
     (20, 200, 2060),
     (397, 195, 2050),
 ]
@@ -113,7 +114,7 @@ def test_a_block_is_all_that_is_written(has_bias, transpose_a, transpose_b, dtyp
     address = GEMM.address(dtype)
     narrow = [(m, n) for n in (*range(1, 41), 63, 65) for m in ((*range(1, 34), 40) if n < 34 else (1, 2, 3, 13, 31))]
     shapes = [(m, n, k) for m, n in narrow for k in ((1, 9) if m % 7 else (1, 325))]  # 325: sums that go on
-    packed = [(263, 100, 20), (263, 107, 330), (31, 196, 390), (31, 203, 390)]  # A, or A and B
+    packed = [(263, 100, 20), (263, 107, 330), (31, 196, 390), (31, 203, 390), (200, 192, 1024)]  # A, or A and B
     column = [(m, 1, k, 0, 0) for m in (*range(1, 40), 70) for k in (1, 8, 9, 32, 67)]  # which lies in one piece
     for m, n, k, before, room in [(*shape, 2, 40) for shape in shapes + packed] + column:
         a, b = (rng.integers(-8, 9, size=shape).astype(dtype) for shape in ((m, k), (k, n)))
@@ -121,12 +122,15 @@ def test_a_block_is_all_that_is_written(has_bias, transpose_a, transpose_b, dtyp
         want = np.full((m + 4, before + n + room), 7.5, dtype)
         c = want.copy()
         want[2 : 2 + m, before : before + n] = a.astype(float) @ b.astype(float) + (bias if has_bias else 0)
+        scratch = np.full(product_scratch(m, n, k, dtype) + 64, np.nan, dtype)
+        scratch[-64:] = 7.5
         write_block(
             address, c.reshape(-1), 2 * c.shape[1] + before, c.shape[1],
             stored(a, transpose_a).reshape(-1), transpose_a, stored(b, transpose_b).reshape(-1), transpose_b,
-            m, n, k, bias, has_bias, np.full(product_scratch(m, n, k, dtype), np.nan, dtype),
+            m, n, k, bias, has_bias, scratch,
         )  # fmt: skip
         assert np.array_equal(c, want), f"{m} rows, {n} columns, depth {k}"
+        assert (scratch[-64:] == 7.5).all(), f"scratch of {m} rows, {n} columns, depth {k}"
 
 
 @every_transpose

@@ -8,6 +8,7 @@ vector instructions. Everything is decided from the features Numba *targets* (``
 from __future__ import annotations
 
 import functools
+import pathlib
 import platform
 from typing import Any, NamedTuple
 
@@ -50,6 +51,15 @@ def target() -> Target:
     if "+avx" in features:
         return Target(32, fma, 6)
     return Target(16, fma, 6)
+
+
+@functools.cache
+def first_cache_ways() -> int:
+    """Return how many lines the first data cache keeps of those that lie whole pages apart; 8 where it does not say."""
+    try:
+        return int(pathlib.Path("/sys/devices/system/cpu/cpu0/cache/index0/ways_of_associativity").read_text())
+    except (OSError, ValueError):
+        return 8
 
 
 TILE_ROWS = target().tile_rows
@@ -392,7 +402,9 @@ def make_micro_kernel(
     - ``b``: element (p, j) is ``b[p * b_stride + j]``; k >= 1;
     - ``columns``, of a `narrow` tile only: how many columns of C there are, some of the last vector's; no others are
       read or written. Those of B are not read either where the target has `masked_loads`, else they must be there;
-    - `ahead`: the panel of B that follows this one in place is asked for on the way;
+    - ``next_b``, ``next_stride``, ``within``, where `ahead`: the panel of B that is wanted next is asked for on the way.
+      It begins at ``next_b``; its rows, ``next_stride`` apart, are k of vectors side by side (`within` is -1), or it
+      lies transposed: `within` + 1 rows of k elements, `within` + 1 a whole tile's columns;
     - ``soon``, ``soon_stride``, where `soon`: a tile that is written next and asked for at once.
 
     Each element of C is one chain of multiply-adds in the order of p, whatever the tile: results do not
@@ -408,6 +420,12 @@ def make_micro_kernel(
         return build(c.dtype)
 
     @intrinsic
+    def looking_ahead(
+        typingctx, c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k, next_b, next_stride, within
+    ):
+        return build(c.dtype)
+
+    @intrinsic
     def part(typingctx, c, c_stride, init, init_stride, has_init, a, a_stride, b, b_stride, k, columns):
         return build(c.dtype)
 
@@ -418,7 +436,7 @@ def make_micro_kernel(
         signature = types.void(
             address, types.intp, address, types.intp, types.boolean,
             address, types.intp, address, types.intp, types.intp, *([types.intp] if narrow else []),
-            *([address, types.intp] if soon else []),
+            *([address, types.intp] if soon else []), *([address, types.intp, types.intp] if ahead else []),
         )  # fmt: skip
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -474,8 +492,12 @@ def make_micro_kernel(
                 for index, value in enumerate(sums):
                     value.add_incoming(zero if start is None else start[index], source)
             b_vectors = [load(at(b_now, constant(j * n_lanes)), j, narrow and masked_loads()) for j in range(vectors)]
-            for j in range(vectors if ahead else 0):
-                _prefetch(builder, at(b_now, constant((vectors + j) * n_lanes)), False, 2)
+            if ahead:
+                next_b, next_stride, within = args[10:]
+                row = builder.mul(builder.and_(p, within), next_stride)
+                line = builder.add(row, builder.and_(p, builder.not_(within)))
+                for j in range(vectors):
+                    _prefetch(builder, at(next_b, line, constant(j * n_lanes)), False, 2)
             results = []
             for i in range(rows):
                 source = at(row_starts[i], a_now) if by_row else at(a_now, constant(i))
@@ -505,7 +527,7 @@ def make_micro_kernel(
 
         return signature, generate
 
-    return part if narrow else fetching if soon else whole
+    return part if narrow else looking_ahead if ahead else fetching if soon else whole
 
 
 def make_row_kernel(groups: int) -> Any:

@@ -24,6 +24,7 @@ from fastnn.kernels._simd import (
     VECTORS,
     advance,
     copy_vector,
+    first_cache_ways,
     lanes,
     make_micro_kernel,
     make_row_kernel,
@@ -46,9 +47,13 @@ MC_IN_PLACE = MR * max(1, (392 if WIDE else 192) // MR)
 
 NC = 1024
 FAR, AGAIN, LONG = (2560, 512, 2048) if WIDE else (0, 96, 384)
-"""Where packing pays: rows of B so many bytes apart, a transposed A read by so many columns, rows of A so long.
+ALIKE_ROWS = MR if first_cache_ways() <= 8 else MC_IN_PLACE + 1
+"""Where packing pays: rows of B so many bytes apart, a transposed A read by so many columns, rows of A so long, or so
+many of them whole pages apart.
 
-Rows of A that begin whole pages apart all fall into the same few places of the first cache: they are packed earlier.
+Rows of A that begin whole pages apart all fall into the same few places of the first cache: they are packed or copied
+earlier. With 8 such places (Zen 4) a tile of 14 rows throws out its own: 256 x 1024 x 1024 in place takes 1.3 times as
+long as with a copy; with 12 (Emerald Rapids) few rows do as well in place.
 
 With AVX-512 (Emerald Rapids) packing what could be read in place costs up to a third of a product of 128 rows: a tile
 of 14 x 32 reads 41 bytes for 100 multiply-adds, which the second cache delivers.
@@ -84,7 +89,7 @@ _col_8, _col_4, _col_2, _col_1 = (make_micro_kernel(rows, VECTORS, False) for ro
 def scratch_elements(m, n, k, nr):
     """Return how many elements `gemm_block` needs to pack an m x n x k product with tile width `nr`."""
     columns = -(-min(n, NC) // nr) * nr
-    rows = -(-min(m, MC_IN_PLACE if WIDE and k >= LONG else MC) // MR) * MR
+    rows = -(-min(m, MC_IN_PLACE if WIDE else MC) // MR) * MR
     return (min(k, KC) * (columns + rows) + MR + LINE_ELEMENTS - 1) // LINE_ELEMENTS * LINE_ELEMENTS
 
 
@@ -161,14 +166,15 @@ def _copy_rows(packed, p0, a, a0, a_rs, rows, depth):
 
 
 @block
-def _rows_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, rows, depth, ahead):
+def _rows_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, rows, depth, ahead, next_b, next_stride,
+                   within):  # fmt: skip
     """Run the register tile down `rows` rows of one panel;
 
-    A is read row by row, unpacked. All are addresses.
+    A is read row by row, unpacked. All are addresses. Where `ahead`, the first tile asks for the panel at `next_b`.
     """
     i = 0
     if ahead and rows >= MR:
-        _row_ahead(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, depth)
+        _row_ahead(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, depth, next_b, next_stride, within)
         i = MR
     while i + MR <= rows:
         _row_full(advance(c, i * ldc), ldc, advance(init, i * init_stride), init_stride, has_init,
@@ -406,7 +412,7 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
     depth_max = -(-k // (-(-k // KC)))  # the same depth for all but the last panel
     packed_a0 = s0 + depth_max * (-(-min(n, NC) // nr) * nr)
     pack_b = b_cs != 1 or (m >= 96 and depth_max * min(n, NC) >= 8192 and b_rs * c.itemsize >= FAR)
-    far = a_cs == 1 and n >= 192 and (k >= LONG or (m > MC_IN_PLACE and WIDE and a_rs * c.itemsize % 4096 == 0))
+    far = a_cs == 1 and n >= 192 and (k >= LONG or (m >= ALIKE_ROWS and WIDE and a_rs * c.itemsize % 4096 == 0))
     copy_a = far and WIDE and m <= MC_IN_PLACE and m >= MR
     pack_a = (a_rs == 1 and n >= AGAIN and a_cs >= 256) or (a_rs != 1 and a_cs != 1) or (far and not copy_a)
     block_rows = MC if pack_a else MC_IN_PLACE
@@ -448,6 +454,11 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
                         b_at, b_stride = pointer(scratch, panel_at), nr
                     else:
                         b_at, b_stride = pointer(b, b0 + k0 * b_rs + j0 + j), b_rs
+                    if i0 > 0 and pack_b:
+                        next_b, next_stride, within = pointer(scratch, s0 + (j + nr) * kc), nr, -1
+                    else:
+                        next_b = pointer(b, b0 + k0 * b_rs + (j0 + j + nr) * b_cs)
+                        next_stride, within = (b_rs, -1) if b_cs == 1 else (b_cs, nr - 1)
                     init, init_stride, has_init = out, ldc, k0 > 0
                     if has_bias and k0 == 0:
                         init, init_stride, has_init = pointer(bias, bias0 + j0 + j), 0, True
@@ -468,7 +479,7 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
                                             b_at, b_stride, mc, kc, columns)  # fmt: skip
                     elif by_row:
                         _rows_in_place(out, ldc, init, init_stride, has_init, a_at, row_stride, b_at, b_stride,
-                                       mc, kc, not pack_b and i0 == 0)  # fmt: skip
+                                       mc, kc, j + nr < nc, next_b, next_stride, within)  # fmt: skip
                     else:
                         _rows_by_column(out, ldc, init, init_stride, has_init, a_at, panel, a_stride,
                                         b_at, b_stride, mc, kc,
