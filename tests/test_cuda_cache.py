@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import types
+
+import numpy as np
 import pytest
 from support import run_python
 
@@ -109,3 +112,21 @@ def test_the_stamp_sees_every_source(tmp_path, monkeypatch):
         before = after
     monkeypatch.setattr(_cache, "COMPILERS", ())
     assert _cache.stamp.__wrapped__() != before
+
+
+def test_numpy_has_the_name_that_it_dropped_while_a_first_kernel_is_compiled(monkeypatch):
+    """numba-cuda 0.30.4 asks NumPy for it, and NumPy 2.5 has it no more: no kernel could be compiled."""
+    from fastnn.cuda import _numba
+
+    assert _numba.DROPPED == "row_stack"
+    monkeypatch.delattr(np, _numba.DROPPED, raising=False)
+    asked = []
+    jit = types.SimpleNamespace(
+        is_available=lambda: True,
+        jit=lambda signature: lambda kernel: asked.append(np.row_stack),  # noqa: NPY201
+    )
+    monkeypatch.setattr(_numba, "driver", jit)
+    monkeypatch.setattr(_numba, "SIMULATED", False)
+    assert _numba.missing.__wrapped__() == ""
+    assert asked == [np.vstack]
+    assert not hasattr(np, _numba.DROPPED)

@@ -38,6 +38,9 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 """Whether kernels run in Numba's CUDA simulator."""
 
 INSTALL = "pip install 'fastnn[cuda]' brings Numba's CUDA target and compiler; an NVIDIA driver comes from the system"
+DROPPED = "row_stack"
+"""What NumPy 2.5 no longer has, and numba-cuda 0.30.4 asks for when it compiles its first kernel."""
+
 SIMULATOR = "NUMBA_ENABLE_CUDASIM=1 in the environment runs the kernels in Numba's simulator, slowly, for tests"
 
 cuda: Any = driver
@@ -89,15 +92,15 @@ def missing() -> str:
 
 @contextlib.contextmanager
 def _dropped_names() -> Iterator[None]:
-    """Lend NumPy a name that it dropped in 2.5 while numba-cuda (0.30.4) compiles its first kernel, and asks for it."""
-    if hasattr(np, "row_stack"):
-        yield
-        return
-    np.row_stack = np.vstack
+    """Lend NumPy, where it lacks it, the name that numba-cuda asks for."""
+    lent = not hasattr(np, DROPPED)
+    if lent:
+        setattr(np, DROPPED, np.vstack)
     try:
         yield
     finally:
-        del np.row_stack
+        if lent:
+            delattr(np, DROPPED)
 
 
 def _nothing(x: Any) -> None:

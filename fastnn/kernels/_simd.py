@@ -402,9 +402,9 @@ def make_micro_kernel(
     - ``b``: element (p, j) is ``b[p * b_stride + j]``; k >= 1;
     - ``columns``, of a `narrow` tile only: how many columns of C there are, some of the last vector's; no others are
       read or written. Those of B are not read either where the target has `masked_loads`, else they must be there;
-    - ``next_b``, ``next_stride``, ``within``, where `ahead`: the panel of B that is wanted next is asked for on the way.
-      It begins at ``next_b``; its rows, ``next_stride`` apart, are k of vectors side by side (`within` is -1), or it
-      lies transposed: `within` + 1 rows of k elements, `within` + 1 a whole tile's columns;
+    - ``next_b``, ``next_stride``, ``within``, where `ahead`: the panel of B that is wanted next, asked for on the way.
+      It begins at ``next_b`` and has k rows ``next_stride`` apart (`within` is -1), or lies transposed: as many rows of
+      k elements as a tile has columns, a power of two (`within` is one less);
     - ``soon``, ``soon_stride``, where `soon`: a tile that is written next and asked for at once.
 
     Each element of C is one chain of multiply-adds in the order of p, whatever the tile: results do not
