@@ -292,3 +292,12 @@ def test_the_check_finds_nothing_and_would_find_something(capsys, monkeypatch):
     monkeypatch.setattr(cuda, "huber", lambda dy, y, t, w: 1.001 * cuda.absolute_error(dy, y, t, w), raising=False)
     assert check.main(("float32",)) == 1
     assert "FAILED: huber: got" in capsys.readouterr().out
+
+
+def test_checks_run_several_at_a_time_and_what_they_raise_is_a_problem():
+    asked = [("updates, penalties, norms", "float32"), ("losses", "float31"), ("no such check", "float32")]
+    good, bad, none = check._outcomes(asked, 2)
+    assert (good.compared, good.problem) == (26, "")
+    assert good.library == check.describe_library()
+    assert "float31" in bad.problem
+    assert none.problem == "KeyError: 'no such check'"

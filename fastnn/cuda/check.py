@@ -6,11 +6,15 @@ NumPy in float64 and, for formulas that have a kernel on the CPU, that kernel, w
 
 from __future__ import annotations
 
+import argparse
+import concurrent.futures
 import math
+import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -22,6 +26,13 @@ from fastnn.cuda import _cublas, _numba, launches
 SIZES = ((1, 1, 1), (3, 5, 2), (9, 7, 11)) if _numba.SIMULATED else ((1, 1, 1), (65, 33, 130), (257, 784, 129))
 LARGE = () if _numba.SIMULATED else ((1200, 96, 1100),)
 ROWS, VALUES, EPOCHS = (7, 9, 1) if _numba.SIMULATED else (33, 777, 2)
+TRAINED = (
+    ((4, 8, 5), (4, 8, 8), (5, 8, 5))
+    if _numba.SIMULATED
+    else ((32, 1000, 5), (32, 1000, 1000), (300, 1000, 250), (32, 5000, 4500), (1100, 5000, 4500))
+)
+"""Units, rows and batch of training runs: one for each kernel (`step.shape_for`), and for one block alone."""
+
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-10, "bf16": 2.0**-8}
 """Relative error of a factor that is rounded; tf32 by cutting off bits, as some tensor cores do."""
@@ -156,10 +167,14 @@ def dtype_like(dtype: str, value: float) -> Any:
 
 
 def check_training(dtype: str, rng: np.random.Generator) -> Iterator[str]:
-    """A short training run on the device and on the CPU, by each kernel that there is for one."""
-    rows, width, wide = (8, 4, 5) if _numba.SIMULATED else (1000, 32, 300)
-    x, y = rng.normal(size=(rows, 4)), rng.integers(0, 3, rows)
-    for units, batch in ((width, 5), (width, rows), (wide, max(5, rows // 4))):
+    """A short training run on the device and on the CPU, by each of fastnn's own kernels that there is for one."""
+    with mock.patch.object(launches, "WORTH_FLOPS", math.inf):
+        yield from _trained(dtype, rng)
+
+
+def _trained(dtype: str, rng: np.random.Generator) -> Iterator[str]:
+    for units, rows, batch in TRAINED:
+        x, y = rng.normal(size=(rows, 4)), rng.integers(0, 3, rows)
         layers = [
             fastnn.Dense(units, "gelu"), fastnn.Dropout(0.2), fastnn.Activation("tanh"), fastnn.Dense(units, "relu"),
             fastnn.Dense(3),
@@ -276,29 +291,75 @@ CHECKS: dict[str, Callable[[str, np.random.Generator], Iterator[str]]] = {
 }
 
 
-def main(dtypes: tuple[str, ...] = ("float32", "float64")) -> int:
-    """Run all checks; returns the exit code."""
+class Outcome(NamedTuple):
+    """What one check of one float type found."""
+
+    compared: int
+    problem: str  # the first, "" where there is none
+    seconds: float
+    library: str
+
+
+def outcome_of(name: str, dtype: str) -> Outcome:
+    """Run one check; whatever it raises is a problem."""
+    start, results = time.perf_counter(), list[str]()
+    try:
+        results.extend(CHECKS[name](dtype, np.random.default_rng(0)))
+    except Exception as error:  # a device that was lost, a kernel that cannot be compiled
+        results.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    problem = next(filter(None, results), "")
+    return Outcome(len(results), problem, time.perf_counter() - start, describe_library())
+
+
+def _outcomes(asked: list[tuple[str, str]], jobs: int) -> Iterator[Outcome]:
+    """Run the checks asked for, several at once in processes of their own, and yield what they found in their order.
+
+    Nearly all of their time the first time is compilation, which keeps one core busy.
+    """
+    if jobs == 1:
+        yield from (outcome_of(*each) for each in asked)
+        return
+    spawn = multiprocessing.get_context("spawn")  # a device does not survive a fork
+    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(asked)), spawn) as pool:
+        for future in [pool.submit(outcome_of, *each) for each in asked]:
+            try:
+                yield future.result()
+            except concurrent.futures.BrokenExecutor as error:
+                yield Outcome(0, f"its process ended: {error}", math.nan, "")
+
+
+def main(dtypes: tuple[str, ...] = ("float32", "float64"), jobs: int = 1) -> int:
+    """Run all checks, `jobs` at a time; returns the exit code."""
     reason = cuda.missing()
     if reason:
         print(f"no device: {reason}", file=sys.stderr)
         return 2
-    print(f"fastnn {fastnn.__version__} on {describe()}")
-    failed = 0
-    for name, check in CHECKS.items():
-        for dtype in dtypes:
-            start = time.perf_counter()
-            results = list(check(dtype, np.random.default_rng(0)))
-            problems = [problem for problem in results if problem]
-            failed += bool(problems)
-            outcome = "ok" if not problems else f"FAILED: {problems[0]}"
-            print(
-                f"  {name}, {dtype}: {len(results)} compared, {time.perf_counter() - start:.1f} s: {outcome}",
-                flush=True,
-            )
-    print(f"  {describe_library()}")
+    print(f"fastnn {fastnn.__version__} on {describe()}", flush=True)
+    asked = [(name, dtype) for name in CHECKS for dtype in dtypes]
+    failed, library = 0, ""
+    for (name, dtype), outcome in zip(asked, _outcomes(asked, jobs), strict=True):
+        failed += bool(outcome.problem)
+        found = f"FAILED: {outcome.problem}" if outcome.problem else "ok"
+        print(f"  {name}, {dtype}: {outcome.compared} compared, {outcome.seconds:.1f} s: {found}", flush=True)
+        library = outcome.library
+    print(f"  {library}")
     print("all well" if not failed else f"{failed} checks failed")
     return 1 if failed else 0
 
 
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m fastnn.cuda.check", description=(__doc__ or "").split(": ", 1)[1])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument(
+        "--jobs", type=int, default=1 if _numba.SIMULATED else cores, metavar="N",
+        help="checks at a time, each in its own process: at first they compile for minutes (default: one a core)",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs: got {options.jobs}, expected a whole number from 1")
+    return options
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(jobs=parse().jobs))
