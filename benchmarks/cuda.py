@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np
 
@@ -143,14 +144,52 @@ class Training:
     track_loss.unit = "loss"  # type: ignore[attr-defined]
 
 
+PARTS = {"forward": "FORWARD", "loss": "EVALUATE", "gradients": "GRADIENT", "update": "TRAIN"}
+"""What a step has done by then -> the mode of a launch that ends there."""
+
+TIMED_STEPS = 200
+
+
+def parts_of_a_step(name: str, by_library: bool = False) -> dict[str, float]:
+    """Return the microseconds of a workload's step up to and with each of its parts, whose differences are theirs.
+
+    `by_library` has cuBLASLt do the products, however small they are; else fastnn's own kernels do them.
+    """
+    from fastnn.arrays import Data
+    from fastnn.cuda import launches
+    from fastnn.kernels import epoch
+
+    workload = cases.ALL_WORKLOADS[name]
+    batch, n_steps = workload.batch, max(1, min(TIMED_STEPS, workload.rows // workload.batch))
+    x, y = cases.training_data(name, n_steps * batch)
+    labels = y if y.ndim == 1 else np.empty(0, np.int64)
+    data = Data(x, np.empty((0, 0), np.uint8), labels, y if y.ndim == 2 else np.empty((0, 0), x.dtype), np.empty(0))
+    runtime: Any = cases.fastnn_model(workload, device="cuda").runtime
+    runtime.keep_data(True)
+    order, rates = np.random.default_rng(0).permutation(len(x)), np.full(n_steps, 1e-4)
+
+    def microseconds(mode: int) -> float:
+        report = np.zeros((n_steps, epoch.N_REPORT))
+        start = time.perf_counter()
+        runtime._run(mode, data, order, rows=len(x), batch=batch, report=report, rates=rates)
+        return 1e6 * (time.perf_counter() - start) / n_steps
+
+    with mock.patch.object(launches, "WORTH_FLOPS", 0.0 if by_library else float("inf")):
+        return {
+            part: min(microseconds(getattr(epoch, mode)) for _ in range(4))  # the first compiles
+            for part, mode in PARTS.items()
+        }
+
+
 def main() -> None:
-    """Print limits, products and updates of this device."""
+    """Print limits, products, updates and the parts of a step of this device."""
     _device()
-    from benchmarks.limits_cuda import copy_rate, fma_peak
+    from benchmarks.limits_cuda import barrier_time, copy_rate, fma_peak
+    from fastnn.cuda import _cublas
 
     single, double = fma_peak() / 1e12, fma_peak("float64") / 1e12
     print(f"multiply-adds on registers: {single:.1f} TFLOP/s in float32, {double:.1f} in float64")
-    print(f"a plain copy: {copy_rate() / 1e9:.0f} GB/s")
+    print(f"a plain copy: {copy_rate() / 1e9:.0f} GB/s; a barrier of all blocks: {1e6 * barrier_time():.2f} us")
     for suite in (Product, Update):
         for first in suite.params[0]:
             for second in suite.params[1]:
@@ -159,6 +198,11 @@ def main() -> None:
                 rate, share = bench.track_rate(first, second), bench.track_share(first, second)
                 unit = suite.track_rate.unit
                 print(f"{suite.__name__} {first} {second}: {rate:,.0f} {unit}, {100 * share:.0f}%", flush=True)
+    for name in TRAINED:
+        for by_library in (False, True) if _cublas.loaded() is not None else (False,):
+            parts = ", ".join(f"{part} {us:.1f}" for part, us in parts_of_a_step(name, by_library).items())
+            how = "cuBLASLt's products" if by_library else "own kernels"
+            print(f"A step of {name} in us, {how}, up to: {parts}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 - `fma_peak`: independent chains of fused multiply-adds on registers, by every thread that fits.
 - `copy_rate`: a plain copy of a vector far larger than the caches, bytes read and written.
+- `barrier_time`: all blocks of a persistent kernel meet, which they do three times a step or more.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import numpy as np
 
 from fastnn.cuda._launch import processors
 from fastnn.cuda._numba import SIMULATED, cuda, driver, kernel
+from fastnn.cuda.reduction import grid_barrier
 
-THREADS, STEPS, COPIED = (4, 8, 64) if SIMULATED else (256, 4096, 1 << 28)
+THREADS, STEPS, COPIED, MEETINGS = (4, 8, 64, 2) if SIMULATED else (256, 4096, 1 << 28, 2000)
 
 
 @kernel
@@ -32,6 +34,12 @@ def _chains(out, x, y, steps):
 def _copy(target, source):
     for i in range(cuda.grid(1), target.size, cuda.gridsize(1)):
         target[i] = source[i]
+
+
+@kernel
+def _meet(arrivals, count):
+    for _ in range(count):
+        grid_barrier(arrivals)
 
 
 def seconds(call: Callable[[], Any], repeats: int = 7, inner: int = 1) -> float:
@@ -64,3 +72,15 @@ def copy_rate() -> float:
     source, target = (driver.device_array(COPIED, np.float32) for _ in range(2))
     time = seconds(lambda: _copy[16 * processors(), THREADS](target, source))
     return 8.0 * COPIED / time
+
+
+@functools.cache
+def barrier_time() -> float:
+    """Return seconds of a barrier of as many blocks as the device has multiprocessors."""
+    arrivals = driver.to_device(np.zeros(1, np.int32))
+
+    def meet() -> None:
+        arrivals.copy_to_device(np.zeros(1, np.int32))
+        _meet[processors(), THREADS](arrivals, MEETINGS)
+
+    return seconds(meet) / MEETINGS

@@ -20,6 +20,7 @@ from fastnn.cuda.tile import tiles
 from fastnn.kernels import epoch as e
 from fastnn.kernels.dropout import signed
 from fastnn.kernels.loss import EXTERNAL
+from fastnn.kernels.update import BETA1, BETA2
 from fastnn.network import Network, _aligned
 from fastnn.optimizers import Optimizer
 from fastnn.runtime import Report, Runtime
@@ -343,7 +344,7 @@ class CudaRuntime(Runtime):
                 *(to_device(a) for a in (numbers, plan.table, floats, self.network.scales, self._hyper, *self._parts)),
                 *(self._on_device[name] for name in ("params", "grads", "state")), work, self._device_sums,
                 there.x, there.x_bytes, self._rescale(), there.labels, there.targets, there.weights, self._order(order),
-                _upload(np.empty(0) if rates is None else rates), told, result, to_device(np.zeros(2, np.int32)),
+                to_device(self._step_numbers(rates, step)), told, result, to_device(np.zeros(2, np.int32)),
             )  # fmt: skip
             self._launch(plan, arguments, numbers)
             self._newer = "device" if mode in (e.TRAIN, e.GRADIENT) else self._newer
@@ -380,6 +381,17 @@ class CudaRuntime(Runtime):
         numbers[s.PENALISED] = bool((self._parts[1][:, [0, 1, 3]] > 0).any())
         numbers[s.N_BLOCKS] = len(self._parts[0]) if self.network.segments else 0
         return numbers
+
+    def _step_numbers(self, rates: Array | None, step: int) -> npt.NDArray[np.float64]:
+        """Return what differs from step to step: rates, and Adam's 1 - b1^t and sqrt(1 - b2^t).
+
+        Each thread of the device would take hundreds of instructions for such a power.
+        """
+        if rates is None:
+            return np.zeros((1, 3))
+        t = np.arange(step + 1, step + 1 + len(rates))
+        first, second = 1.0 - self._hyper[BETA1] ** t, np.sqrt(1.0 - self._hyper[BETA2] ** t)
+        return np.stack([rates, first, second], axis=1)
 
     def _rescale(self) -> Any:
         return _upload(self.network.rescale)

@@ -91,7 +91,7 @@ from fastnn.kernels.epoch import (
 )  # fmt: skip
 from fastnn.kernels.formulas import IDENTITY, RELU, SIGMOID
 from fastnn.kernels.loss import EXTERNAL
-from fastnn.kernels.update import BETA1, BETA2, CLIP_VALUE, CORRECTION1, CORRECTION2, FIRST, LR, N_HYPER
+from fastnn.kernels.update import CLIP_VALUE, CORRECTION1, CORRECTION2, FIRST, LR, N_HYPER
 
 # Numbers of a launch, behind those of `kernels/epoch.py`: offsets, sizes, and the code of the optimizer,
 (
@@ -128,7 +128,7 @@ class Net(NamedTuple):
     targets: Any  # e (rows * outputs,)
     weights: Any  # float64 (rows,)
     order: Any  # int64 (rows,)
-    rates: Any  # float64 (steps,)
+    rates: Any  # float64 (steps, 3): the learning rate, and Adam's two corrections
     report: Any  # float64 (steps, N_REPORT)
     result: Any  # e, flat
     arrivals: Any  # int32 (2,): counts at barriers; in `launches.py` whether to stop, and steps done
@@ -365,9 +365,7 @@ def step_parameters(net, i, step, share, scale):
     hyper = cuda.local.array(N_HYPER, numba.float64)
     for x in range(N_HYPER):
         hyper[x] = net.hyper[x]
-    hyper[LR] = net.rates[i]
-    hyper[CORRECTION1] = 1.0 - hyper[BETA1] ** (step + 1)
-    hyper[CORRECTION2] = math.sqrt(1.0 - hyper[BETA2] ** (step + 1))
+    hyper[LR], hyper[CORRECTION1], hyper[CORRECTION2] = net.rates[i, 0], net.rates[i, 1], net.rates[i, 2]
     hyper[FIRST] = 1.0 if step == 0 else 0.0
     update_parameters(net, hyper, share, scale)
 
