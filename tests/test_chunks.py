@@ -8,6 +8,7 @@ import pytest
 
 from fastnn import kernels
 from fastnn.kernels import _chunks, _pool
+from fastnn.kernels._blocks import copy_past_caches
 from fastnn.kernels._context import doubles_at
 from fastnn.kernels._jit import Task, block
 
@@ -76,3 +77,21 @@ def test_helpers_share_the_tasks(threads):
         np.testing.assert_array_equal(sums[:, 0], 1.0)
         helped += sums[:, 1].max() >= 1.0
     assert helped > 0, "no helper ever did a task"
+
+
+@numba.njit
+def past_caches(target, source, start, count):
+    copy_past_caches(target[start : start + count], source)
+
+
+def test_copies_past_the_caches_are_copies(dtype, guard):
+    """From every place within a line, of every length up to some lines; no neighbour is written."""
+    source = guard.input(np.arange(1, 101), dtype)
+    for start in range(20):
+        for count in range(81):
+            target = guard.output(120, dtype)
+            past_caches(target, source, start, count)
+            guard.check()
+            assert np.array_equal(target[start : start + count], source[:count]), (start, count)
+            assert np.isnan(target[:start]).all(), (start, count)
+            assert np.isnan(target[start + count :]).all(), (start, count)

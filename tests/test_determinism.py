@@ -79,6 +79,72 @@ def test_the_same_bits_for_any_number_of_threads(optimizer, dtype):
         assert other == results[0]
 
 
+UPDATES = {
+    "at once": (lambda: fastnn.RMSprop(0.01, momentum=0.9), {"l1": 1e-3, "l1_mode": "truncate"}),
+    "behind the norm": (lambda: fastnn.Adam(0.01, amsgrad=True, clip_norm=0.5), {"l2": 1e-3}),
+}
+
+
+@pytest.mark.parametrize("threads", [1, None])
+@pytest.mark.parametrize("name", UPDATES)
+def test_the_same_bits_for_weights_that_go_past_the_caches(name, threads, dtype, monkeypatch):
+    """Which way they take is found out by trial, so the bits must not depend on it."""
+    ways = []
+
+    def train():
+        rule, settings = UPDATES[name]
+        layers = [Dense(257, "relu"), Dense(300, "tanh"), Dense(33)]
+        model = Sequential(layers, "cross_entropy", rule(), dtype=dtype, seed=6, n_threads=threads, **settings)
+        return model.fit(*wide_data(dtype), epochs=2, batch_size=300) and model
+
+    put_together = runtime.Runtime._repeated
+
+    def past_the_caches(self, *arguments):
+        context, run = put_together(self, *arguments)
+        context.integers[[epoch.TRIED, epoch.PAST_CACHES]] = epoch.FIRST_TRIAL + 2 * epoch.TRIAL + 1, 1
+
+        def run_and_look():
+            run()
+            ways.append(int(context.integers[epoch.PAST_CACHES]))
+
+        return context, run_and_look
+
+    usual = train()
+    monkeypatch.setattr(runtime.Runtime, "_repeated", past_the_caches)
+    same_state(train(), usual)
+    assert ways
+    assert set(ways) == {1}
+
+
+@pytest.mark.parametrize("faster", [0, 1])
+def test_the_faster_way_is_taken_and_tried_again(faster, monkeypatch):
+    """Of 0, the usual one, and 1, past the caches; what begins or ends a call within a trial puts it off."""
+    c, clock, taken = np.zeros(epoch.N_CONTEXT, np.int64), [0], []
+    monkeypatch.setattr(epoch, "now", lambda team: clock[0])
+
+    def steps(count, pause=0):
+        epoch._begin_trial_anew.py_func(c)
+        clock[0] += pause
+        for _ in range(count):
+            epoch._try_ways.py_func(c, None)
+            taken.append(int(c[epoch.PAST_CACHES]))
+            first = len(taken) > 1 and taken[-2] != taken[-1]
+            clock[0] += 100 if first else 9 if taken[-1] == faster else 10  # a first step of a way takes long
+
+    each = epoch.TRIAL
+    trial, settled = [0] * each + [1] * each, [faster] * each
+    steps(epoch.FIRST_TRIAL + 3 * each)
+    assert taken == [0] * epoch.FIRST_TRIAL + trial + settled
+    while c[epoch.TRIED] != epoch.FIRST_TRIAL:
+        steps(1)
+        assert taken[-1] == faster
+    assert len(taken) - epoch.FIRST_TRIAL == epoch.TRIAL_EVERY + 1
+    del taken[:]
+    steps(each + 1)  # the call ends in the midst of the trial
+    steps(3 * each, pause=10_000)
+    assert taken == trial[: each + 1] + trial + settled
+
+
 def test_the_number_of_threads_is_put_back():
     before = numba.get_num_threads()
     fit(small_model(n_threads=1), 1)

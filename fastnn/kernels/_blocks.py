@@ -1,4 +1,4 @@
-"""Blocks of numbers: copy and fill as plain loops, where cache lines begin, and a few on the stack.
+"""Blocks of numbers: copy and fill as plain loops, copies past the caches, where cache lines begin, a few on the stack.
 
 Numba's slice assignment compiles its error messages along, 7 s of them.
 """
@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
 from fastnn.kernels._jit import inlined
+from fastnn.kernels._simd import finish_writes, pointer, vector_lanes, write_past_caches
 
 
 def make_stack(count: int, element: Any = None) -> Any:
@@ -57,6 +58,19 @@ def copy(target, source):
     """Write target[i] = source[i] for every i of `target`."""
     for i in range(target.size):
         target[i] = source[i]
+
+
+@inlined
+def copy_past_caches(target, source):
+    """Copy as `copy` does, whole vectors past all caches; when it is over, everybody sees them."""
+    lanes = vector_lanes(target)
+    first = min(target.size, -(target.ctypes.data // target.itemsize) % lanes)
+    last = first + (target.size - first) // lanes * lanes
+    copy(target[:first], source[:first])
+    for i in range(first, last, lanes):
+        write_past_caches(pointer(target, i), pointer(source, i))
+    copy(target[last:], source[last : target.size])
+    finish_writes()
 
 
 @inlined

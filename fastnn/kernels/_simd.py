@@ -258,6 +258,32 @@ def copy_vector(typingctx: Any, target: Any, source: Any) -> Any:
 
 
 @intrinsic
+def write_past_caches(typingctx: Any, target: Any, source: Any) -> Any:
+    """Copy one vector to an address that is a multiple of its size, on to memory and out of every cache."""
+    vector, align = _vector_type(target.dtype), target.dtype.bitwidth // 8
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = _load(builder, args[1], vector, align)
+        instruction = builder.store(value, builder.bitcast(args[0], vector.as_pointer()))
+        instruction.align = vector.count * align
+        instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+        return context.get_dummy_value()
+
+    return types.void(target, target), generate
+
+
+@intrinsic
+def finish_writes(typingctx: Any) -> Any:
+    """Wait until what was written past the caches is in memory: others may then be told of it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
 def flush_subnormals(typingctx: Any) -> Any:
     """Make this thread take numbers below the smallest normal one for 0, and return what `restore_floats` wants.
 

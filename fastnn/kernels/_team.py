@@ -18,6 +18,7 @@ import functools
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,7 @@ LINE = 16
 """Words between two words that different threads write: two cache lines, since CPUs fetch lines in pairs."""
 
 DONE, SEATS, FINISHED, OPERATION, CLAIMS = (i * LINE for i in range(5))
-STAGE, LEADER_CPU, YIELD, SLEEP, WHICH_CPU, GET_AFFINITY, SET_AFFINITY = range(OPERATION + 1, OPERATION + 8)
+STAGE, LEADER_CPU, YIELD, SLEEP, WHICH_CPU, GET_AFFINITY, SET_AFFINITY, CLOCK = range(OPERATION + 1, OPERATION + 9)
 
 SPINS = 300
 """How often a thread that waits looks again before it lets others have the core: some 5 us."""
@@ -47,8 +48,10 @@ _CPU_WORDS = 16
 """Words of a set of CPUs: 1024 bits, as in the C library's cpu_set_t."""
 
 _cpu_set = make_stack(_CPU_WORDS, types.int64)
+_timespec = make_stack(2, types.int64)
 
 _I64 = ir.IntType(64)
+_MONOTONIC = int(getattr(time, "CLOCK_MONOTONIC", 1))
 _LOW = np.int64(0xFFFFFFFF)
 _HALF = np.int64(32)
 
@@ -150,10 +153,36 @@ def _call_affinity(typingctx: Any, address: Any, cpus: Any) -> Any:
     return types.int64(types.int64, cpus), generate
 
 
+@intrinsic
+def _call_clock(typingctx: Any, address: Any, timespec: Any) -> Any:
+    """Call clock_gettime, which lies at `address`, for a clock that never goes back: seconds and nanoseconds."""
+    if not _is_words(timespec):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = ir.IntType(32)
+        data = make_array(signature.args[1])(context, builder, args[1]).data
+        function = ir.FunctionType(number, [number, data.type])
+        callee = builder.inttoptr(args[0], function.as_pointer())
+        result = builder.call(callee, [ir.Constant(number, _MONOTONIC), data])
+        return builder.sext(result, _I64)
+
+    return types.int64(types.int64, timespec), generate
+
+
+@inlined
+def now(team):
+    """Return the time in nanoseconds, from any moment on; 0 where there is no clock."""
+    timespec = _timespec(team)
+    if team[CLOCK] == 0 or _call_clock(team[CLOCK], timespec) != 0:
+        return 0
+    return timespec[0] * 1_000_000_000 + timespec[1]
+
+
 def team_words(members: int) -> np.ndarray:
     """Return the words that a team of some members starts with."""
     words = np.zeros(CLAIMS + members * LINE, np.int64)
-    words[[YIELD, SLEEP, WHICH_CPU, GET_AFFINITY, SET_AFFINITY]] = _system_functions()
+    words[[YIELD, SLEEP, WHICH_CPU, GET_AFFINITY, SET_AFFINITY, CLOCK]] = _system_functions()
     words[LEADER_CPU] = -1
     return words
 
@@ -162,9 +191,9 @@ def team_words(members: int) -> np.ndarray:
 def _system_functions() -> tuple[int, ...]:
     """Return the addresses of functions of the system, 0 for one that it does not have."""
     if sys.platform == "win32":
-        return 0, 0, 0, 0, 0
+        return 0, 0, 0, 0, 0, 0
     library = ctypes.CDLL(None)
-    names = ("sched_yield", "usleep", "sched_getcpu", "sched_getaffinity", "sched_setaffinity")
+    names = ("sched_yield", "usleep", "sched_getcpu", "sched_getaffinity", "sched_setaffinity", "clock_gettime")
     found = [getattr(library, name, None) for name in names]
     return tuple(0 if f is None else ctypes.cast(f, ctypes.c_void_p).value or 0 for f in found)
 

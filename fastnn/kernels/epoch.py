@@ -20,7 +20,7 @@ import numpy as np
 from numba import types
 
 from fastnn.kernels import activation, dropout, formulas, gemm, loss, update
-from fastnn.kernels._blocks import copy
+from fastnn.kernels._blocks import copy, copy_past_caches, make_stack
 from fastnn.kernels._compile import announce, compile_tasks
 from fastnn.kernels._context import (
     SLOTS,
@@ -45,6 +45,7 @@ from fastnn.kernels._team import (
     claim,
     fetch_add,
     load,
+    now,
     publish,
     rest,
     store,
@@ -93,7 +94,8 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     ROW_TASKS,  # parts of a batch that go through all stages, each on a thread; 0: one stage after the other
     RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE, SOFTMAX_ROWS,  # addresses of blocks
     STEP, ROW, ROWS,  # the batch at hand; set by `execute`
-) = range(36)  # fmt: skip
+    PAST_CACHES, TRIED, TIMED, USUAL_TIME,  # which way updated weights take, and trials of it; see `_try_ways`
+) = range(40)  # fmt: skip
 
 # and arrays, three integers each; e is the float type of the model.
 (
@@ -123,7 +125,7 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     PARAMS,  # e: all parameters, for a call that is not handed them
     TEAM,  # int64: what the threads tell each other (see `_team.py`), zeros before
     WEIGHT_TASKS,  # int64 (tasks, N_WEIGHT_TASK): blocks of weights, columns named below
-) = range(ROWS + 1, ROWS + 1 + 26 * SLOTS, SLOTS)
+) = range(USUAL_TIME + 1, USUAL_TIME + 1 + 26 * SLOTS, SLOTS)
 N_CONTEXT = WEIGHT_TASKS + SLOTS
 
 # Columns of `weight_tasks`: whose gradient, and update where it need not wait for all other gradients, is one task.
@@ -168,6 +170,12 @@ _CORRECTION1, _CORRECTION2 = update.CORRECTION1, update.CORRECTION2
 
 # How an operation is cut into tasks.
 
+
+ASIDE = 1024
+"""Weights updated aside at a time where they go past the caches: they and what belongs to them fit the first one."""
+
+FIRST_TRIAL, TRIAL, TRIAL_EVERY = 16, 4, 256
+"""Steps before the first trial of the two ways for weights, steps of each way, and steps from one trial to the next."""
 
 MAX_ROW_TASKS = 16
 
@@ -496,8 +504,8 @@ def _updates_at_once(c):
 def _weight_task(c, params, t, seat):
     """One block of dW = in^T dZ and the part of db above it; and their update, while they are in the cache.
 
-    The product asks for the weights in passing: other threads have read them, and to write such a line takes a round
-    trip between the cores.
+    The product asks for the weights in passing, unless they go past the caches: other threads have read them, and to
+    write such a line takes a round trip between the cores.
     """
     work, task = floats_at(c, WORK, params), integer_rows_at(c, WEIGHT_TASKS)[t]
     stage = integer_rows_at(c, STAGES)[task[STAGE_OF]]
@@ -511,7 +519,7 @@ def _weight_task(c, params, t, seat):
         d_bias = d + (i1 - i0) * width
     call_gemm(
         c[GEMM], grads, d, ld, work, stage[IN] + i0, 1, k, work, stage[DELTA] + j0, n, 1,
-        i1 - i0, width, rows, params, 0, False, work, scratch + GROUP, params, weight, n,
+        i1 - i0, width, rows, params, 0, False, work, scratch + GROUP, params, weight if c[PAST_CACHES] == 0 else -1, n,
     )  # fmt: skip
     if bias >= 0:
         column_sums(c[GEMM], grads, d_bias - j0, work, stage[DELTA], n, rows, j0, j1, work, scratch + GROUP)
@@ -526,19 +534,36 @@ def _weight_task(c, params, t, seat):
         _update_range(c, params, bias, width, grads, d_bias, task[BIAS_BLOCK])
 
 
+_aside = make_stack(ASIDE)
+
+
 @block
 def _update_range(c, params, start, size, grads, d, u):
     """Update `size` parameters from `start`, whose gradients lie from `d` on, with the numbers of block `u`."""
+    if c[PAST_CACHES] == 0:
+        _update(c, params[start : start + size], params, start, grads, d, u)
+        return
+    aside = _aside(params)
+    for at in range(0, size, ASIDE):
+        w = params[start + at : start + min(size, at + ASIDE)]
+        copy(aside[: w.size], w)
+        _update(c, aside[: w.size], params, start + at, grads, d + at, u)
+        copy_past_caches(w, aside)
+
+
+@block
+def _update(c, w, params, start, grads, d, u):
+    """Update `w`, the parameters from `start` on or a copy of them."""
     hyper, numbers, floats = doubles_at(c, HYPER), double_rows_at(c, BLOCK_FLOATS)[u], doubles_at(c, FLOATS)
     state, s0, s1, s2 = floats_at(c, STATE, params), c[STATE_0], c[STATE_1], c[STATE_2]
-    share, w, stop = floats[PENALTY_SCALE], params[start : start + size], start + size
+    share, stop = floats[PENALTY_SCALE], start + w.size
     call_update(
         c[UPDATE],
         w,
         state[s0 + start : s0 + stop] if s0 >= 0 else state[0:0],
         state[s1 + start : s1 + stop] if s1 >= 0 else state[0:0],
         state[s2 + start : s2 + stop] if s2 >= 0 else state[0:0],
-        grads[d : d + size], hyper, share * numbers[0], share * numbers[1], numbers[2], floats[GRADIENT_SCALE],
+        grads[d : d + w.size], hyper, share * numbers[0], share * numbers[1], numbers[2], floats[GRADIENT_SCALE],
     )  # fmt: skip
     if numbers[3] > 0.0:
         soft_threshold_block(w, share * numbers[3] * hyper[_LR])
@@ -709,6 +734,36 @@ def _write_result(c, params, i):
 
 
 @block
+def _try_ways(c, team):
+    """Before a step, say which way updated weights take: into this core's caches as usual, or past them to memory.
+
+    All threads read all weights, and each updates a part. To write a line that another core has read, this one has to
+    take it away first, which costs a round trip: between chiplets of a Zen 4 38 ns a line with a dozen under way, 9 ns
+    within one. Past the caches it is 2.5 ns, but then all threads read the line from memory: with 1.4 MB of weights
+    13% slower within a chiplet, 17% faster between two. So both are tried, TRIAL steps of each of which the first does
+    not count, and again after TRIAL_EVERY steps, since threads wander. The numbers are the same in either way.
+    """
+    tried = c[TRIED] - FIRST_TRIAL
+    if tried == 0:
+        c[PAST_CACHES] = 0
+    elif tried == TRIAL:
+        c[USUAL_TIME] = now(team) - c[TIMED]
+        c[PAST_CACHES] = 1
+    elif tried == 2 * TRIAL:
+        c[PAST_CACHES] = 1 if now(team) - c[TIMED] < c[USUAL_TIME] else 0
+    if tried == 1 or tried == TRIAL + 1:
+        c[TIMED] = now(team)
+    c[TRIED] = c[TRIED] + 1 if tried < TRIAL_EVERY else FIRST_TRIAL
+
+
+@inlined
+def _begin_trial_anew(c):
+    """Leave a trial that something else came into, and begin it once more at the next step."""
+    if FIRST_TRIAL < c[TRIED] <= FIRST_TRIAL + 2 * TRIAL:
+        c[TRIED], c[PAST_CACHES] = FIRST_TRIAL, 0
+
+
+@block
 def _run_steps(c, params):
     """Run c[N_STEPS] steps over consecutive batches of c[N_ROWS] rows, then of as many more, or of the same again.
 
@@ -718,6 +773,8 @@ def _run_steps(c, params):
     report, rates = double_rows_at(c, REPORT), doubles_at(c, RATES)
     learning = c[MODE] == TRAIN or c[MODE] == GRADIENT
     begin, row = c[FIRST_ROW], 0
+    tries = c[MODE] == TRAIN and c[MEMBERS] > 1
+    _begin_trial_anew(c)
     for i in range(c[N_STEPS]):
         if row >= c[N_ROWS]:
             row = 0
@@ -727,6 +784,11 @@ def _run_steps(c, params):
         c[ROW] = begin + row
         c[ROWS] = min(c[BATCH], c[N_ROWS] - row)
         row += c[BATCH]
+        if tries:
+            if c[ROWS] < c[BATCH]:
+                _begin_trial_anew(c)
+            else:
+                _try_ways(c, integers_at(c, TEAM))
         total = doubles_at(c, FLOATS)[TOTAL_WEIGHT] = _total_weight(c)
         _carry_rows(c, params, learning)
         if c[MODE] != FORWARD:
