@@ -40,6 +40,13 @@ GRADIENT_ELEMENTS, GRADIENT_ROWS = 65536, 256
 """The gradient of so many weights, some 256 KB, is still in the second cache when they are updated; but of fewer rows
 of W it is no block of its own, since each block packs the gradients of the sums anew."""
 
+WORTH_CHUNKS = 4
+"""A batch's gradients are summed by chunks of its rows where it leaves so many numbers in the workspace for a weight.
+
+On two threads of a Zen 4, before and after: 10,000 rows of 4-32-16-4 (1,200 numbers for a weight) 472 and 461 us with
+cores near each other, 1,010 and 510 with cores far apart; 512 rows of 54-256-256-7 (7) 1,309, 1,284 and 1,640, 1,530.
+"""
+
 Array = npt.NDArray[Any]
 
 
@@ -287,10 +294,15 @@ class Network:
         weight_tasks = self._weight_tasks(rows, members)
         _, i0, i1, j0, j1, *_ = weight_tasks.T
         offsets[e.GRADIENT_BLOCK] = _aligned(GROUP + each)
-        offsets[e.SCRATCH_EACH] = offsets[e.GRADIENT_BLOCK] + _aligned(
-            int(np.max((i1 - i0 + 1) * (j1 - j0), initial=0))
-        )
+        offsets[e.CHUNK_FROM] = self._chunk_from()
+        chunks = e.gradient_chunks.py_func(offsets[e.CHUNK_FROM], rows)
+        block = _aligned(int(np.max((i1 - i0 + 1) * (j1 - j0), initial=0)))
+        offsets[e.SCRATCH_EACH] = offsets[e.GRADIENT_BLOCK] + (2 if chunks > 1 else 1) * block
         work_size = offsets[e.SCRATCH] + members * offsets[e.SCRATCH_EACH]
+        offsets[e.PARTS] = -1
+        if chunks > 1 and members > 1 and offsets[e.ROW_TASKS]:
+            offsets[e.PARTS] = work_size
+            work_size += _aligned(chunks * self.params_size)
         return Plan(rows, table, weight_tasks, offsets, work_size, threads, members)
 
     def _share(self, rows: int, threads: int) -> tuple[int, int]:
@@ -313,6 +325,12 @@ class Network:
                 tasks += [product_tasks(*shape, threads) for shape in _products(rows, stage.inputs, stage.units)]
         members = min(max(tasks), threads)
         return members, 0 if members > 1 else 1
+
+    def _chunk_from(self) -> int:
+        """Return from how many rows gradients are summed by chunks of them: a function of the network alone."""
+        dense = [(stage.inputs, stage.units) for stage in self.stages if stage.dense is not None]
+        weights, numbers = sum(k * n for k, n in dense), sum(k + n for k, n in dense)
+        return -(-WORTH_CHUNKS * weights // max(1, numbers))
 
     def _weight_tasks(self, rows: int, threads: int) -> npt.NDArray[np.int64]:
         """Cut the gradients of all weights into blocks of some rows of a W, of columns where it has too few rows."""

@@ -49,6 +49,30 @@ def wide_model(dtype="float32", optimizer="adam", threads=None):
     return model
 
 
+TALL = {
+    "at once": lambda: fastnn.RMSprop(0.01, momentum=0.9),
+    "behind the norm": lambda: fastnn.Adam(0.01, clip_norm=0.1),
+}
+
+
+def tall_model(dtype="float32", name="at once", threads=None):
+    """A small network trained on batches of so many rows that gradients are summed by chunks of them: 8, 2, 4, 1."""
+    x, y = tall_data(dtype)
+    model = Sequential(
+        [Dense(31, "tanh"), Dropout(0.2), Dense(17, "gelu", use_bias=False), Dense(3)], "squared_error", TALL[name](),
+        dtype=dtype, seed=6, l1=1e-4, l2=1e-4, n_threads=threads,
+    )  # fmt: skip
+    for rows in (2303, 601, 1031):
+        model.fit(x, y, epochs=1, batch_size=rows)  # the last batch is shorter
+    return model
+
+
+def tall_data(dtype):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(2500, 7)).astype(dtype)
+    return x, np.sin(x[:, :3])
+
+
 def wide_data(dtype):
     rng = np.random.default_rng(4)
     return rng.normal(size=(700, 131)).astype(dtype), rng.integers(0, 33, size=700)
@@ -77,6 +101,37 @@ def test_the_same_bits_for_any_number_of_threads(optimizer, dtype):
     assert model.network.params_size > 8 * 8192
     for other in results[1:]:
         assert other == results[0]
+
+
+@pytest.mark.parametrize("name", TALL)
+def test_the_same_bits_for_chunks_of_rows_and_any_number_of_threads(name, dtype):
+    x, y = tall_data(dtype)
+    ways, results = set(), []
+    for threads in (1, 2, None):
+        model = tall_model(dtype, name, threads)
+        loss, gradients = model.gradients(x, y)
+        dx, _ = model.backward(x, y)
+        results.append((training_state(model), loss, [part.tobytes() for part in (dx, *gradients)]))
+        plan = model.network.plan(2500, model.runtime.threads)
+        ways.add(plan.offsets[epoch.PARTS] >= 0)
+    chunks = [epoch.gradient_chunks.py_func(plan.offsets[epoch.CHUNK_FROM], rows) for rows in (2303, 601, 1031, 197)]
+    assert chunks == [8, 2, 4, 1]
+    assert ways == {True, False}
+    for other in results[1:]:
+        assert other == results[0]
+
+
+def test_the_gradient_of_many_rows_is_that_of_their_parts():
+    """Parts of so few rows that each is one sum; in float64."""
+    model, (x, y) = tall_model("float64"), tall_data("float64")
+    loss, whole = model.gradients(x, y)
+    parts = [(len(x[at : at + 250]), model.gradients(x[at : at + 250], y[at : at + 250])) for at in range(0, 2500, 250)]
+    assert len(parts) == 10
+    assert loss == pytest.approx(sum(rows * part[0] for rows, part in parts) / 2500, rel=1e-12)
+    for number, gradient in enumerate(whole):
+        want = sum(rows * part[1][number] for rows, part in parts) / 2500
+        np.testing.assert_allclose(gradient, want, rtol=1e-9, atol=1e-13)
+        assert np.abs(want).max() > 1e-4
 
 
 UPDATES = {
@@ -384,7 +439,10 @@ def test_a_checkpoint_holds_the_history_up_to_its_epoch(tmp_path):
 MARGIN = 200_000
 """Elements on either side of a guarded vector: more than the scratch of a task, so that a task too many shows."""
 
-SHAPES = [(1, 1, 1, 1), (3, 5, 7, 2), (17, 33, 15, 31), (97, 131, 129, 65), (64, 10, 400, 3), (33, 700, 5, 257)]
+SHAPES = [
+    (1, 1, 1, 1), (3, 5, 7, 2), (17, 33, 15, 31), (97, 131, 129, 65), (64, 10, 400, 3), (33, 700, 5, 257),
+    (1100, 3, 5, 2),  # whose gradients are summed by chunks of rows
+]  # fmt: skip
 
 
 def guarded_trainings(monkeypatch):
@@ -446,7 +504,7 @@ import fastnn
 import numba
 from support import digest
 import pytest
-from test_determinism import OPTIMIZERS, fit, guarded_trainings, small_model, wide_model
+from test_determinism import OPTIMIZERS, fit, guarded_trainings, small_model, tall_model, wide_model
 model = small_model(OPTIMIZERS["momentum"]())
 fit(model, 5)
 model.save(sys.argv[2])
@@ -454,7 +512,8 @@ resumed = fastnn.load(sys.argv[1])
 fit(resumed, 3)
 guarded_trainings(pytest.MonkeyPatch)
 wide = {digest(wide_model(threads=n)) for n in (1, 2, 4, 8, None)}
-print(numba.config.NUMBA_NUM_THREADS, digest(model), digest(resumed), *wide)
+tall = {digest(tall_model(threads=n)) for n in (1, 2, 4, 8, None)}
+print(numba.config.NUMBA_NUM_THREADS, digest(model), digest(resumed), *wide, *tall)
 """
 
 
@@ -467,7 +526,7 @@ def test_the_same_bits_in_another_process(threads, tmp_path):
     fit(here, 3)
     files = tmp_path / "two.safetensors", tmp_path / "five.safetensors"
     answer = run_python(SCRIPT, *files, NUMBA_NUM_THREADS=str(threads), PYTHONHASHSEED="7")
-    assert answer.split() == [str(threads), digest(here), digest(here), digest(wide_model())]
+    assert answer.split() == [str(threads), *map(digest, (here, here, wide_model(), tall_model()))]
     same_state(fastnn.load(tmp_path / "five.safetensors"), here)
 
 

@@ -74,6 +74,13 @@ def copy_past_caches(target, source):
 
 
 @inlined
+def add(target, source):
+    """Add source[i] to target[i] for every i of `target`."""
+    for i in range(target.size):
+        target[i] += source[i]
+
+
+@inlined
 def fill(target, value):
     """Write target[i] = value."""
     for i in range(target.size):

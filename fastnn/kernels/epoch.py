@@ -20,7 +20,7 @@ import numpy as np
 from numba import types
 
 from fastnn.kernels import activation, dropout, formulas, gemm, loss, update
-from fastnn.kernels._blocks import copy, copy_past_caches, make_stack
+from fastnn.kernels._blocks import add, copy, copy_past_caches, make_stack
 from fastnn.kernels._compile import announce, compile_tasks
 from fastnn.kernels._context import (
     SLOTS,
@@ -92,10 +92,11 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     STATE_0, STATE_1, STATE_2,  # offsets in the optimizer's state, -1 for a vector that is not kept
     MEMBERS,  # threads of the team
     ROW_TASKS,  # parts of a batch that go through all stages, each on a thread; 0: one stage after the other
+    CHUNK_FROM, PARTS,  # rows from which gradients are summed by chunks of rows; place of these in the workspace, or -1
     RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE, SOFTMAX_ROWS,  # addresses of blocks
     STEP, ROW, ROWS,  # the batch at hand; set by `execute`
     PAST_CACHES, TRIED, TIMED, USUAL_TIME,  # which way updated weights take, and trials of it; see `_try_ways`
-) = range(40)  # fmt: skip
+) = range(42)  # fmt: skip
 
 # and arrays, three integers each; e is the float type of the model.
 (
@@ -155,7 +156,7 @@ REPORT_LOSS, REPORT_WEIGHT, REPORT_CORRECT, REPORT_PENALTY, REPORT_NORM, REPORT_
 N_REPORT = 6
 
 # Operations that are cut into tasks. OP_ROWS is OP_GATHER .. OP_BACKWARD for some of the rows.
-OP_ROWS, OP_GATHER, OP_FORWARD, OP_LOSS, OP_BACKWARD, OP_WEIGHTS, OP_PENALTY, OP_NORM, OP_UPDATE = range(9)
+OP_ROWS, OP_GATHER, OP_FORWARD, OP_LOSS, OP_BACKWARD, OP_WEIGHTS, OP_CHUNKS, OP_PENALTY, OP_NORM, OP_UPDATE = range(10)
 
 ROWS_AHEAD = 8
 """How many rows before its turn a row in random order is asked for: it comes from far away."""
@@ -216,6 +217,36 @@ def _rows_of_task(rows, tasks, t):
     """Return (first row, last row + 1, first block, last block + 1) of one of some tasks: whole blocks of the loss."""
     first, last = split(loss_blocks(rows), tasks, t, 1)
     return loss_block(rows, first)[0], loss_block(rows, last - 1)[1], first, last
+
+
+CHUNK_ROWS, MOST_CHUNKS = 256, 8
+"""Rows whose gradient is one sum where weights are few beside what the rows leave in the workspace, and chunks at most.
+
+Whoever sums rows that another core has written fetches them, and to write them again the next time takes each line away
+from the one that read it. A thread that sums its own rows leaves but the sums to be added up.
+"""
+
+
+@inlined
+def gradient_chunks(from_rows, rows):
+    """Return in how many chunks of rows a batch's gradients are summed and then added in order: 1, 2, 4 or 8."""
+    chunks = 1
+    while rows >= from_rows and 2 * chunks <= MOST_CHUNKS and rows >= 2 * chunks * CHUNK_ROWS:
+        chunks *= 2
+    return chunks
+
+
+@inlined
+def _by_chunks(c):
+    """Return whether who carries a chunk of rows sums its gradients, too: where each thread has as many chunks."""
+    chunks = gradient_chunks(c[CHUNK_FROM], c[ROWS])
+    return c[PARTS] >= 0 and chunks > 1 and chunks % c[MEMBERS] == 0 and (c[MODE] == TRAIN or c[MODE] == GRADIENT)
+
+
+@inlined
+def _parts_of_rows(c):
+    """Return in how many parts the rows of the batch at hand go through all stages."""
+    return gradient_chunks(c[CHUNK_FROM], c[ROWS]) if _by_chunks(c) else min(c[ROW_TASKS], loss_blocks(c[ROWS]))
 
 
 @block
@@ -460,8 +491,8 @@ def _backward_block(c, params, s, i0, i1, j0, j1, seat):
 @block
 def _rows_task(c, params, t, seat):
     """Carry some rows of the batch through all stages, to the loss, and back."""
-    stages, tasks = integer_rows_at(c, STAGES), min(c[ROW_TASKS], loss_blocks(c[ROWS]))
-    i0, i1, first, last = _rows_of_task(c[ROWS], tasks, t)
+    stages = integer_rows_at(c, STAGES)
+    i0, i1, first, last = _rows_of_task(c[ROWS], _parts_of_rows(c), t)
     _fetch(c, params, i0, i1)
     for s in range(stages.shape[0]):
         _forward_block(c, params, s, i0, i1, 0, stages[s, N_OUT], seat)
@@ -473,6 +504,15 @@ def _rows_task(c, params, t, seat):
         return
     for s in range(stages.shape[0] - 1, -1 if c[WANT_DX] != 0 else 0, -1):
         _backward_block(c, params, s, i0, i1, 0, stages[s, N_IN], seat)
+    if _by_chunks(c):
+        work, into = floats_at(c, WORK, params), c[PARTS] + t * params.size
+        for s in range(stages.shape[0]):
+            if stages[s, KIND] == DENSE:
+                k, n, bias = stages[s, N_IN], stages[s, N_OUT], stages[s, BIAS]
+                _gradient(
+                    c, params, s, 0, k, 0, n, i0, i1, work, into + stages[s, WEIGHT], n,
+                    into + bias if bias >= 0 else -1, False, seat,
+                )  # fmt: skip
 
 
 @block
@@ -501,28 +541,50 @@ def _updates_at_once(c):
 
 
 @block
-def _weight_task(c, params, t, seat):
-    """One block of dW = in^T dZ and the part of db above it; and their update, while they are in the cache.
+def _gradient(c, params, s, i0, i1, j0, j1, b0, b1, out, d, ld, d_bias, asks, seat):
+    """Write rows [i0, i1), columns [j0, j1) of dW of a stage over rows [b0, b1) of the batch to `out` from `d` on.
 
-    The product asks for the weights in passing, unless they go past the caches: other threads have read them, and to
-    write such a line takes a round trip between the cores.
+    `ld` numbers lie between the beginnings of two rows. The sums of dZ, for the bias, go to `d_bias` on, unless that is
+    -1. Where it `asks`, it asks for the weights in passing, which are about to be updated, unless they go past the
+    caches: other threads have read them, and to write such a line takes a round trip between the cores.
     """
+    work, stage = floats_at(c, WORK, params), integer_rows_at(c, STAGES)[s]
+    k, n, scratch = stage[N_IN], stage[N_OUT], c[SCRATCH] + seat * c[SCRATCH_EACH] + GROUP
+    soon = stage[WEIGHT] + i0 * n + j0 if asks and c[PAST_CACHES] == 0 else -1
+    delta = stage[DELTA] + b0 * n
+    call_gemm(
+        c[GEMM], out, d, ld, work, stage[IN] + b0 * k + i0, 1, k, work, delta + j0, n, 1,
+        i1 - i0, j1 - j0, b1 - b0, params, 0, False, work, scratch, params, soon, n,
+    )  # fmt: skip
+    if d_bias >= 0:
+        column_sums(c[GEMM], out, d_bias - j0, work, delta, n, b1 - b0, j0, j1, work, scratch)
+
+
+@block
+def _weight_task(c, params, t, seat):
+    """One block of dW = in^T dZ and the part of db above it; and their update, while they are in the cache."""
     work, task = floats_at(c, WORK, params), integer_rows_at(c, WEIGHT_TASKS)[t]
-    stage = integer_rows_at(c, STAGES)[task[STAGE_OF]]
-    i0, i1, j0, j1 = task[ROW_0], task[ROW_1], task[COLUMN_0], task[COLUMN_1]
-    rows, k, n, width = c[ROWS], stage[N_IN], stage[N_OUT], j1 - j0
-    scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
+    number, i0, i1, j0, j1 = task[STAGE_OF], task[ROW_0], task[ROW_1], task[COLUMN_0], task[COLUMN_1]
+    stage = integer_rows_at(c, STAGES)[number]
+    rows, n, width = c[ROWS], stage[N_OUT], j1 - j0
+    room = c[SCRATCH] + seat * c[SCRATCH_EACH] + c[GRADIENT_BLOCK]
     weight, bias = stage[WEIGHT] + i0 * n + j0, stage[BIAS] + j0 if i0 == 0 and stage[BIAS] >= 0 else -1
     grads, d, d_bias, ld = floats_at(c, GRADS, params), weight, bias, n
     if _updates_at_once(c):
-        grads, d, ld = work, scratch + c[GRADIENT_BLOCK], width
-        d_bias = d + (i1 - i0) * width
-    call_gemm(
-        c[GEMM], grads, d, ld, work, stage[IN] + i0, 1, k, work, stage[DELTA] + j0, n, 1,
-        i1 - i0, width, rows, params, 0, False, work, scratch + GROUP, params, weight if c[PAST_CACHES] == 0 else -1, n,
-    )  # fmt: skip
-    if bias >= 0:
-        column_sums(c[GEMM], grads, d_bias - j0, work, stage[DELTA], n, rows, j0, j1, work, scratch + GROUP)
+        grads, d, ld = work, room, width
+        d_bias = d + (i1 - i0) * width if bias >= 0 else -1
+    chunks = gradient_chunks(c[CHUNK_FROM], rows)
+    b0, b1, _, _ = _rows_of_task(rows, chunks, 0)
+    _gradient(c, params, number, i0, i1, j0, j1, b0, b1, grads, d, ld, d_bias, True, seat)
+    more = room + (c[SCRATCH_EACH] - c[GRADIENT_BLOCK]) // 2
+    more_bias = more + (i1 - i0) * width if bias >= 0 else -1
+    for chunk in range(1, chunks):
+        b0, b1, _, _ = _rows_of_task(rows, chunks, chunk)
+        _gradient(c, params, number, i0, i1, j0, j1, b0, b1, work, more, width, more_bias, False, seat)
+        for i in range(i1 - i0):
+            add(grads[d + i * ld : d + i * ld + width], work[more + i * width : more + (i + 1) * width])
+        if bias >= 0:
+            add(grads[d_bias : d_bias + width], work[more_bias : more_bias + width])
     if not _updates_at_once(c):
         return
     if width == n:  # whole rows lie one behind the other
@@ -570,8 +632,18 @@ def _update(c, w, params, start, grads, d, u):
 
 
 @block
+def _add_chunks(c, params, grads, low, high):
+    """Write the gradients of parameters [low, high): the sums of all chunks of rows, added in order."""
+    work, total = floats_at(c, WORK, params), grads[low:high]
+    copy(total, work[c[PARTS] + low : c[PARTS] + high])
+    for chunk in range(1, gradient_chunks(c[CHUNK_FROM], c[ROWS])):
+        at = c[PARTS] + chunk * params.size
+        add(total, work[at + low : at + high])
+
+
+@block
 def _parameter_task(c, params, t, op):
-    """Penalty and squared gradient norm, into partial[t], or update of some blocks of parameters."""
+    """Penalty and squared gradient norm, into partial[t], sum of chunks or update of some blocks of parameters."""
     blocks, numbers, partial = integer_rows_at(c, BLOCKS), double_rows_at(c, BLOCK_FLOATS), double_rows_at(c, PARTIAL)
     tasks, grads, hyper = integers_at(c, BLOCK_TASKS), floats_at(c, GRADS, params), doubles_at(c, HYPER)
     share = doubles_at(c, FLOATS)[PENALTY_SCALE]
@@ -581,6 +653,10 @@ def _parameter_task(c, params, t, op):
         l1, l2, truncate = share * numbers[u, 0], share * numbers[u, 1], share * numbers[u, 3]
         if op == OP_UPDATE:
             _update_range(c, params, low, high - low, grads, low, u)
+        elif op == OP_CHUNKS:
+            _add_chunks(c, params, grads, low, high)
+            if _updates_at_once(c):
+                _update_range(c, params, low, high - low, grads, low, u)
         elif op == OP_NORM:
             total += squared_norm_block(grads[low:high], params[low:high], l1, l2, hyper[_CLIP])
         elif l1 > 0.0 or l2 > 0.0 or truncate > 0.0:
@@ -670,7 +746,7 @@ def _carry_rows(c, params, learning):
     """Gather the batch, carry it through all stages to the loss, and the gradient back."""
     stages = integer_rows_at(c, STAGES)
     if c[ROW_TASKS] > 0:
-        _run(c, params, OP_ROWS, min(c[ROW_TASKS], loss_blocks(c[ROWS])), 0)
+        _run(c, params, OP_ROWS, _parts_of_rows(c), 0)
         return
     _run(c, params, OP_GATHER, _row_tasks(c[ROWS], stages[0, N_IN]), 0)
     for s in range(stages.shape[0]):
@@ -687,8 +763,9 @@ def _learn(c, params, rate, report):
     """Gradients of all weights and, in training, penalty, global norm and optimizer step."""
     numbers, floats, hyper = double_rows_at(c, BLOCK_FLOATS), doubles_at(c, FLOATS), doubles_at(c, HYPER)
     n_tasks, weight_tasks = integers_at(c, BLOCK_TASKS).size - 1, integer_rows_at(c, WEIGHT_TASKS).shape[0]
+    how, tasks = (OP_CHUNKS, n_tasks) if _by_chunks(c) else (OP_WEIGHTS, weight_tasks)
     if c[MODE] == GRADIENT:
-        _run(c, params, OP_WEIGHTS, weight_tasks, 0)
+        _run(c, params, how, tasks, 0)
         return
     floats[PENALTY_SCALE] = 1.0
     if floats[PER_WEIGHT] != 0.0:
@@ -704,7 +781,7 @@ def _learn(c, params, rate, report):
     hyper[_CORRECTION1] = 1.0 - hyper[_BETA1] ** (c[STEP] + 1)
     hyper[_CORRECTION2] = math.sqrt(1.0 - hyper[_BETA2] ** (c[STEP] + 1))
     hyper[_FIRST] = 1.0 if c[STEP] == 0 else 0.0
-    _run(c, params, OP_WEIGHTS, weight_tasks, 0)
+    _run(c, params, how, tasks, 0)
     if _updates_at_once(c):
         return
     _run(c, params, OP_NORM, n_tasks, 0)
