@@ -62,7 +62,7 @@ def tall_model(dtype="float32", name="at once", threads=None):
         [Dense(31, "tanh"), Dropout(0.2), Dense(17, "gelu", use_bias=False), Dense(3)], "squared_error", TALL[name](),
         dtype=dtype, seed=6, l1=1e-4, l2=1e-4, n_threads=threads,
     )  # fmt: skip
-    for rows in (2303, 601, 1031):
+    for rows in (2303, 131, 301):
         model.fit(x, y, epochs=1, batch_size=rows)  # the last batch is shorter
     return model
 
@@ -114,7 +114,7 @@ def test_the_same_bits_for_chunks_of_rows_and_any_number_of_threads(name, dtype)
         results.append((training_state(model), loss, [part.tobytes() for part in (dx, *gradients)]))
         plan = model.network.plan(2500, model.runtime.threads)
         ways.add(plan.offsets[epoch.PARTS] >= 0)
-    chunks = [epoch.gradient_chunks.py_func(plan.offsets[epoch.CHUNK_FROM], rows) for rows in (2303, 601, 1031, 197)]
+    chunks = [epoch.gradient_chunks.py_func(plan.offsets[epoch.CHUNK_FROM], rows) for rows in (2303, 131, 301, 61)]
     assert chunks == [8, 2, 4, 1]
     assert ways == {True, False}
     for other in results[1:]:
@@ -125,8 +125,8 @@ def test_the_gradient_of_many_rows_is_that_of_their_parts():
     """Parts of so few rows that each is one sum; in float64."""
     model, (x, y) = tall_model("float64"), tall_data("float64")
     loss, whole = model.gradients(x, y)
-    parts = [(len(x[at : at + 250]), model.gradients(x[at : at + 250], y[at : at + 250])) for at in range(0, 2500, 250)]
-    assert len(parts) == 10
+    parts = [(len(x[at : at + 125]), model.gradients(x[at : at + 125], y[at : at + 125])) for at in range(0, 2500, 125)]
+    assert len(parts) == 20
     assert loss == pytest.approx(sum(rows * part[0] for rows, part in parts) / 2500, rel=1e-12)
     for number, gradient in enumerate(whole):
         want = sum(rows * part[1][number] for rows, part in parts) / 2500

@@ -219,8 +219,9 @@ def _rows_of_task(rows, tasks, t):
     return loss_block(rows, first)[0], loss_block(rows, last - 1)[1], first, last
 
 
-CHUNK_ROWS, MOST_CHUNKS = 256, 8
-"""Rows whose gradient is one sum where weights are few beside what the rows leave in the workspace, and chunks at most.
+CHUNK_ROWS, MOST_CHUNKS = 64, 8
+"""Rows at least whose gradient is a sum of its own where weights are few beside what the rows leave in the workspace, and
+such chunks of a batch at most.
 
 Whoever sums rows that another core has written fetches them, and to write them again the next time takes each line away
 from the one that read it. A thread that sums its own rows leaves but the sums to be added up.
@@ -229,9 +230,12 @@ from the one that read it. A thread that sums its own rows leaves but the sums t
 
 @inlined
 def gradient_chunks(from_rows, rows):
-    """Return in how many chunks of rows a batch's gradients are summed and then added in order: 1, 2, 4 or 8."""
+    """Return in how many chunks of rows a batch's gradients are summed and then added in order: 1, 2, 4 or 8.
+
+    `from_rows` are the rows from which two pay, twice as many those from which four do.
+    """
     chunks = 1
-    while rows >= from_rows and 2 * chunks <= MOST_CHUNKS and rows >= 2 * chunks * CHUNK_ROWS:
+    while 2 * chunks <= MOST_CHUNKS and rows >= max(chunks * from_rows, 2 * chunks * CHUNK_ROWS):
         chunks *= 2
     return chunks
 
