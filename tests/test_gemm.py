@@ -10,6 +10,7 @@ from conftest import sampled_shapes
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastnn.kernels._simd import first_cache_ways
 from fastnn.kernels.gemm import GEMM, call_gemm, matmul, product_scratch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -228,3 +229,16 @@ def test_broken_arguments_are_refused(transpose_a, transpose_b, dtype, rng, refu
     b = stored(rng.normal(size=(6, 5)).astype(dtype), transpose_b)
     c = np.full((4, 5), np.nan, dtype)
     refuses(matmul, ["c"], c=c, a=a, b=b, transpose_a=transpose_a, transpose_b=transpose_b)
+
+
+def test_ways_of_the_first_cache(monkeypatch):
+    told = ["12\n", "", OSError()]
+
+    def read(path):
+        assert path.name == "ways_of_associativity"
+        if isinstance(told[0], OSError):
+            raise told.pop(0)
+        return told.pop(0)
+
+    monkeypatch.setattr("pathlib.Path.read_text", read)
+    assert [first_cache_ways.__wrapped__() for _ in range(3)] == [12, 8, 8]

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
 from fastnn.kernels._jit import inlined
-from fastnn.kernels._simd import finish_writes, pointer, vector_lanes, write_past_caches
+from fastnn.kernels._simd import pointer, vector_lanes, write_past_caches
 
 
 def make_stack(count: int, element: Any = None) -> Any:
@@ -62,7 +62,7 @@ def copy(target, source):
 
 @inlined
 def copy_past_caches(target, source):
-    """Copy as `copy` does, whole vectors past all caches; when it is over, everybody sees them."""
+    """Copy as `copy` does, whole vectors past all caches; others may be told of them after `finish_writes`."""
     lanes = vector_lanes(target)
     first = min(target.size, -(target.ctypes.data // target.itemsize) % lanes)
     last = first + (target.size - first) // lanes * lanes
@@ -70,7 +70,6 @@ def copy_past_caches(target, source):
     for i in range(first, last, lanes):
         write_past_caches(pointer(target, i), pointer(source, i))
     copy(target[last:], source[last : target.size])
-    finish_writes()
 
 
 @inlined

@@ -35,7 +35,7 @@ from fastnn.kernels._context import (
 )
 from fastnn.kernels._jit import Task, block, entry, inlined
 from fastnn.kernels._pool import KINDS, LIKE, begin, compile_attend, finish, pool
-from fastnn.kernels._simd import flush_subnormals, pointer, prefetch, restore_floats, tile_columns
+from fastnn.kernels._simd import finish_writes, flush_subnormals, pointer, prefetch, restore_floats, tile_columns
 from fastnn.kernels._team import (
     DONE,
     FINISHED,
@@ -175,7 +175,7 @@ _CORRECTION1, _CORRECTION2 = update.CORRECTION1, update.CORRECTION2
 ASIDE = 1024
 """Weights updated aside at a time where they go past the caches: they and what belongs to them fit the first one."""
 
-FIRST_TRIAL, TRIAL, TRIAL_EVERY = 16, 4, 256
+FIRST_TRIAL, TRIAL, TRIAL_EVERY = 4, 4, 256
 """Steps before the first trial of the two ways for weights, steps of each way, and steps from one trial to the next."""
 
 MAX_ROW_TASKS = 16
@@ -220,8 +220,8 @@ def _rows_of_task(rows, tasks, t):
 
 
 CHUNK_ROWS, MOST_CHUNKS = 64, 8
-"""Rows at least whose gradient is a sum of its own where weights are few beside what the rows leave in the workspace, and
-such chunks of a batch at most.
+"""Rows at least whose gradient is a sum of its own where weights are few beside what rows leave in the workspace, and
+chunks of a batch at most.
 
 Whoever sums rows that another core has written fetches them, and to write them again the next time takes each line away
 from the one that read it. A thread that sums its own rows leaves but the sums to be added up.
@@ -684,6 +684,8 @@ def run_task(c, params, op, t, s, seat):
         _weight_task(c, params, t, seat)
     else:
         _parameter_task(c, params, t, op)
+    if c[PAST_CACHES] != 0:
+        finish_writes()
 
 
 TASK = Task(run_task, "i[:] e[:] i i i i")
