@@ -21,7 +21,7 @@ stage() {
         failed=1
         return
     fi
-    timeout "$((most < left ? most : left))" "$@" 2>&1 | tee "$out/gpu-$name.txt"
+    timeout -k 10 "$((most < left ? most : left))" "$@" 2>&1 | tee "$out/gpu-$name.txt"
     local status=${PIPESTATUS[0]}
     if [ "$status" -ne 0 ]; then
         echo "-- $name ended with $status$([ "$status" -eq 124 ] && echo ", since its time was up")"
@@ -45,7 +45,7 @@ export python
 
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,memory.total --format=csv,noheader || true
 "$python" -c "import sys, numpy, numba; print('Python', sys.version.split()[0], 'numba', numba.__version__, 'numpy', numpy.__version__)"
-"$python" -c "import sys; from fastnn import cuda; sys.exit(cuda.missing())" || exit 2
+"$python" -c "import sys; from fastnn import cuda; sys.exit(cuda.missing() or 0)" || exit 2
 
 stage check 200 "$python" -m fastnn.cuda.check
 if command -v compute-sanitizer >/dev/null; then

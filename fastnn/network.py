@@ -300,7 +300,7 @@ class Network:
         offsets[e.SCRATCH_EACH] = offsets[e.GRADIENT_BLOCK] + (2 if chunks > 1 else 1) * block
         work_size = offsets[e.SCRATCH] + members * offsets[e.SCRATCH_EACH]
         offsets[e.PARTS] = -1
-        if chunks > 1 and members > 1 and offsets[e.ROW_TASKS]:
+        if chunks > 1 and members > 1 and chunks % members == 0 and offsets[e.ROW_TASKS]:
             offsets[e.PARTS] = work_size
             work_size += _aligned(chunks * self.params_size)
         return Plan(rows, table, weight_tasks, offsets, work_size, threads, members)
@@ -327,9 +327,11 @@ class Network:
         return members, 0 if members > 1 else 1
 
     def _chunk_from(self) -> int:
-        """Return from how many rows gradients are summed by chunks of them: a function of the network alone."""
+        """Return from how many rows gradients are summed by two chunks of them: a function of the network alone."""
         dense = [(stage.inputs, stage.units) for stage in self.stages if stage.dense is not None]
         weights, numbers = sum(k * n for k, n in dense), sum(k + n for k, n in dense)
+        if weights * self.dtype.itemsize > MOST_WEIGHT_BYTES:  # stages are cut one by one, each across all rows
+            return 1 << 48
         return -(-WORTH_CHUNKS * weights // max(1, numbers))
 
     def _weight_tasks(self, rows: int, threads: int) -> npt.NDArray[np.int64]:

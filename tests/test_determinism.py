@@ -172,19 +172,16 @@ def test_the_same_bits_for_weights_that_go_past_the_caches(name, threads, dtype,
 
 
 @pytest.mark.parametrize("faster", [0, 1])
-def test_the_faster_way_is_taken_and_tried_again(faster, monkeypatch):
-    """Of 0, the usual one, and 1, past the caches; what begins or ends a call within a trial puts it off."""
-    c, clock, taken = np.zeros(epoch.N_CONTEXT, np.int64), [0], []
-    monkeypatch.setattr(epoch, "now", lambda team: clock[0])
+def test_the_faster_way_is_taken_and_tried_again(faster):
+    """Of 0, the usual one, and 1, past the caches."""
+    c, taken = np.zeros(epoch.N_CONTEXT, np.int64), []
 
-    def steps(count, pause=0):
-        epoch._begin_trial_anew.py_func(c)
-        clock[0] += pause
+    def steps(count):
         for _ in range(count):
-            epoch._try_ways.py_func(c, None)
+            epoch._choose_way.py_func(c)
             taken.append(int(c[epoch.PAST_CACHES]))
-            first = len(taken) > 1 and taken[-2] != taken[-1]
-            clock[0] += 100 if first else 9 if taken[-1] == faster else 10  # a first step of a way takes long
+            first = len(taken) > 1 and taken[-2] != taken[-1]  # which takes long
+            epoch._count_step.py_func(c, 100 if first else 9 if taken[-1] == faster else 10)
 
     each = epoch.TRIAL
     trial, settled = [0] * each + [1] * each, [faster] * each
@@ -195,9 +192,30 @@ def test_the_faster_way_is_taken_and_tried_again(faster, monkeypatch):
         assert taken[-1] == faster
     assert len(taken) - epoch.FIRST_TRIAL == epoch.TRIAL_EVERY + 1
     del taken[:]
-    steps(each + 1)  # the call ends in the midst of the trial
-    steps(3 * each, pause=10_000)
-    assert taken == trial[: each + 1] + trial + settled
+    steps(3 * each)
+    assert taken == trial + settled
+
+
+@pytest.mark.parametrize("full", [1, 3, 9])
+def test_trials_end_however_short_calls_are(full, monkeypatch):
+    """A step of a whole batch counts, but for the first of a call: here each epoch is one, its last batch is short."""
+    contexts = []
+    put_together = runtime.Runtime._repeated
+
+    def remembered(self, *arguments):
+        contexts.append(put_together(self, *arguments))
+        return contexts[-1]
+
+    monkeypatch.setattr(runtime.Runtime, "_repeated", remembered)
+    x, y = (each[: full * 50 + 7] for each in wide_data("float32"))
+    model = Sequential([Dense(257, "relu"), Dense(300, "tanh"), Dense(33)], "cross_entropy", fastnn.SGD(0.01), seed=1)
+    epochs = 20
+    model.fit(x, y, epochs=epochs, batch_size=50, callbacks=[fastnn.Callback()])
+    ((context, _),) = contexts
+    assert context.integers[epoch.MEMBERS] > 1
+    counted = context.integers[epoch.TRIED]
+    assert (epochs - 3) * (full - 1) <= counted <= epochs * (full - 1)  # the first epochs take several calls
+    assert counted > epoch.FIRST_TRIAL + 2 * epoch.TRIAL or full == 1
 
 
 def test_the_number_of_threads_is_put_back():

@@ -341,7 +341,7 @@ def main(dtypes: tuple[str, ...] = ("float32", "float64"), jobs: int = 1) -> int
         failed += bool(outcome.problem)
         found = f"FAILED: {outcome.problem}" if outcome.problem else "ok"
         print(f"  {name}, {dtype}: {outcome.compared} compared, {outcome.seconds:.1f} s: {found}", flush=True)
-        library = outcome.library
+        library = outcome.library or library
     print(f"  {library}")
     print("all well" if not failed else f"{failed} checks failed")
     return 1 if failed else 0
@@ -349,7 +349,11 @@ def main(dtypes: tuple[str, ...] = ("float32", "float64"), jobs: int = 1) -> int
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m fastnn.cuda.check", description=(__doc__ or "").split(": ", 1)[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m fastnn.cuda.check",
+        description="Is this device fit for use? Every kernel against its oracle, and short training. "
+        "Ends with 1 if anything is off, with 2 if there is no device.",
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
         "--jobs", type=int, default=1 if _numba.SIMULATED else cores, metavar="N",

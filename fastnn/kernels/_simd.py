@@ -107,7 +107,7 @@ def vector_lanes(typingctx: Any, array: Any) -> Any:
 def pointer(typingctx: Any, array: Any, offset: Any) -> Any:
     """Return the address of element `offset` of a C-contiguous 1-D array.
 
-    The caller keeps the array alive and the access in bounds: only `gemm.py` calls this.
+    The caller keeps the array alive and the access in bounds.
     """
     if not (isinstance(array, types.Array) and array.ndim == 1 and array.layout == "C"):
         return None

@@ -91,11 +91,11 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     SCRATCH_EACH, GRADIENT_BLOCK,  # a thread's scratch: its size, and where in it the gradient of some weights may lie
     STATE_0, STATE_1, STATE_2,  # offsets in the optimizer's state, -1 for a vector that is not kept
     MEMBERS,  # threads of the team
-    ROW_TASKS,  # parts of a batch that go through all stages, each on a thread; 0: one stage after the other
+    ROW_TASKS,  # parts of a batch that go through all stages at once, unless chunks do; 0: one stage after the other
     CHUNK_FROM, PARTS,  # rows from which gradients are summed by chunks of rows; place of these in the workspace, or -1
     RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE, SOFTMAX_ROWS,  # addresses of blocks
     STEP, ROW, ROWS,  # the batch at hand; set by `execute`
-    PAST_CACHES, TRIED, TIMED, USUAL_TIME,  # which way updated weights take, and trials of it; see `_try_ways`
+    PAST_CACHES, TRIED, USUAL_TIME, PAST_TIME,  # which way updated weights take, and trials of it; see `_choose_way`
 ) = range(42)  # fmt: skip
 
 # and arrays, three integers each; e is the float type of the model.
@@ -126,7 +126,7 @@ TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
     PARAMS,  # e: all parameters, for a call that is not handed them
     TEAM,  # int64: what the threads tell each other (see `_team.py`), zeros before
     WEIGHT_TASKS,  # int64 (tasks, N_WEIGHT_TASK): blocks of weights, columns named below
-) = range(USUAL_TIME + 1, USUAL_TIME + 1 + 26 * SLOTS, SLOTS)
+) = range(PAST_TIME + 1, PAST_TIME + 1 + 26 * SLOTS, SLOTS)
 N_CONTEXT = WEIGHT_TASKS + SLOTS
 
 # Columns of `weight_tasks`: whose gradient, and update where it need not wait for all other gradients, is one task.
@@ -175,6 +175,7 @@ _CORRECTION1, _CORRECTION2 = update.CORRECTION1, update.CORRECTION2
 ASIDE = 1024
 """Weights updated aside at a time where they go past the caches: they and what belongs to them fit the first one."""
 
+_LONG = np.int64(1 << 62)
 FIRST_TRIAL, TRIAL, TRIAL_EVERY = 4, 4, 256
 """Steps before the first trial of the two ways for weights, steps of each way, and steps from one trial to the next."""
 
@@ -816,8 +817,8 @@ def _write_result(c, params, i):
             call_activate(c[ACTIVATE], _SIGMOID, row)
 
 
-@block
-def _try_ways(c, team):
+@inlined
+def _choose_way(c):
     """Before a step, say which way updated weights take: into this core's caches as usual, or past them to memory.
 
     All threads read all weights, and each updates a part. To write a line that another core has read, this one has to
@@ -828,22 +829,21 @@ def _try_ways(c, team):
     """
     tried = c[TRIED] - FIRST_TRIAL
     if tried == 0:
-        c[PAST_CACHES] = 0
+        c[PAST_CACHES], c[USUAL_TIME], c[PAST_TIME] = 0, _LONG, _LONG
     elif tried == TRIAL:
-        c[USUAL_TIME] = now(team) - c[TIMED]
         c[PAST_CACHES] = 1
     elif tried == 2 * TRIAL:
-        c[PAST_CACHES] = 1 if now(team) - c[TIMED] < c[USUAL_TIME] else 0
-    if tried == 1 or tried == TRIAL + 1:
-        c[TIMED] = now(team)
-    c[TRIED] = c[TRIED] + 1 if tried < TRIAL_EVERY else FIRST_TRIAL
+        c[PAST_CACHES] = 1 if c[PAST_TIME] < c[USUAL_TIME] else 0
 
 
 @inlined
-def _begin_trial_anew(c):
-    """Leave a trial that something else came into, and begin it once more at the next step."""
-    if FIRST_TRIAL < c[TRIED] <= FIRST_TRIAL + 2 * TRIAL:
-        c[TRIED], c[PAST_CACHES] = FIRST_TRIAL, 0
+def _count_step(c, nanoseconds):
+    """After a step of a whole batch, count it; where ways are tried, the fastest step of each is what it takes."""
+    tried = c[TRIED] - FIRST_TRIAL
+    if 0 <= tried < 2 * TRIAL and tried % TRIAL != 0:
+        way = USUAL_TIME + c[PAST_CACHES]
+        c[way] = min(c[way], nanoseconds)
+    c[TRIED] = c[TRIED] + 1 if tried < TRIAL_EVERY else FIRST_TRIAL
 
 
 @block
@@ -856,8 +856,7 @@ def _run_steps(c, params):
     report, rates = double_rows_at(c, REPORT), doubles_at(c, RATES)
     learning = c[MODE] == TRAIN or c[MODE] == GRADIENT
     begin, row = c[FIRST_ROW], 0
-    tries = c[MODE] == TRAIN and c[MEMBERS] > 1
-    _begin_trial_anew(c)
+    several = c[MODE] == TRAIN and c[MEMBERS] > 1
     for i in range(c[N_STEPS]):
         if row >= c[N_ROWS]:
             row = 0
@@ -867,11 +866,11 @@ def _run_steps(c, params):
         c[ROW] = begin + row
         c[ROWS] = min(c[BATCH], c[N_ROWS] - row)
         row += c[BATCH]
-        if tries:
-            if c[ROWS] < c[BATCH]:
-                _begin_trial_anew(c)
-            else:
-                _try_ways(c, integers_at(c, TEAM))
+        counts = several and i > 0 and c[ROWS] == c[BATCH]  # in the first step of a call helpers are still coming
+        began = 0
+        if counts:
+            _choose_way(c)
+            began = now(integers_at(c, TEAM))
         total = doubles_at(c, FLOATS)[TOTAL_WEIGHT] = _total_weight(c)
         _carry_rows(c, params, learning)
         if c[MODE] != FORWARD:
@@ -881,6 +880,8 @@ def _run_steps(c, params):
             if c[MODE] == TRAIN and not math.isfinite(report[i, REPORT_LOSS]):
                 return
             _learn(c, params, rates[i] if rates.size else 0.0, report[i])
+        if counts:
+            _count_step(c, now(integers_at(c, TEAM)) - began)
         if c[WANT_OUT] != 0 or c[WANT_DX] != 0:
             _write_result(c, params, i)
         report[i, REPORT_ROWS] = c[ROWS]
