@@ -153,7 +153,8 @@ TIMED_STEPS = 200
 def parts_of_a_step(name: str, by_library: bool = False) -> dict[str, float]:
     """Return the microseconds of a workload's step up to and with each of its parts, whose differences are theirs.
 
-    `by_library` has cuBLASLt do the products, however small they are; else fastnn's own kernels do them.
+    `by_library` has cuBLASLt do the products, however small they are; else fastnn's own kernels do them. There only
+    whole training steps are a graph, so no other part says anything.
     """
     from fastnn.arrays import Data
     from fastnn.cuda import launches
@@ -178,6 +179,7 @@ def parts_of_a_step(name: str, by_library: bool = False) -> dict[str, float]:
         return {
             part: min(microseconds(getattr(epoch, mode)) for _ in range(4))  # the first compiles
             for part, mode in PARTS.items()
+            if mode == "TRAIN" or not by_library
         }
 
 

@@ -10,7 +10,6 @@ import argparse
 import concurrent.futures
 import math
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import numpy as np
 import fastnn
 from fastnn import cuda, kernels
 from fastnn.cuda import _cublas, _numba, launches
+from fastnn.kernels._compile import cores
 
 SIZES = ((1, 1, 1), (3, 5, 2), (9, 7, 11)) if _numba.SIMULATED else ((1, 1, 1), (65, 33, 130), (257, 784, 129))
 LARGE = () if _numba.SIMULATED else ((1200, 96, 1100),)
@@ -354,9 +354,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description="Is this device fit for use? Every kernel against its oracle, and short training. "
         "Ends with 1 if anything is off, with 2 if there is no device.",
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
-        "--jobs", type=int, default=1 if _numba.SIMULATED else cores, metavar="N",
+        "--jobs", type=int, default=1 if _numba.SIMULATED else cores(), metavar="N",
         help="checks at a time, each in its own process: at first they compile for minutes (default: one a core)",
     )  # fmt: skip
     options = parser.parse_args(arguments)

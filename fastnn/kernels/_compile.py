@@ -49,18 +49,22 @@ def shares(seconds: Mapping[int, float], own: float, n_processes: int) -> list[l
     return dealt
 
 
+def cores() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def processes() -> int:
     """Return how many processes may compile at once: by the cores, and by the memory that a container has left.
 
     What files take there does not count, since the system gives it back.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         most = int((LIMITS / "memory.max").read_text())
         taken = int(dict(line.split() for line in (LIMITS / "memory.stat").read_text().splitlines())["anon"])
     except (OSError, ValueError, KeyError):  # no container, or one whose limit is "max"
-        return min(PROCESSES, cores)
-    return min(PROCESSES, cores, 1 + max(0, most - taken) // PROCESS_BYTES)
+        return min(PROCESSES, cores())
+    return min(PROCESSES, cores(), 1 + max(0, most - taken) // PROCESS_BYTES)
 
 
 @contextlib.contextmanager

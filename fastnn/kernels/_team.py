@@ -50,7 +50,7 @@ _CPU_WORDS = 16
 _cpu_set = make_stack(_CPU_WORDS, types.int64)
 _timespec = make_stack(2, types.int64)
 
-_I64 = ir.IntType(64)
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 _MONOTONIC = int(getattr(time, "CLOCK_MONOTONIC", 1))
 _LOW = np.int64(0xFFFFFFFF)
 _HALF = np.int64(32)
@@ -123,15 +123,18 @@ def _hint(builder: Any, name: str, *arguments: Any) -> None:
     builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
 
 
+def _c_int(builder: Any, address: Any, *arguments: Any) -> Any:
+    """Call the C function at `address` that takes these arguments and returns an int."""
+    function = ir.FunctionType(_I32, [argument.type for argument in arguments])
+    return builder.sext(builder.call(builder.inttoptr(address, function.as_pointer()), arguments), _I64)
+
+
 @intrinsic
 def _call(typingctx: Any, address: Any, argument: Any) -> Any:
     """Call the C function ``int f(int)`` at `address` (one that takes no argument does not look at it)."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        number = ir.IntType(32)
-        function = ir.FunctionType(number, [number])
-        result = builder.call(builder.inttoptr(args[0], function.as_pointer()), [builder.trunc(args[1], number)])
-        return builder.sext(result, _I64)
+        return _c_int(builder, args[0], builder.trunc(args[1], _I32))
 
     return types.int64(types.int64, types.int64), generate
 
@@ -143,12 +146,8 @@ def _call_affinity(typingctx: Any, address: Any, cpus: Any) -> Any:
         return None
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        number = ir.IntType(32)
         data = make_array(signature.args[1])(context, builder, args[1]).data
-        function = ir.FunctionType(number, [number, _I64, data.type])
-        callee = builder.inttoptr(args[0], function.as_pointer())
-        result = builder.call(callee, [ir.Constant(number, 0), ir.Constant(_I64, 8 * _CPU_WORDS), data])
-        return builder.sext(result, _I64)
+        return _c_int(builder, args[0], ir.Constant(_I32, 0), ir.Constant(_I64, 8 * _CPU_WORDS), data)
 
     return types.int64(types.int64, cpus), generate
 
@@ -160,12 +159,8 @@ def _call_clock(typingctx: Any, address: Any, timespec: Any) -> Any:
         return None
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        number = ir.IntType(32)
         data = make_array(signature.args[1])(context, builder, args[1]).data
-        function = ir.FunctionType(number, [number, data.type])
-        callee = builder.inttoptr(args[0], function.as_pointer())
-        result = builder.call(callee, [ir.Constant(number, _MONOTONIC), data])
-        return builder.sext(result, _I64)
+        return _c_int(builder, args[0], ir.Constant(_I32, _MONOTONIC), data)
 
     return types.int64(types.int64, timespec), generate
 
