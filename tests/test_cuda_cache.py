@@ -114,19 +114,29 @@ def test_the_stamp_sees_every_source(tmp_path, monkeypatch):
     assert _cache.stamp.__wrapped__() != before
 
 
-def test_numpy_has_the_name_that_it_dropped_while_a_first_kernel_is_compiled(monkeypatch):
-    """numba-cuda 0.30.4 asks NumPy for it, and NumPy 2.5 has it no more: no kernel could be compiled."""
+def test_numpy_has_the_name_that_it_dropped_while_the_target_is_loaded(monkeypatch):
+    """numba-cuda 0.30.4 asks NumPy for it, and NumPy 2.5 has it no more: no kernel could be compiled, or read."""
     from fastnn.cuda import _numba
 
     assert _numba.DROPPED == "row_stack"
     monkeypatch.delattr(np, _numba.DROPPED, raising=False)
     asked = []
-    jit = types.SimpleNamespace(
-        is_available=lambda: True,
-        jit=lambda signature: lambda kernel: asked.append(np.row_stack),  # noqa: NPY201
-    )
-    monkeypatch.setattr(_numba, "driver", jit)
-    monkeypatch.setattr(_numba, "SIMULATED", False)
-    assert _numba.missing.__wrapped__() == ""
-    assert asked == [np.vstack]
+    monkeypatch.setattr(_numba.importlib, "import_module", lambda name: asked.append((name, np.row_stack)))  # noqa: NPY201
+    _numba._load_target()
+    assert asked == [("numba.cuda.cudaimpl", np.vstack)]
     assert not hasattr(np, _numba.DROPPED)
+
+
+LOADS = """
+import sys
+import fastnn, numpy
+numpy.__dict__.pop("row_stack", None)
+lacks = not hasattr(numpy, "row_stack")
+from fastnn.cuda import _numba
+loaded = "numba.cuda.cudaimpl" in sys.modules
+print(loaded == (lacks and _numba.driver is not None), lacks != hasattr(numpy, "row_stack"))
+"""
+
+
+def test_the_target_is_there_before_any_kernel_is():
+    assert run_python(LOADS, NUMBA_ENABLE_CUDASIM="0").split() == ["True", "True"]

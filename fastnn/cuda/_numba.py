@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,26 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 
 INSTALL = "pip install 'fastnn[cuda]' brings Numba's CUDA target and compiler; an NVIDIA driver comes from the system"
 DROPPED = "row_stack"
-"""What NumPy 2.5 no longer has, and numba-cuda 0.30.4 asks for when it compiles its first kernel."""
+"""What NumPy 2.5 no longer has, and numba-cuda 0.30.4 asks for when it compiles or loads its first kernel."""
 
 SIMULATOR = "NUMBA_ENABLE_CUDASIM=1 in the environment runs the kernels in Numba's simulator, slowly, for tests"
+
+
+def _load_target() -> None:
+    """Load what compiles and loads kernels, with the name lent to NumPy meanwhile.
+
+    Otherwise the first kernel would load it, be it compiled or read from disk.
+    """
+    setattr(np, DROPPED, np.vstack)
+    try:
+        with contextlib.suppress(ImportError):  # `missing` says what an incomplete installation lacks
+            importlib.import_module("numba.cuda.cudaimpl")
+    finally:
+        delattr(np, DROPPED)
+
+
+if driver is not None and not SIMULATED and not hasattr(np, DROPPED):
+    _load_target()
 
 cuda: Any = driver
 if SIMULATED:
@@ -83,24 +101,10 @@ def missing() -> str:
     if reason:
         return f"no CUDA device can be used ({' '.join(reason.split())}); {INSTALL}; {SIMULATOR}"
     try:
-        with _dropped_names():
-            driver.jit("void(float32[:])")(_nothing)
+        driver.jit("void(float32[:])")(_nothing)
     except Exception as error:
         return f"CUDA kernels cannot be compiled ({' '.join(str(error).split())}); {INSTALL}"
     return ""
-
-
-@contextlib.contextmanager
-def _dropped_names() -> Iterator[None]:
-    """Lend NumPy, where it lacks it, the name that numba-cuda asks for."""
-    lent = not hasattr(np, DROPPED)
-    if lent:
-        setattr(np, DROPPED, np.vstack)
-    try:
-        yield
-    finally:
-        if lent:
-            delattr(np, DROPPED)
 
 
 def _nothing(x: Any) -> None:

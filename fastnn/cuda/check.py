@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import functools
 import math
 import multiprocessing
 import sys
@@ -166,14 +167,10 @@ def dtype_like(dtype: str, value: float) -> Any:
     return np.dtype(dtype).type(value)
 
 
-def check_training(dtype: str, rng: np.random.Generator) -> Iterator[str]:
-    """A short training run on the device and on the CPU, by each of fastnn's own kernels that there is for one."""
+def check_training(dtype: str, rng: np.random.Generator, run: tuple[int, int, int]) -> Iterator[str]:
+    """A short training run on the device and on the CPU, by fastnn's own kernels; `run` is one of `TRAINED`."""
+    units, rows, batch = run
     with mock.patch.object(launches, "WORTH_FLOPS", math.inf):
-        yield from _trained(dtype, rng)
-
-
-def _trained(dtype: str, rng: np.random.Generator) -> Iterator[str]:
-    for units, rows, batch in TRAINED:
         x, y = rng.normal(size=(rows, 4)), rng.integers(0, 3, rows)
         layers = [
             fastnn.Dense(units, "gelu"), fastnn.Dropout(0.2), fastnn.Activation("tanh"), fastnn.Dense(units, "relu"),
@@ -286,7 +283,7 @@ CHECKS: dict[str, Callable[[str, np.random.Generator], Iterator[str]]] = {
     "activations, dropout, statistics": check_elementwise,
     "losses": check_losses,
     "updates, penalties, norms": check_updates,
-    "training": check_training,
+    **{f"training {run[0]} wide by {run[2]} rows": functools.partial(check_training, run=run) for run in TRAINED},
     "cuBLASLt, CUDA graphs": check_library,
 }
 
