@@ -13,6 +13,7 @@ from support import naive_layers, naive_weights, run_python
 
 import fastnn
 from fastnn import cuda
+from fastnn.cuda import gradient
 from fastnn.cuda import step as s
 from fastnn.cuda._numba import SIMULATED
 
@@ -52,10 +53,10 @@ OPTIMIZERS = {
 }
 
 
-@pytest.fixture(params=["fused", "staged", "alone", "cublas"])
+@pytest.fixture(params=["few", "fused", "staged", "cublas"])
 def route(request, monkeypatch):
-    """Each of the ways, whatever the size: fused rows, stage by stage, one block alone, a library's products."""
-    from fastnn.cuda import _cublas, launches, runtime
+    """Each of the ways, whatever the size: few rows, tiles of rows, stage by stage, a library's products."""
+    from fastnn.cuda import _cublas, launches
 
     if request.param == "cublas":
         if SIMULATED:
@@ -63,7 +64,7 @@ def route(request, monkeypatch):
         elif _cublas.loaded() is None:
             pytest.skip("cuBLAS is not installed")
         monkeypatch.setattr(launches, "WORTH_FLOPS", 0)
-    monkeypatch.setattr(runtime, "SHARED_BYTES", 46 * 1024 if request.param == "alone" else 0)
+    monkeypatch.setattr(s, "SHARED_BYTES", 46 * 1024 if request.param == "few" else 0)
     monkeypatch.setattr(s, "WIDEST_FUSED", 0 if request.param == "staged" else 128)
     return request.param
 
@@ -157,7 +158,7 @@ def test_several_epochs_in_one_call(shuffled, rng, monkeypatch):
 def test_a_batch_in_chunks_of_rows(route, rng, monkeypatch):
     if not SIMULATED:
         pytest.skip("compiled kernels have their chunk size built in")
-    monkeypatch.setattr(s, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(gradient, "CHUNK_ROWS", 3)
     x, y = data(rng, 11, 3, 2, "squared_error")
     model = fastnn.Sequential(
         [fastnn.Dense(4, "tanh"), fastnn.Dense(2)], "squared_error", fastnn.SGD(0.1), dtype="float64", device="cuda",

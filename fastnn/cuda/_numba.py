@@ -133,6 +133,14 @@ def named_kernel(variant: str) -> Callable[[Callable[..., Any]], Any]:
     return functools.partial(kernel, variant=variant)
 
 
+def types_of_numba() -> Any:
+    """Return the module of the types that CUDA kernels are compiled for: numba-cuda has its own."""
+    from numba import types
+    from numba.cuda import types as of_cuda
+
+    return of_cuda if hasattr(of_cuda, "UniTuple") else types
+
+
 def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let NumPy's numbers become infinite and NaN as a device's do, without a warning."""
 

@@ -31,27 +31,24 @@ import numba
 import numpy.typing as npt
 
 from fastnn.cuda import _cublas, graph
-from fastnn.cuda import step as s
 from fastnn.cuda._cublas import ADD_BIAS, COLUMN_SUMS, PLAIN, RELU_BIAS, Matrix
 from fastnn.cuda._formulas import like
 from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import SIMULATED, cuda, device_function, driver, named_kernel
 from fastnn.cuda.reduction import sum_of
-from fastnn.cuda.step import (
+from fastnn.cuda.net import (
     N_BLOCKS,
+    OPTIMIZER,
     TILE_SUMS,
     Net,
-    add_penalties,
-    clip_scale,
     finish_backward,
     finish_forward,
     gather,
     loss_of_rows,
-    norm_of_blocks,
-    penalty_scale,
     total_weight,
     write_result,
-)  # fmt: skip
+)
+from fastnn.cuda.step import add_penalties, clip_scale, norm_of_blocks, penalty_scale, update_parameters
 from fastnn.cuda.tile import THREADS
 from fastnn.kernels import epoch as e
 from fastnn.kernels.epoch import (
@@ -120,13 +117,13 @@ def _net(body: Any) -> Any:
 
     @named_kernel(body.__name__ if SIMULATED else body.py_func.__name__)
     def run(
-        numbers, stages, floats, scales, hyper, blocks, block_floats, params, grads, state, work, sums, x, x_bytes,
+        numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x, x_bytes,
         rescale, labels, targets, weights, order, rates, report, result, stopped, stage,
     ):  # fmt: skip
         lanes = cuda.shared.array(THREADS, numba.float64)
         if stopped[0] == 0:
             net = Net(
-                numbers, stages, floats, scales, hyper, blocks, block_floats, params, grads, state, work, sums, x,
+                numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x,
                 x_bytes, rescale, labels, targets, weights, order, rates, report, result, stopped, params, lanes,
             )  # fmt: skip
             i = int(stopped[1])
@@ -212,7 +209,7 @@ def _norm(net, i, stage, step, row0, rows):
 def _update(net, i, stage, step, row0, rows):
     share = penalty_scale(net, total_weight(net, row0, rows))
     scale = clip_scale(net, i)
-    s.step_parameters(net, i, step, share, scale)
+    update_parameters(net, i, step, share, scale)
 
 
 @device_function
@@ -235,6 +232,11 @@ gather_rows, finish_forward_of, loss_of, report_loss = (
 )
 finish_backward_of, bias_gradient, norm_of = (_net(f) for f in (_finish_backward, _bias_gradient, _norm))
 update_of, end_of, result_of = (_net(f) for f in (_update, _end, _result))
+
+
+def _array(arguments: tuple[Any, ...], name: str) -> Any:
+    """Return one of the arrays of a launch by its name in `Net`."""
+    return arguments[Net._fields.index(name)]
 
 
 def run_steps(
@@ -269,7 +271,7 @@ def run_steps(
     try:
         if numbers[e.MODE] == e.TRAIN and whole > LEAST_REPLAYS:
             key = (
-                table.tobytes(), batch, clips, precision, int(numbers[s.OPTIMIZER]), arguments[7].dtype,
+                table.tobytes(), batch, clips, precision, int(numbers[OPTIMIZER]), _array(arguments, "params").dtype,
                 _cublas.current(),
             )  # fmt: skip
             if key not in _proven:
@@ -303,8 +305,7 @@ def _prove(arguments: tuple[Any, ...], plain: Callable[[], None], replayed: Call
 
     What the step did launch by launch is what remains.
     """
-    names = {"params": 7, "grads": 8, "state": 9, "report": 20, "steps": 22}
-    arrays = {name: arguments[at] for name, at in names.items()}
+    arrays = {name: _array(arguments, name) for name in ("params", "grads", "state", "report", "arrivals")}
     outcomes = []
     before = {name: array.copy_to_host() for name, array in arrays.items()}
     for way in (replayed, plain):
@@ -336,7 +337,7 @@ def _step(
     product: Callable[..., bool],
 ) -> None:
     """Tell the stream one step on `rows` rows: launches and products that are the same for every such step."""
-    params, grads, work = arguments[7:9] + arguments[10:11]
+    params, grads, work = (_array(arguments, name) for name in ("params", "grads", "work"))
     mode, learning = numbers[e.MODE], numbers[e.MODE] in (e.TRAIN, e.GRADIENT)
 
     def do(operation: Any, blocks: int, stage: int = 0) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.arrays import Data
-from fastnn.cuda import launches
+from fastnn.cuda import gradient, launches
+from fastnn.cuda import net as n
+from fastnn.cuda import rows as few
 from fastnn.cuda import step as s
 from fastnn.cuda._arrays import empty, to_device
 from fastnn.cuda._launch import launch, lock, processors
@@ -26,9 +28,6 @@ from fastnn.optimizers import Optimizer
 from fastnn.runtime import Report, Runtime
 
 Array = npt.NDArray[Any]
-
-SHARED_BYTES = 46 * 1024
-"""Shared memory that a block may ask for on every device (48 KB), less what the kernels have besides."""
 
 STEPS_A_LAUNCH = 4096
 """Steps of one launch: barriers are counted in 32 bits, and Ctrl-C is served between two launches."""
@@ -45,18 +44,52 @@ class DevicePlan:
 
     rows: int
     table: npt.NDArray[np.int64]
+    tiles: npt.NDArray[np.int64]
     numbers: dict[int, int]
     work_size: int
     sums_size: int
     shape: s.Shape
     tasks: int
+    shared: int
 
 
 def make_plan(network: Network, rows: int, blocks: int, with_dx: bool) -> DevicePlan:
     """Lay out a workspace; `blocks` is the number of blocks of parameters."""
-    table = network.plan(rows, 1).stages.copy()
-    place = _aligned(rows * network.inputs)
-    before = 0
+    table, place = _place_stages(network, rows)
+    widths = [stage.units for stage in network.stages]
+    shape = s.shape_for(network.inputs, widths, rows, network.dtype)
+    first_area = few.areas(network.inputs, max(widths))[0]
+    numbers = {e.X_OFFSET: 0, e.DX: place, n.N_PARAMS: network.params_size, n.FIRST_AREA: first_area}
+    place += _aligned(rows * network.inputs) if with_dx else 0
+    chunks = min(gradient.MOST_CHUNKS, tiles(rows, gradient.CHUNK_ROWS))
+    numbers[n.PARTIAL] = place
+    place += chunks * network.params_size if chunks > 1 else 0
+    row_tasks = tiles(rows, shape.rows)
+    sizes = {
+        n.ROW_SUMS: 2 * rows,
+        n.TILE_SUMS: 2 * max(row_tasks, tiles(rows, launches.ROWS_EACH)),
+        n.BLOCK_SUMS: blocks,
+        n.NORM_SUMS: blocks,
+    }
+    at = 0
+    for name, size in sizes.items():
+        numbers[name] = at
+        at += size
+    dense = [(stage.inputs, stage.units if stage.dense is not None else 0) for stage in network.stages]
+    gradient_tiles = np.array(gradient.tiles_of(dense) or [(0, 0, 0)], np.int64)
+    numbers[n.N_TILES] = len(gradient_tiles) if network.segments else 0
+    across = max(tiles(width, shape.tile.columns) for width in widths) if shape.way == s.STAGED else 1
+    tasks = max(row_tasks * across, len(gradient_tiles) * chunks, blocks)
+    shared = s.shared_room(shape, network.inputs, max(widths), network.dtype)
+    return DevicePlan(rows, table, gradient_tiles, numbers, place, at, shape, tasks, shared)
+
+
+def _place_stages(network: Network, rows: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Return the table of stages, with the places of what they leave in the workspace, and where that ends."""
+    host = network.plan(rows, 1).stages
+    table = np.zeros((len(host), n.N_STAGE), np.int64)
+    table[:, : e.N_STAGE] = host
+    before, place = 0, _aligned(rows * network.inputs)
     for row, stage in zip(table, network.stages, strict=True):
         row[e.IN], row[e.OUT], row[e.SOURCE] = before, place, place
         before = place
@@ -66,30 +99,8 @@ def make_plan(network: Network, rows: int, blocks: int, with_dx: bool) -> Device
             place += _aligned(rows * stage.units)
         row[e.DELTA] = place
         place += _aligned(rows * stage.units)
-    shape = s.shape_for([stage.units for stage in network.stages], rows)
-    numbers = {e.X_OFFSET: 0, e.DX: place, s.N_PARAMS: network.params_size}
-    place += _aligned(rows * network.inputs) if with_dx else 0
-    chunks = min(s.MOST_CHUNKS, tiles(rows, s.CHUNK_ROWS))
-    numbers[s.PARTIAL] = place
-    place += chunks * network.params_size if chunks > 1 else 0
-    row_tiles = tiles(rows, shape.tile.rows)
-    sizes = {
-        s.ROW_SUMS: 2 * rows,
-        s.TILE_SUMS: 2 * max(row_tiles, tiles(rows, launches.ROWS_EACH)),
-        s.BLOCK_SUMS: blocks,
-        s.NORM_SUMS: blocks,
-    }
-    at = 0
-    for name, size in sizes.items():
-        numbers[name] = at
-        at += size
-    columns = shape.tile.columns
-    across = 1 if shape.fused else max(tiles(stage.units, columns) for stage in network.stages)
-    gradient = sum(
-        tiles(stage.inputs, shape.gradient_tile.rows) * tiles(stage.units, shape.gradient_tile.columns) * chunks
-        for stage in network.stages
-    )
-    return DevicePlan(rows, table, numbers, place, at, shape, max(row_tiles * across, gradient, blocks))
+        row[[n.COLUMN_BITS, n.SPLIT_BITS]] = few.split(stage.inputs, stage.units)
+    return table, place
 
 
 class DeviceData:
@@ -237,13 +248,13 @@ class CudaRuntime(Runtime):
             for start in range(0, len(report), each):
                 begin = first + (start // each * rows if order.size else 0)
                 for part in range(start, start + each, STEPS_A_LAUNCH):
-                    n = min(start + each - part, STEPS_A_LAUNCH)
+                    steps = min(start + each - part, STEPS_A_LAUNCH)
                     done = (part - start) * batch
                     self._run(
-                        e.TRAIN, data, order, first=begin + done, rows=min(rows - done, n * batch), batch=batch,
-                        step=step + part, dropout=True, rates=rates[part : part + n], report=report[part : part + n],
+                        e.TRAIN, data, order, first=begin + done, rows=min(rows - done, steps * batch), batch=batch,
+                        step=step + part, dropout=True, rates=rates[part : part + steps], report=report[part : part + steps],
                     )  # fmt: skip
-                    if not report[part + n - 1, e.REPORT_ROWS]:
+                    if not report[part + steps - 1, e.REPORT_ROWS]:
                         return
 
         return train
@@ -341,7 +352,8 @@ class CudaRuntime(Runtime):
             floats[[e.LOSS_SCALE, e.PER_WEIGHT]] = self.loss_scale, self.penalty_per_weight
             work = self._device_work[: plan.work_size]
             arguments = (
-                *(to_device(a) for a in (numbers, plan.table, floats, self.network.scales, self._hyper, *self._parts)),
+                *(to_device(a) for a in (numbers, plan.table, floats, self.network.scales, self._hyper, plan.tiles)),
+                *(to_device(a) for a in self._parts),
                 *(self._on_device[name] for name in ("params", "grads", "state")), work, self._device_sums,
                 there.x, there.x_bytes, self._rescale(), there.labels, there.targets, there.weights, self._order(order),
                 to_device(self._step_numbers(rates, step)), told, result, to_device(np.zeros(2, np.int32)),
@@ -354,32 +366,26 @@ class CudaRuntime(Runtime):
             self._last = (plan, work)
 
     def _launch(self, plan: DevicePlan, arguments: tuple[Any, ...], numbers: npt.NDArray[np.int64]) -> None:
-        dtype, item = self.network.dtype, self.network.dtype.itemsize
         if launches.is_worth(6.0 * plan.rows * self.network.n_params):
             launches.run_steps(arguments, plan.table, numbers, self._clip_norm < math.inf, self.matmul_precision)
             return
-        tile_size = s.tile_room(plan.shape)
-        held = sum(array.size for array in self._on_device.values())  # a vector of nothing has one element there
-        alone = (tile_size + held + plan.work_size) * item
-        if plan.shape.fused and plan.rows <= plan.shape.tile.rows * 4 and alone <= SHARED_BYTES:
-            launch(s.make_kernel_alone(dtype, plan.shape), 1, *arguments, shared=alone)
-        else:
-            blocks = min(processors(), plan.tasks)
-            launch(s.make_kernel(dtype, plan.shape), blocks, *arguments, shared=tile_size * item)
+        dtype = self.network.dtype
+        blocks, shared = min(processors(), plan.tasks), plan.shared * dtype.itemsize
+        launch(s.make_kernel(dtype, plan.shape), blocks, *arguments, shared=shared)
         driver.synchronize()
 
     def _numbers(self, plan: DevicePlan, there: DeviceData, order: Array) -> npt.NDArray[np.int64]:
-        network, numbers = self.network, np.zeros(s.N_NUMBERS, np.int64)
+        network, numbers = self.network, np.zeros(n.N_NUMBERS, np.int64)
         for position, value in plan.numbers.items():
             numbers[position] = value
-        numbers[[e.SEED, e.OUTPUT, s.OPTIMIZER]] = signed(self.seed), network.output, self.optimizer.code
+        numbers[[e.SEED, e.OUTPUT, n.OPTIMIZER]] = signed(self.seed), network.output, self.optimizer.code
         numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
-        numbers[[s.LABELLED, s.WEIGHTED, s.TARGETS, s.BYTES]] = (
+        numbers[[n.LABELLED, n.WEIGHTED, n.TARGETS, n.BYTES]] = (
             there.labelled, there.weighted, there.columns, there.bytes
         )  # fmt: skip
-        numbers[[s.RESCALED, s.ORDERED]] = bool(network.rescale.size), bool(order.size)
-        numbers[s.PENALISED] = bool((self._parts[1][:, [0, 1, 3]] > 0).any())
-        numbers[s.N_BLOCKS] = len(self._parts[0]) if self.network.segments else 0
+        numbers[[n.RESCALED, n.ORDERED]] = bool(network.rescale.size), bool(order.size)
+        numbers[n.PENALISED] = bool((self._parts[1][:, [0, 1, 3]] > 0).any())
+        numbers[n.N_BLOCKS] = len(self._parts[0]) if self.network.segments else 0
         return numbers
 
     def _step_numbers(self, rates: Array | None, step: int) -> npt.NDArray[np.float64]:

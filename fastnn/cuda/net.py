@@ -1,0 +1,247 @@
+"""What a launch works on, and what it does to one number or one row: the parts that every way of training shares.
+
+The network is data, as on the CPU (`kernels/epoch.py`, whose names for modes, columns and reports are used here): other
+layer sizes, depths and batch sizes compile nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from fastnn.cuda._formulas import like
+from fastnn.cuda._numba import cuda, device_function
+from fastnn.cuda.activation import activate_one, slope_one, softmax_row
+from fastnn.cuda.dropout import drop
+from fastnn.cuda.loss import loss_rows
+from fastnn.cuda.reduction import block_total, sum_of
+from fastnn.cuda.tile import THREADS
+from fastnn.kernels import epoch
+from fastnn.kernels.epoch import (
+    ACTIVATION,
+    BATCH,
+    DELTA,
+    DROPOUT,
+    DX,
+    FORWARD,
+    GRADIENT,
+    HUBER_DELTA,
+    KEEP,
+    KEEP_A,
+    KEEP_Z,
+    LAYER,
+    LOSS,
+    MODE,
+    N_IN,
+    N_OUT,
+    OUT,
+    OUTPUT,
+    SEED,
+    SIGMOID_FOLDED,
+    SOFTMAX,
+    SOFTMAX_FOLDED,
+    SOURCE,
+    THRESHOLD,
+    TRAIN,
+    WANT_DX,
+    X_OFFSET,
+)  # fmt: skip
+from fastnn.kernels.formulas import IDENTITY, RELU, SIGMOID
+from fastnn.kernels.loss import EXTERNAL
+
+# Numbers of a launch, behind those of `kernels/epoch.py`: offsets, sizes, and the code of the optimizer,
+(
+    PARTIAL, N_PARAMS,  # in the workspace: chunks of gradients; parameters
+    ROW_SUMS, TILE_SUMS, BLOCK_SUMS, NORM_SUMS,  # in `sums`
+    LABELLED, WEIGHTED, TARGETS, BYTES, RESCALED, ORDERED,  # which arrays there are; TARGETS: columns
+    PENALISED, N_BLOCKS, N_TILES, FIRST_AREA, OPTIMIZER,  # FIRST_AREA: its numbers, of shared memory (`rows.py`)
+) = range(epoch.FLOATS, epoch.FLOATS + 17)  # fmt: skip
+N_NUMBERS = OPTIMIZER + 1
+
+# Columns of `stages`, behind those of `kernels/epoch.py`: the threads that share the columns of a layer's product and
+# the parts that its sums are split in (`rows.py`), as powers of two.
+COLUMN_BITS, SPLIT_BITS = range(epoch.N_STAGE, epoch.N_STAGE + 2)
+N_STAGE = SPLIT_BITS + 1
+
+
+class Net(NamedTuple):
+    """All that a launch works on; e is the float type."""
+
+    numbers: Any  # int64 (N_NUMBERS,)
+    stages: Any  # int64 (stages, N_STAGE)
+    floats: Any  # float64 (epoch.N_FLOATS,)
+    scales: Any  # float64 (stages,)
+    hyper: Any  # float64 (N_HYPER,)
+    tiles: Any  # int64 (N_TILES, 3): stage, first row and first column of each tile of a gradient
+    blocks: Any  # int64 (U, 2)
+    block_floats: Any  # float64 (U, 4)
+    params: Any  # e
+    grads: Any  # e
+    state: Any  # e
+    work: Any  # e
+    sums: Any  # float64: see ROW_SUMS
+    x: Any  # e (rows * inputs,)
+    x_bytes: Any  # uint8 (rows * inputs,)
+    rescale: Any  # e (2 * inputs,)
+    labels: Any  # int64 (rows,)
+    targets: Any  # e (rows * outputs,)
+    weights: Any  # float64 (rows,)
+    order: Any  # int64 (rows,)
+    rates: Any  # float64 (steps, 3): the learning rate, and Adam's two corrections
+    report: Any  # float64 (steps, N_REPORT)
+    result: Any  # e, flat
+    arrivals: Any  # int32 (2,): counts at barriers, and whether to stop; in `launches.py` that, and steps done
+    shared: Any  # e: the block's own memory, for tiles
+    lanes: Any  # float64 (THREADS,): the block's, for sums
+
+
+@device_function
+def source_row(net, b):
+    """Return which row of the data is number `b` in the order of the epoch."""
+    return net.order[b] if net.numbers[ORDERED] != 0 else b
+
+
+@device_function
+def input_at(net, source, j):
+    """Return the input `j` of the sample that begins at `source`, scaled where asked."""
+    value = like(net.x_bytes[source + j], net.params[0]) if net.numbers[BYTES] != 0 else net.x[source + j]
+    if net.numbers[RESCALED] != 0:
+        value = value * net.rescale[j] + net.rescale[net.stages[0, N_IN] + j]
+    return value
+
+
+@device_function
+def gather(net, row0, first, last):
+    """Copy rows first..last of the batch that begins at `row0` into the workspace, scaled where asked."""
+    n, at, t = net.stages[0, N_IN], net.numbers[X_OFFSET], cuda.threadIdx.x
+    b, j, down, right = first + t // n, t % n, THREADS // n, THREADS % n
+    while b < last:
+        net.work[at + b * n + j] = input_at(net, source_row(net, row0 + b) * n, j)
+        b, j = b + down, j + right
+        if j >= n:
+            b, j = b + 1, j - n
+
+
+@device_function
+def dropped(net, s, step, at, value):
+    """Return `value` times the dropout mask of stage `s` at a logical index."""
+    return drop(
+        value, at, net.stages[s, THRESHOLD], like(net.scales[s], value), step, net.stages[s, LAYER], net.numbers[SEED]
+    )
+
+
+@device_function
+def finish_forward(net, s, step, at, z):
+    """Store and return activation and dropout of the sum `z` at index `at` of a stage; store what its slope reads."""
+    keep, source = net.stages[s, KEEP], net.stages[s, SOURCE]
+    if keep == KEEP_Z:
+        net.work[source + at] = z
+    a = activate_one(net.stages[s, ACTIVATION], z)
+    if keep == KEEP_A:
+        net.work[source + at] = a
+    if net.numbers[DROPOUT] != 0 and net.stages[s, THRESHOLD] > 0:
+        a = dropped(net, s, step, at, a)
+    net.work[net.stages[s, OUT] + at] = a
+    return a
+
+
+@device_function
+def finish_backward(net, s, step, at, d):
+    """Return the gradient of a stage's sum at index `at` for that of its output: mask, then slope."""
+    code = net.stages[s, ACTIVATION]
+    if net.numbers[DROPOUT] != 0 and net.stages[s, THRESHOLD] > 0:
+        # A dropped unit of ReLU puts out 0, and so is the slope there.
+        d = d * like(net.scales[s], d) if code == RELU else dropped(net, s, step, at, d)
+    if code != IDENTITY:
+        d = d * slope_one(code, net.work[net.stages[s, SOURCE] + at])
+    return d
+
+
+@device_function
+def softmax_slope(d, p):
+    """Turn the gradient of softmax outputs p into that of the logits: d_j = p_j (d_j - sum_k d_k p_k)."""
+    inner = like(0.0, p[0])
+    for j in range(p.size):
+        inner += d[j] * p[j]
+    for j in range(p.size):
+        d[j] = p[j] * (d[j] - inner)
+
+
+@device_function
+def output_loss(net, result, d, y, b, row0, factor):
+    """Loss of row `b` of the batch, whose outputs are y, and into d the gradient of the last stage's outputs."""
+    n, output = y.size, net.numbers[OUTPUT]
+    source, width = source_row(net, row0 + b), net.numbers[TARGETS]
+    target = net.targets[source * width : source * width + width]
+    external = net.numbers[LOSS] == EXTERNAL
+    if output == SOFTMAX or (output == SOFTMAX_FOLDED and external):
+        softmax_row(y)
+    if external:
+        result[0], result[1] = 0.0, 0.0
+        for j in range(n):
+            d[j] = target[j]
+            if output == SIGMOID_FOLDED:
+                y[j] = activate_one(SIGMOID, y[j])
+                d[j] = d[j] * slope_one(SIGMOID, y[j])
+    else:
+        label = net.labels[source : source + net.numbers[LABELLED]]
+        weight = net.weights[source : source + net.numbers[WEIGHTED]]
+        loss_rows(result, net.numbers[LOSS], net.floats[HUBER_DELTA], d, y, label, target, weight, 1, n, factor)
+    if output == SOFTMAX or (output == SOFTMAX_FOLDED and external):
+        softmax_slope(d, y)
+
+
+@device_function
+def loss_row(net, b, row0, step, factor):
+    """Loss of row `b` of the batch into the sums of rows, and the gradient of the last stage's sums."""
+    end = net.stages.shape[0] - 1
+    n = net.stages[end, N_OUT]
+    out, delta, at = net.stages[end, OUT] + b * n, net.stages[end, DELTA] + b * n, net.numbers[ROW_SUMS] + 2 * b
+    d = net.work[delta : delta + n]
+    output_loss(net, net.sums[at : at + 2], d, net.work[out : out + n], b, row0, factor)
+    if net.numbers[MODE] == TRAIN or net.numbers[MODE] == GRADIENT:
+        for j in range(n):
+            d[j] = finish_backward(net, end, step, b * n + j, d[j])
+
+
+@device_function
+def loss_of_rows(net, tile, first, last, row0, step, factor):
+    """Return the loss of rows first..last of the batch; it and the right ones go to place `tile` of the sums of tiles."""
+    for b in range(first + cuda.threadIdx.x, last, THREADS):
+        loss_row(net, b, row0, step, factor)
+    cuda.syncthreads()  # the rows' losses are there
+    at = net.numbers[ROW_SUMS] + 2 * first
+    loss = sum_of(net.sums, at, last - first, 2, net.lanes)
+    correct = sum_of(net.sums, at + 1, last - first, 2, net.lanes)
+    if cuda.threadIdx.x == 0:
+        at = net.numbers[TILE_SUMS] + 2 * tile
+        net.sums[at], net.sums[at + 1] = loss, correct
+    return loss
+
+
+@device_function
+def total_weight(net, row0, rows):
+    """Return the sum of the batch's weights, or its rows where all are 1."""
+    if net.numbers[WEIGHTED] == 0:
+        return float(rows)
+    total = 0.0
+    for b in range(cuda.threadIdx.x, rows, THREADS):
+        total += net.weights[source_row(net, row0 + b)]
+    return block_total(total, net.lanes)
+
+
+@device_function
+def write_result(net, i, rows):
+    """Copy the outputs (as probabilities where softmax or sigmoid is folded), or the gradient of the inputs."""
+    end = net.stages.shape[0] - 1
+    gradient, output = net.numbers[WANT_DX] != 0, net.numbers[OUTPUT]
+    n = net.stages[0, N_IN] if gradient else net.stages[end, N_OUT]
+    base = net.numbers[DX] if gradient else net.stages[end, OUT]
+    softmax = not gradient and (output == SOFTMAX_FOLDED or (output == SOFTMAX and net.numbers[MODE] == FORWARD))
+    sigmoid = not gradient and output == SIGMOID_FOLDED
+    for b in range(cuda.grid(1), rows, cuda.gridsize(1)):
+        to = (i * net.numbers[BATCH] + b) * n
+        for j in range(n):
+            value = net.work[base + b * n + j]
+            net.result[to + j] = activate_one(SIGMOID, value) if sigmoid else value
+        if softmax:
+            softmax_row(net.result[to : to + n])
