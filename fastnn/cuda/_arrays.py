@@ -118,6 +118,13 @@ def flat(array: Any) -> Any:
     return array.reshape(array.size)
 
 
+def view_as(array: Any, dtype: Any, shape: tuple[int, ...]) -> Any:
+    """Return a contiguous device array as one of another type and shape, without a copy."""
+    if SIMULATED:
+        return type(array)(array._ary.view(dtype).reshape(shape))
+    return array.view(dtype).reshape(*shape)
+
+
 def empty(shape: int | tuple[int, ...], dtype: Any) -> Any:
     """Return a device array that holds anything; one element at least, since a device has no array of none."""
     return driver.device_array(shape if np.prod(shape) else _one(shape), dtype)

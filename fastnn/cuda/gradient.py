@@ -44,8 +44,11 @@ def room(dtype: np.dtype[Any]) -> int:
 def tiles_of(stages: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
     """Return stage, first input and first output of all tiles; a stage is its inputs and units, 0 without weights."""
     return [
-        (s, i0, j0) for s, (inputs, units) in enumerate(stages) for i0 in range(0, inputs, SIDE) for j0 in range(0, units, SIDE)
-    ]  # fmt: skip
+        (s, i0, j0)
+        for s, (inputs, units) in enumerate(stages)
+        for i0 in range(0, inputs, SIDE)
+        for j0 in range(0, units, SIDE)
+    ]
 
 
 @device_function
@@ -102,22 +105,27 @@ def make_gradient_tile(dtype: np.dtype[Any]) -> Any:
     per_half = SIDE * HALF // 4
 
     @device_function
+    def fetch(net, matrix, n, j0, x):
+        """Return number x of the fours that `SIDE` columns from j0 on have, row after row."""
+        return four_of(net, matrix + x // quads * n, j0 + x % quads * 4, n)
+
+    @device_function
     def bring(net, a, k, i0, b, n, j0, count):
-        """Copy `count` rows of both factors, `SIDE` columns of each, into shared memory: four of each at a time."""
-        x, total = cuda.threadIdx.x, count * quads
-        while x + THREADS < total:  # all loads go out before the first store waits for one
+        """Copy `count` rows of both factors, `SIDE` columns of each, into shared memory."""
+        x, total, shared = cuda.threadIdx.x, count * quads, net.shared
+        while x + THREADS < total:  # all loads are on their way before the first store waits for one
             y = x + THREADS
-            a0, a1 = four_of(net, a + x // quads * k, i0 + x % quads * 4, k), four_of(net, a + y // quads * k, i0 + y % quads * 4, k)  # fmt: skip
-            b0, b1 = four_of(net, b + x // quads * n, j0 + x % quads * 4, n), four_of(net, b + y // quads * n, j0 + y % quads * 4, n)  # fmt: skip
-            store4(net.shared, 4 * x, a0)
-            store4(net.shared, 4 * y, a1)
-            store4(net.shared, behind + 4 * x, b0)
-            store4(net.shared, behind + 4 * y, b1)
+            a0, a1 = fetch(net, a, k, i0, x), fetch(net, a, k, i0, y)
+            b0, b1 = fetch(net, b, n, j0, x), fetch(net, b, n, j0, y)
+            store4(shared, 4 * x, a0)
+            store4(shared, 4 * y, a1)
+            store4(shared, behind + 4 * x, b0)
+            store4(shared, behind + 4 * y, b1)
             x += 2 * THREADS
         if x < total:
-            a0, b0 = four_of(net, a + x // quads * k, i0 + x % quads * 4, k), four_of(net, b + x // quads * n, j0 + x % quads * 4, n)  # fmt: skip
-            store4(net.shared, 4 * x, a0)
-            store4(net.shared, behind + 4 * x, b0)
+            a0, b0 = fetch(net, a, k, i0, x), fetch(net, b, n, j0, x)
+            store4(shared, 4 * x, a0)
+            store4(shared, behind + 4 * x, b0)
 
     @device_function
     def put_half(net, s, chunk, chunks, i0, j0, sums):

@@ -35,7 +35,6 @@ from fastnn.cuda._cublas import ADD_BIAS, COLUMN_SUMS, PLAIN, RELU_BIAS, Matrix
 from fastnn.cuda._formulas import like
 from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import SIMULATED, cuda, device_function, driver, named_kernel
-from fastnn.cuda.reduction import sum_of
 from fastnn.cuda.net import (
     N_BLOCKS,
     OPTIMIZER,
@@ -48,6 +47,7 @@ from fastnn.cuda.net import (
     total_weight,
     write_result,
 )
+from fastnn.cuda.reduction import sum_of
 from fastnn.cuda.step import add_penalties, clip_scale, norm_of_blocks, penalty_scale, update_parameters
 from fastnn.cuda.tile import THREADS
 from fastnn.kernels import epoch as e
@@ -117,14 +117,14 @@ def _net(body: Any) -> Any:
 
     @named_kernel(body.__name__ if SIMULATED else body.py_func.__name__)
     def run(
-        numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x, x_bytes,
-        rescale, labels, targets, weights, order, rates, report, result, stopped, stage,
+        numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x,
+        x_bytes, rescale, labels, targets, weights, order, rates, report, result, stopped, stage,
     ):  # fmt: skip
         lanes = cuda.shared.array(THREADS, numba.float64)
         if stopped[0] == 0:
             net = Net(
-                numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x,
-                x_bytes, rescale, labels, targets, weights, order, rates, report, result, stopped, params, lanes,
+                numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums,
+                x, x_bytes, rescale, labels, targets, weights, order, rates, report, result, stopped, params, lanes,
             )  # fmt: skip
             i = int(stopped[1])
             step, row0 = numbers[FIRST_STEP] + i, numbers[FIRST_ROW] + i * numbers[BATCH]

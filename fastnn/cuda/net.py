@@ -205,7 +205,7 @@ def loss_row(net, b, row0, step, factor):
 
 @device_function
 def loss_of_rows(net, tile, first, last, row0, step, factor):
-    """Return the loss of rows first..last of the batch; it and the right ones go to place `tile` of the sums of tiles."""
+    """Return the loss of rows first..last of the batch; the sums of tiles get it, and how many are right, at `tile`."""
     for b in range(first + cuda.threadIdx.x, last, THREADS):
         loss_row(net, b, row0, step, factor)
     cuda.syncthreads()  # the rows' losses are there

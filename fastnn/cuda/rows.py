@@ -26,7 +26,7 @@ from fastnn.cuda.net import (
     source_row,
 )
 from fastnn.cuda.tile import THREADS
-from fastnn.cuda.vector import add_products, load, load4, sixteen, store4, store16
+from fastnn.cuda.vector import add_products, load, load4, sixteen, store16
 from fastnn.kernels.epoch import (
     BIAS,
     DELTA,
@@ -273,7 +273,8 @@ def sums_along(net, s, from_, k0, lane, group):
     w2, w3 = weight + min(i + 2 * GROUPS, end) * n, weight + min(i + 3 * GROUPS, end) * n
     if n & 3 == 0:
         for j in range(4 * lane, n, 4 * LANES):
-            a, b, c, d = load4(net.params, w0 + j), load4(net.params, w1 + j), load4(net.params, w2 + j), load4(net.params, w3 + j)  # fmt: skip
+            a, b = load4(net.params, w0 + j), load4(net.params, w1 + j)
+            c, d = load4(net.params, w2 + j), load4(net.params, w3 + j)
             at = from_ + 5 * j
             sums = add_products(sums, (a[0], b[0], c[0], d[0]), load4(net.shared, at))
             sums = add_products(sums, (a[1], b[1], c[1], d[1]), load4(net.shared, at + 4))
@@ -281,8 +282,9 @@ def sums_along(net, s, from_, k0, lane, group):
             sums = add_products(sums, (a[3], b[3], c[3], d[3]), load4(net.shared, at + 12))
     else:
         for j in range(lane, n, LANES):
-            four = (load(net.params, w0 + j), load(net.params, w1 + j), load(net.params, w2 + j), load(net.params, w3 + j))  # fmt: skip
-            sums = add_products(sums, four, load4(net.shared, from_ + slot(j)))
+            e, f = load(net.params, w0 + j), load(net.params, w1 + j)
+            g, h = load(net.params, w2 + j), load(net.params, w3 + j)
+            sums = add_products(sums, (e, f, g, h), load4(net.shared, from_ + slot(j)))
     return sums
 
 

@@ -15,7 +15,7 @@ from fastnn.cuda import gradient, launches
 from fastnn.cuda import net as n
 from fastnn.cuda import rows as few
 from fastnn.cuda import step as s
-from fastnn.cuda._arrays import empty, to_device
+from fastnn.cuda._arrays import empty, to_device, view_as
 from fastnn.cuda._launch import launch, lock, processors
 from fastnn.cuda._numba import driver, missing
 from fastnn.cuda.tile import tiles
@@ -113,6 +113,40 @@ class DeviceData:
         self.x, self.x_bytes, self.labels, self.targets, self.weights = (_upload(array) for array in data)
 
 
+class Sheet:
+    """What a launch is told and what it reports, in one vector: a copy to the device, and one of the report back.
+
+    Attributes
+    ----------
+    numbers : int64 (N_NUMBERS,)
+    floats : float64 (N_FLOATS,)
+    arrivals : int32 (2,)
+    rates : float64 (steps, 3)
+    report : float64 (steps, N_REPORT)
+    """
+
+    def __init__(self, steps: int) -> None:
+        kinds: dict[str, tuple[tuple[int, ...], type]] = {
+            "numbers": ((n.N_NUMBERS,), np.int64), "floats": ((e.N_FLOATS,), np.float64), "arrivals": ((2,), np.int32),
+            "rates": ((steps, 3), np.float64), "report": ((steps, e.N_REPORT), np.float64),
+        }  # fmt: skip
+        ends = np.cumsum([math.prod(shape) * np.dtype(kind).itemsize // 8 for shape, kind in kinds.values()])
+        self._host, self._there = np.zeros(ends[-1], np.int64), empty(int(ends[-1]), np.int64)
+        own, self._views = dict[str, Array](), dict[str, Any]()
+        for (name, (shape, kind)), start, stop in zip(kinds.items(), [0, *ends[:-1]], ends, strict=True):
+            own[name] = self._host[start:stop].view(kind).reshape(shape)
+            self._views[name] = view_as(self._there[int(start) : int(stop)], kind, shape)
+        self.numbers, self.floats, self.rates, self.report = (
+            own[name] for name in ("numbers", "floats", "rates", "report")
+        )
+        self.floats[:] = 1.0
+
+    def send(self) -> dict[str, Any]:
+        """Copy all of it to the device, and return the arrays there."""
+        self._there.copy_to_device(self._host)
+        return self._views
+
+
 def _upload(array: Array) -> Any:
     return to_device(array.reshape(-1)) if array.size else empty(1, array.dtype)
 
@@ -159,6 +193,8 @@ class CudaRuntime(Runtime):
         self._device_work: Any = None
         self._device_sums: Any = None
         self._last: tuple[DevicePlan, Any] | None = None
+        self._sheet: Sheet | None = None
+        self._constants: dict[str, tuple[Array, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles begin with the host's arrays."""
@@ -169,6 +205,8 @@ class CudaRuntime(Runtime):
             "_orders": [],
             "_device_work": None,
             "_device_sums": None,
+            "_sheet": None,
+            "_constants": {},
         }
         return {**self.__dict__, **nothing, "_last": None}
 
@@ -252,7 +290,8 @@ class CudaRuntime(Runtime):
                     done = (part - start) * batch
                     self._run(
                         e.TRAIN, data, order, first=begin + done, rows=min(rows - done, steps * batch), batch=batch,
-                        step=step + part, dropout=True, rates=rates[part : part + steps], report=report[part : part + steps],
+                        step=step + part, dropout=True, rates=rates[part : part + steps],
+                        report=report[part : part + steps],
                     )  # fmt: skip
                     if not report[part + steps - 1, e.REPORT_ROWS]:
                         return
@@ -341,29 +380,49 @@ class CudaRuntime(Runtime):
             there = self._data(data)
             self._to_device()
             self._room(plan)
-            numbers = self._numbers(plan, there, order)
-            numbers[[e.MODE, e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, step, first, rows, batch
-            numbers[[e.N_STEPS, e.DROPOUT, e.WANT_DX, e.WANT_OUT]] = tiles(rows, batch), dropout, want_dx, want_out
-            numbers[e.LOSS] = EXTERNAL if external else self.network.loss.code
-            told = to_device(report)
-            result = empty(1, self.network.dtype) if out is None else empty(out.size, self.network.dtype)
-            floats = np.ones(e.N_FLOATS)
-            floats[[e.HUBER_DELTA, e.CLIP_NORM]] = self.network.loss.delta, self._clip_norm
-            floats[[e.LOSS_SCALE, e.PER_WEIGHT]] = self.loss_scale, self.penalty_per_weight
+            sheet = self._sheet_for(len(report))
+            sheet.numbers[:] = self._numbers(plan, there, order)
+            sheet.numbers[[e.MODE, e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, step, first, rows, batch
+            sheet.numbers[[e.N_STEPS, e.DROPOUT]] = tiles(rows, batch), dropout
+            sheet.numbers[[e.WANT_DX, e.WANT_OUT]] = want_dx, want_out
+            sheet.numbers[e.LOSS] = EXTERNAL if external else self.network.loss.code
+            sheet.floats[[e.HUBER_DELTA, e.CLIP_NORM]] = self.network.loss.delta, self._clip_norm
+            sheet.floats[[e.LOSS_SCALE, e.PER_WEIGHT]] = self.loss_scale, self.penalty_per_weight
+            sheet.rates[:] = self._step_numbers(rates, step)
+            sheet.report[:] = report
+            result = empty(1 if out is None else out.size, self.network.dtype)
             work = self._device_work[: plan.work_size]
+            told = sheet.send()
             arguments = (
-                *(to_device(a) for a in (numbers, plan.table, floats, self.network.scales, self._hyper, plan.tiles)),
-                *(to_device(a) for a in self._parts),
+                told["numbers"], self._constant("table", plan.table), told["floats"],
+                self._constant("scales", self.network.scales), self._constant("hyper", self._hyper),
+                self._constant("tiles", plan.tiles), self._constant("blocks", self._parts[0]),
+                self._constant("block floats", self._parts[1]),
                 *(self._on_device[name] for name in ("params", "grads", "state")), work, self._device_sums,
-                there.x, there.x_bytes, self._rescale(), there.labels, there.targets, there.weights, self._order(order),
-                to_device(self._step_numbers(rates, step)), told, result, to_device(np.zeros(2, np.int32)),
+                there.x, there.x_bytes, self._constant("rescale", self.network.rescale.reshape(-1)), there.labels,
+                there.targets, there.weights, self._order(order), told["rates"], told["report"], result,
+                told["arrivals"],
             )  # fmt: skip
-            self._launch(plan, arguments, numbers)
+            self._launch(plan, arguments, sheet.numbers)
             self._newer = "device" if mode in (e.TRAIN, e.GRADIENT) else self._newer
-            report[:] = told.copy_to_host()
+            report[:] = told["report"].copy_to_host()
             if out is not None:
                 out[:] = result.copy_to_host().reshape(out.shape)
             self._last = (plan, work)
+
+    def _sheet_for(self, steps: int) -> Sheet:
+        """Return what a launch of so many steps is told by; the last one is kept."""
+        if self._sheet is None or len(self._sheet.report) != steps:
+            self._sheet = Sheet(steps)
+        return self._sheet
+
+    def _constant(self, name: str, array: Array) -> Any:
+        """Return a copy on the device of an array that is the same in most launches."""
+        known = self._constants.get(name)
+        if known is None or known[0].shape != array.shape or known[0].tobytes() != array.tobytes():
+            there = to_device(array) if array.size else empty(1, array.dtype)
+            known = self._constants[name] = (array.copy(), there)
+        return known[1]
 
     def _launch(self, plan: DevicePlan, arguments: tuple[Any, ...], numbers: npt.NDArray[np.int64]) -> None:
         if launches.is_worth(6.0 * plan.rows * self.network.n_params):
@@ -394,13 +453,10 @@ class CudaRuntime(Runtime):
         Each thread of the device would take hundreds of instructions for such a power.
         """
         if rates is None:
-            return np.zeros((1, 3))
+            return np.zeros((1, 3))  # nobody reads them
         t = np.arange(step + 1, step + 1 + len(rates))
         first, second = 1.0 - self._hyper[BETA1] ** t, np.sqrt(1.0 - self._hyper[BETA2] ** t)
         return np.stack([rates, first, second], axis=1)
-
-    def _rescale(self) -> Any:
-        return _upload(self.network.rescale)
 
 
 def _split(

@@ -4,8 +4,8 @@ The network is data (`net.py`): other layer sizes, depths and batch sizes compil
 each cuts its work into tasks by sizes alone; block b of the grid takes tasks b, b + blocks, ..., so results are the
 same bits for any number of blocks.
 
-1. Rows: gather, forward through all stages, loss, and the gradients of all stages' sums. A task is one of some rows that
-   a block carries through the whole network and back with barriers of the block alone, so that a network may be deep
+1. Rows: gather, forward through all stages, loss, and the gradients of all stages' sums. A task is some rows that a
+   block carries through the whole network and back with barriers of the block alone, so that a network may be deep
    without waiting for the rest of the card: four rows (`rows.py`), or in large batches of narrow layers a tile of them.
    Where layers are wide, each stage is a phase of its own, and its tiles are the tasks.
 2. Gradients: tiles of dW = in^T delta of all layers at once (`gradient.py`).
@@ -52,7 +52,7 @@ from fastnn.cuda.net import (
     write_result,
 )
 from fastnn.cuda.reduction import block_total, grid_barrier, sum_of
-from fastnn.cuda.rows import LARGEST, PARTS, ROWS, few_rows
+from fastnn.cuda.rows import LARGEST, ROWS, few_rows
 from fastnn.cuda.tile import FLAT, LARGE, SQUARE, THREADS, Tile, make_product
 from fastnn.cuda.update import penalty_block, squared_norm_block, update_block
 from fastnn.cuda.vector import load4, store4
@@ -431,13 +431,13 @@ def make_kernel(dtype: np.dtype[Any], shape: Shape) -> Any:
 
     @named_kernel(f"grid {dtype} {shape}")
     def run(
-        numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x, x_bytes,
-        rescale, labels, targets, weights, order, rates, report, result, arrivals,
+        numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x,
+        x_bytes, rescale, labels, targets, weights, order, rates, report, result, arrivals,
     ):  # fmt: skip
         shared, lanes = cuda.shared.array(0, element), cuda.shared.array(SUMS, numba.float64)
         net = Net(
-            numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x, x_bytes,
-            rescale, labels, targets, weights, order, rates, report, result, arrivals, shared, lanes,
+            numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x,
+            x_bytes, rescale, labels, targets, weights, order, rates, report, result, arrivals, shared, lanes,
         )  # fmt: skip
         steps(net)
 
