@@ -64,7 +64,7 @@ def route(request, monkeypatch):
         elif _cublas.loaded() is None:
             pytest.skip("cuBLAS is not installed")
         monkeypatch.setattr(launches, "WORTH_FLOPS", 0)
-    monkeypatch.setattr(s, "SHARED_BYTES", 46 * 1024 if request.param == "few" else 0)
+    monkeypatch.setattr(s, "SHARED_BYTES", 39 * 1024 if request.param == "few" else 0)
     monkeypatch.setattr(s, "WIDEST_FUSED", 0 if request.param == "staged" else 128)
     return request.param
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -64,18 +65,29 @@ if driver is not None and not SIMULATED and not hasattr(np, DROPPED):
 cuda: Any = driver
 if SIMULATED:
     from numba.cuda.simulator.kernel import _get_kernel_context
+    from numba.np.numpy_support import as_dtype
 
     _allocating = threading.Lock()
 
     class _Shared:
-        """Shared memory of a simulated block: two threads that ask at once would get an array each."""
+        """Shared memory of a simulated block: an array for each line that asks; one thread at a time makes a new one.
+
+        The simulator's own tells arrays by the line as well, but by the one that asks here.
+        """
 
         def array(self, shape: Any, dtype: Any) -> Any:
             with _allocating:
-                return _get_kernel_context().shared.array(shape, dtype)
+                shared = _get_kernel_context().shared
+                if shape == 0:
+                    return shared.array(0, dtype)
+                asking = sys._getframe(1)
+                known, place = vars(shared).setdefault("_by_line", {}), (asking.f_code, asking.f_lineno)
+                if place not in known:
+                    known[place] = np.empty(shape, as_dtype(dtype))
+                return known[place]
 
     class _Running:
-        """What `cuda` is inside a simulated kernel, which may have one shared array of fixed size."""
+        """What `cuda` is inside a simulated kernel."""
 
         shared = _Shared()
 

@@ -44,6 +44,7 @@ from fastnn.cuda.net import (
     finish_forward,
     gather,
     loss_of_rows,
+    stage_of,
     total_weight,
     write_result,
 )
@@ -55,25 +56,18 @@ from fastnn.kernels.epoch import (
     BATCH,
     BIAS,
     DELTA,
-    DENSE,
     DX,
     FIRST_ROW,
     FIRST_STEP,
-    IN,
-    KEEP,
     KEEP_NONE,
-    KIND,
     LOSS_SCALE,
     MODE,
-    N_IN,
     N_OUT,
     N_ROWS,
-    OUT,
     REPORT_CORRECT,
     REPORT_LOSS,
     REPORT_ROWS,
     REPORT_WEIGHT,
-    SOURCE,
     TRAIN,
 )  # fmt: skip
 from fastnn.kernels.formulas import IDENTITY, RELU
@@ -125,6 +119,7 @@ def _net(body: Any) -> Any:
             net = Net(
                 numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums,
                 x, x_bytes, rescale, labels, targets, weights, order, rates, report, result, stopped, params, lanes,
+                labels,
             )  # fmt: skip
             i = int(stopped[1])
             step, row0 = numbers[FIRST_STEP] + i, numbers[FIRST_ROW] + i * numbers[BATCH]
@@ -142,11 +137,11 @@ def _gather(net, i, stage, step, row0, rows):
 
 @device_function
 def _finish_forward(net, i, stage, step, row0, rows):
-    n, bias, dense = net.stages[stage, N_OUT], net.stages[stage, BIAS], net.stages[stage, KIND] == DENSE
-    sums = net.stages[stage, OUT] if net.stages[stage, KEEP] == KEEP_NONE else net.stages[stage, SOURCE]
-    for at in range(cuda.grid(1), rows * n, cuda.gridsize(1)):
-        z = net.work[sums + at] if dense else net.work[net.stages[stage, IN] + at]
-        finish_forward(net, stage, step, at, z + net.params[bias + at % n] if bias >= 0 else z)
+    own = stage_of(net, stage)
+    sums = own.into if not own.dense else own.out if own.keep == KEEP_NONE else own.source
+    for at in range(cuda.grid(1), rows * own.units, cuda.gridsize(1)):
+        z = net.work[sums + at]
+        finish_forward(net, own, step, at, z + net.params[own.bias + at % own.units] if own.bias >= 0 else z)
 
 
 @device_function
@@ -172,12 +167,12 @@ def _report_loss(net, i, stage, step, row0, rows):
 @device_function
 def _finish_backward(net, i, stage, step, row0, rows):
     """Carry what the product toward the input of `stage` wrote through the stage before."""
-    k, dense = net.stages[stage, N_IN], net.stages[stage, KIND] == DENSE
-    to = net.stages[stage - 1, DELTA] if stage > 0 else net.numbers[DX]
-    source = to if dense else net.stages[stage, DELTA]
-    for at in range(cuda.grid(1), rows * k, cuda.gridsize(1)):
+    own, before = stage_of(net, stage), stage_of(net, max(stage - 1, 0))
+    to = before.delta if stage > 0 else net.numbers[DX]
+    source = to if own.dense else own.delta
+    for at in range(cuda.grid(1), rows * own.inputs, cuda.gridsize(1)):
         d = net.work[source + at]
-        net.work[to + at] = finish_backward(net, stage - 1, step, at, d) if stage > 0 else d
+        net.work[to + at] = finish_backward(net, before, step, at, d) if stage > 0 else d
 
 
 @device_function

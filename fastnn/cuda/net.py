@@ -15,19 +15,24 @@ from fastnn.cuda.dropout import drop
 from fastnn.cuda.loss import loss_rows
 from fastnn.cuda.reduction import block_total, sum_of
 from fastnn.cuda.tile import THREADS
+from fastnn.cuda.vector import load, store
 from fastnn.kernels import epoch
 from fastnn.kernels.epoch import (
     ACTIVATION,
     BATCH,
+    BIAS,
     DELTA,
+    DENSE,
     DROPOUT,
     DX,
     FORWARD,
     GRADIENT,
     HUBER_DELTA,
+    IN,
     KEEP,
     KEEP_A,
     KEEP_Z,
+    KIND,
     LAYER,
     LOSS,
     MODE,
@@ -43,6 +48,7 @@ from fastnn.kernels.epoch import (
     THRESHOLD,
     TRAIN,
     WANT_DX,
+    WEIGHT,
     X_OFFSET,
 )  # fmt: skip
 from fastnn.kernels.formulas import IDENTITY, RELU, SIGMOID
@@ -53,9 +59,10 @@ from fastnn.kernels.loss import EXTERNAL
     PARTIAL, N_PARAMS,  # in the workspace: chunks of gradients; parameters
     ROW_SUMS, TILE_SUMS, BLOCK_SUMS, NORM_SUMS,  # in `sums`
     LABELLED, WEIGHTED, TARGETS, BYTES, RESCALED, ORDERED,  # which arrays there are; TARGETS: columns
-    PENALISED, N_BLOCKS, N_TILES, FIRST_AREA, OPTIMIZER,  # FIRST_AREA: its numbers, of shared memory (`rows.py`)
-) = range(epoch.FLOATS, epoch.FLOATS + 17)  # fmt: skip
-N_NUMBERS = OPTIMIZER + 1
+    PENALISED, N_BLOCKS, N_TILES, N_STAGES, OPTIMIZER,
+    SECOND_AREA, WANTED_AREA,  # in shared memory: see `rows.py`
+) = range(epoch.FLOATS, epoch.FLOATS + 19)  # fmt: skip
+N_NUMBERS = WANTED_AREA + 1
 
 # Columns of `stages`, behind those of `kernels/epoch.py`: the threads that share the columns of a layer's product and
 # the parts that its sums are split in (`rows.py`), as powers of two.
@@ -91,7 +98,8 @@ class Net(NamedTuple):
     result: Any  # e, flat
     arrivals: Any  # int32 (2,): counts at barriers, and whether to stop; in `launches.py` that, and steps done
     shared: Any  # e: the block's own memory, for tiles
-    lanes: Any  # float64 (THREADS,): the block's, for sums
+    lanes: Any  # float64: the block's, for sums
+    own_labels: Any  # int64: the block's, for the labels of a few rows
 
 
 @device_function
@@ -121,38 +129,68 @@ def gather(net, row0, first, last):
             b, j = b + 1, j - n
 
 
-@device_function
-def dropped(net, s, step, at, value):
-    """Return `value` times the dropout mask of stage `s` at a logical index."""
-    return drop(
-        value, at, net.stages[s, THRESHOLD], like(net.scales[s], value), step, net.stages[s, LAYER], net.numbers[SEED]
-    )
+class Stage(NamedTuple):
+    """A row of the table of stages, in registers: what is written to memory makes nobody read it once more."""
+
+    number: Any
+    dense: Any
+    inputs: Any
+    units: Any
+    weight: Any
+    bias: Any
+    activation: Any
+    keep: Any
+    into: Any
+    out: Any
+    source: Any
+    delta: Any
+    threshold: Any  # of the dropout; 0 where there is none
+    layer: Any
+    column_bits: Any
+    split_bits: Any
 
 
 @device_function
-def finish_forward(net, s, step, at, z):
+def stage_of(net, s):
+    """Return stage number `s`."""
+    table = net.stages
+    threshold = table[s, THRESHOLD] if net.numbers[DROPOUT] != 0 else 0
+    return Stage(
+        s, table[s, KIND] == DENSE, table[s, N_IN], table[s, N_OUT], table[s, WEIGHT], table[s, BIAS],
+        table[s, ACTIVATION], table[s, KEEP], table[s, IN], table[s, OUT], table[s, SOURCE], table[s, DELTA], threshold,
+        table[s, LAYER], table[s, COLUMN_BITS], table[s, SPLIT_BITS],
+    )  # fmt: skip
+
+
+@device_function
+def dropped(net, stage, step, at, value):
+    """Return `value` times the dropout mask of a stage at a logical index."""
+    scale = like(net.scales[stage.number], value)
+    return drop(value, at, stage.threshold, scale, step, stage.layer, net.numbers[SEED])
+
+
+@device_function
+def finish_forward(net, stage, step, at, z):
     """Store and return activation and dropout of the sum `z` at index `at` of a stage; store what its slope reads."""
-    keep, source = net.stages[s, KEEP], net.stages[s, SOURCE]
-    if keep == KEEP_Z:
-        net.work[source + at] = z
-    a = activate_one(net.stages[s, ACTIVATION], z)
-    if keep == KEEP_A:
-        net.work[source + at] = a
-    if net.numbers[DROPOUT] != 0 and net.stages[s, THRESHOLD] > 0:
-        a = dropped(net, s, step, at, a)
-    net.work[net.stages[s, OUT] + at] = a
+    a = activate_one(stage.activation, z)
+    if stage.keep == KEEP_Z:
+        store(net.work, stage.source + at, z)
+    if stage.keep == KEEP_A:
+        store(net.work, stage.source + at, a)
+    if stage.threshold > 0:
+        a = dropped(net, stage, step, at, a)
+    store(net.work, stage.out + at, a)
     return a
 
 
 @device_function
-def finish_backward(net, s, step, at, d):
+def finish_backward(net, stage, step, at, d):
     """Return the gradient of a stage's sum at index `at` for that of its output: mask, then slope."""
-    code = net.stages[s, ACTIVATION]
-    if net.numbers[DROPOUT] != 0 and net.stages[s, THRESHOLD] > 0:
+    if stage.threshold > 0:
         # A dropped unit of ReLU puts out 0, and so is the slope there.
-        d = d * like(net.scales[s], d) if code == RELU else dropped(net, s, step, at, d)
-    if code != IDENTITY:
-        d = d * slope_one(code, net.work[net.stages[s, SOURCE] + at])
+        d = d * like(net.scales[stage.number], d) if stage.activation == RELU else dropped(net, stage, step, at, d)
+    if stage.activation != IDENTITY:
+        d = d * slope_one(stage.activation, load(net.work, stage.source + at))
     return d
 
 
@@ -167,47 +205,46 @@ def softmax_slope(d, p):
 
 
 @device_function
-def output_loss(net, result, d, y, b, row0, factor):
-    """Loss of row `b` of the batch, whose outputs are y, and into d the gradient of the last stage's outputs."""
-    n, output = y.size, net.numbers[OUTPUT]
-    source, width = source_row(net, row0 + b), net.numbers[TARGETS]
-    target = net.targets[source * width : source * width + width]
-    external = net.numbers[LOSS] == EXTERNAL
+def output_loss(net, result, d, y, label, target, weight, factor):
+    """Loss of a row whose outputs are y, and into d the gradient of the last stage's outputs."""
+    output, external = net.numbers[OUTPUT], net.numbers[LOSS] == EXTERNAL
     if output == SOFTMAX or (output == SOFTMAX_FOLDED and external):
         softmax_row(y)
     if external:
         result[0], result[1] = 0.0, 0.0
-        for j in range(n):
+        for j in range(y.size):
             d[j] = target[j]
             if output == SIGMOID_FOLDED:
                 y[j] = activate_one(SIGMOID, y[j])
                 d[j] = d[j] * slope_one(SIGMOID, y[j])
     else:
-        label = net.labels[source : source + net.numbers[LABELLED]]
-        weight = net.weights[source : source + net.numbers[WEIGHTED]]
-        loss_rows(result, net.numbers[LOSS], net.floats[HUBER_DELTA], d, y, label, target, weight, 1, n, factor)
+        loss_rows(result, net.numbers[LOSS], net.floats[HUBER_DELTA], d, y, label, target, weight, 1, y.size, factor)
     if output == SOFTMAX or (output == SOFTMAX_FOLDED and external):
         softmax_slope(d, y)
 
 
 @device_function
-def loss_row(net, b, row0, step, factor):
+def loss_row(net, stage, b, row0, step, factor):
     """Loss of row `b` of the batch into the sums of rows, and the gradient of the last stage's sums."""
-    end = net.stages.shape[0] - 1
-    n = net.stages[end, N_OUT]
-    out, delta, at = net.stages[end, OUT] + b * n, net.stages[end, DELTA] + b * n, net.numbers[ROW_SUMS] + 2 * b
+    n, width, source = stage.units, net.numbers[TARGETS], source_row(net, row0 + b)
+    out, delta, at = stage.out + b * n, stage.delta + b * n, net.numbers[ROW_SUMS] + 2 * b
     d = net.work[delta : delta + n]
-    output_loss(net, net.sums[at : at + 2], d, net.work[out : out + n], b, row0, factor)
+    output_loss(
+        net, net.sums[at : at + 2], d, net.work[out : out + n], net.labels[source : source + net.numbers[LABELLED]],
+        net.targets[source * width : source * width + width], net.weights[source : source + net.numbers[WEIGHTED]],
+        factor,
+    )  # fmt: skip
     if net.numbers[MODE] == TRAIN or net.numbers[MODE] == GRADIENT:
         for j in range(n):
-            d[j] = finish_backward(net, end, step, b * n + j, d[j])
+            d[j] = finish_backward(net, stage, step, b * n + j, d[j])
 
 
 @device_function
 def loss_of_rows(net, tile, first, last, row0, step, factor):
     """Return the loss of rows first..last of the batch; the sums of tiles get it, and how many are right, at `tile`."""
+    stage = stage_of(net, net.numbers[N_STAGES] - 1)
     for b in range(first + cuda.threadIdx.x, last, THREADS):
-        loss_row(net, b, row0, step, factor)
+        loss_row(net, stage, b, row0, step, factor)
     cuda.syncthreads()  # the rows' losses are there
     at = net.numbers[ROW_SUMS] + 2 * first
     loss = sum_of(net.sums, at, last - first, 2, net.lanes)
@@ -232,7 +269,7 @@ def total_weight(net, row0, rows):
 @device_function
 def write_result(net, i, rows):
     """Copy the outputs (as probabilities where softmax or sigmoid is folded), or the gradient of the inputs."""
-    end = net.stages.shape[0] - 1
+    end = net.numbers[N_STAGES] - 1
     gradient, output = net.numbers[WANT_DX] != 0, net.numbers[OUTPUT]
     n = net.stages[0, N_IN] if gradient else net.stages[end, N_OUT]
     base = net.numbers[DX] if gradient else net.stages[end, OUT]

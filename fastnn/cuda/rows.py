@@ -15,39 +15,32 @@ from __future__ import annotations
 from fastnn.cuda._formulas import like
 from fastnn.cuda._numba import SIMULATED, cuda, device_function
 from fastnn.cuda.net import (
-    COLUMN_BITS,
-    FIRST_AREA,
-    SPLIT_BITS,
+    BYTES,
+    LABELLED,
+    N_STAGES,
+    RESCALED,
+    SECOND_AREA,
+    TARGETS,
     TILE_SUMS,
+    WANTED_AREA,
+    WEIGHTED,
     finish_backward,
     finish_forward,
     input_at,
     output_loss,
     source_row,
+    stage_of,
 )
 from fastnn.cuda.tile import THREADS
-from fastnn.cuda.vector import add_products, load, load4, sixteen, store16
-from fastnn.kernels.epoch import (
-    BIAS,
-    DELTA,
-    DENSE,
-    DX,
-    FORWARD,
-    KIND,
-    MODE,
-    N_IN,
-    N_OUT,
-    OUT,
-    WANT_DX,
-    WEIGHT,
-    X_OFFSET,
-)  # fmt: skip
+from fastnn.cuda.vector import add_products, load, load4, sixteen, store, store4, store16
+from fastnn.kernels.epoch import DX, FORWARD, LOSS, MODE, N_IN, OUTPUT, SOFTMAX, WANT_DX, X_OFFSET
+from fastnn.kernels.loss import EXTERNAL
 
 ROWS = 4
 """Rows of a task."""
 
-WIDEST = 512
-"""Units of a layer up to which a block reads all of its weights for four rows."""
+WIDEST, MOST_STAGES = 512, 32
+"""Units of a layer up to which a block reads all of its weights for four rows; stages that its table has room for."""
 
 LANES = 2 if SIMULATED else 16
 GROUPS = THREADS // LANES
@@ -63,15 +56,14 @@ PARTS = 16 * THREADS + 4 * LANES
 """Numbers of shared memory for parts of sums; behind them lie two areas for what layers hand on."""
 
 
-def areas(inputs: int, widest: int) -> tuple[int, int]:
-    """Return the numbers of the two areas, where no layer has more than `widest` units; the first has the inputs."""
+def areas(inputs: int, widest: int, outputs: int) -> tuple[int, int, int]:
+    """Return where the second area and the targets lie in shared memory, and its size.
+
+    The first area has the inputs to begin with, both have a layer's outputs or gradients later on.
+    """
     slots = 5 * _fours(widest)
-    return max(4 * inputs, slots), slots
-
-
-def room(inputs: int, widest: int) -> int:
-    """Return the numbers of shared memory that a task takes."""
-    return PARTS + sum(areas(inputs, widest))
+    second = PARTS + max(4 * inputs, slots)
+    return second, second + slots, second + slots + 4 * outputs
 
 
 def _fours(size: int) -> int:
@@ -99,16 +91,52 @@ def slot(j):
 
 @device_function
 def gather_rows(net, row0, i0, i1, to):
-    """Copy rows i0..i1 of the batch that begins at `row0` into shared memory and the workspace."""
-    n, at = net.stages[0, N_IN], net.numbers[X_OFFSET]
-    for r in range(ROWS):
-        inside = i0 + r < i1
-        source = source_row(net, row0 + min(i0 + r, i1 - 1)) * n
-        for j in range(cuda.threadIdx.x, n, THREADS):
-            value = input_at(net, source, j)
-            net.shared[to + 4 * j + r] = value
-            if inside:
-                net.work[at + (i0 + r) * n + j] = value
+    """Copy rows i0..i1 of the batch that begins at `row0` into shared memory and the workspace.
+
+    Behind its end the last one stands for the rest of the four, and nothing of that is kept.
+    """
+    t, end, n = cuda.threadIdx.x, i1 - 1, net.stages[0, N_IN]
+    s0, s1 = source_row(net, row0 + i0), source_row(net, row0 + min(i0 + 1, end))
+    s2, s3 = source_row(net, row0 + min(i0 + 2, end)), source_row(net, row0 + min(i0 + 3, end))
+    plain, at, j = net.numbers[BYTES] == 0 and net.numbers[RESCALED] == 0, net.numbers[X_OFFSET] + i0 * n, t
+    while j < n:
+        if plain:
+            a, b = load(net.x, s0 * n + j), load(net.x, s1 * n + j)
+            c, d = load(net.x, s2 * n + j), load(net.x, s3 * n + j)
+        else:
+            a, b = input_at(net, s0 * n, j), input_at(net, s1 * n, j)
+            c, d = input_at(net, s2 * n, j), input_at(net, s3 * n, j)
+        store4(net.shared, to + 4 * j, (a, b, c, d))
+        store(net.work, at + j, a)
+        if i0 + 1 < i1:
+            store(net.work, at + n + j, b)
+        if i0 + 2 < i1:
+            store(net.work, at + 2 * n + j, c)
+        if i0 + 3 < i1:
+            store(net.work, at + 3 * n + j, d)
+        j += THREADS
+    fetch_wanted(net, s0, s1, s2, s3)
+
+
+@device_function
+def fetch_wanted(net, s0, s1, s2, s3):
+    """Copy what is wanted of four samples into shared memory, long before the loss asks for it."""
+    t, width, wanted = cuda.threadIdx.x, net.numbers[TARGETS], net.numbers[WANTED_AREA]
+    if t < ROWS:
+        own = s0 if t == 0 else s1 if t == 1 else s2 if t == 2 else s3
+        if net.numbers[LABELLED] != 0:
+            net.own_labels[t] = net.labels[own]
+        if net.numbers[WEIGHTED] != 0:
+            net.lanes[2 * ROWS + t] = net.weights[own]
+    j = t
+    while j < width:
+        a, b = load(net.targets, s0 * width + j), load(net.targets, s1 * width + j)
+        c, d = load(net.targets, s2 * width + j), load(net.targets, s3 * width + j)
+        store(net.shared, wanted + j, a)
+        store(net.shared, wanted + width + j, b)
+        store(net.shared, wanted + 2 * width + j, c)
+        store(net.shared, wanted + 3 * width + j, d)
+        j += THREADS
 
 
 @device_function
@@ -171,61 +199,83 @@ def sums_of_one(net, x, w, n, k, part, parts):
 
 
 @device_function
-def dense_forward_rows(net, s, step, i0, i1, from_, to, last):
-    """Outputs of a dense stage for rows i0..i1, from one area to the other; row by row where it is the last."""
-    k, n, bias, weight = net.stages[s, N_IN], net.stages[s, N_OUT], net.stages[s, BIAS], net.stages[s, WEIGHT]
-    bits, parts, t, shared = net.stages[s, COLUMN_BITS], 1 << net.stages[s, SPLIT_BITS], cuda.threadIdx.x, net.shared
-    lane, part, by_four = t & ((1 << bits) - 1), t >> bits, n & 3 == 0
-    column_bits = bits + 2 if by_four else bits
-    columns = 1 << column_bits
-    for j0 in range(0, n, columns):
-        if part < parts:
-            if by_four:
-                if j0 + 4 * lane < n:
-                    sums = sums_of_four(net, from_, weight + j0 + 4 * lane, n, k, part, parts)
-                    store16(shared, 4 * (part << column_bits) + 4 * lane, columns, sums)
-            elif j0 + lane < n:
-                column = sums_of_one(net, from_, weight + j0 + lane, n, k, part, parts)
-                at = 4 * (part << column_bits) + lane
-                shared[at], shared[at + columns] = column[0], column[1]
-                shared[at + 2 * columns], shared[at + 3 * columns] = column[2], column[3]
-        cuda.syncthreads()  # the parts are there
-        for e in range(t, 4 << column_bits, THREADS):
-            r, j = e >> column_bits, j0 + (e & (columns - 1))
-            if j < n:
-                z = shared[e]
-                for p in range(1, parts):
-                    z += shared[4 * (p << column_bits) + e]
-                if i0 + r < i1:
-                    if bias >= 0:
-                        z += net.params[bias + j]
-                    z = finish_forward(net, s, step, (i0 + r) * n + j, z)
-                shared[to + (r * n + j if last else 4 * j + r)] = z
-        cuda.syncthreads()  # the next stage reads the outputs, and parts are written again
+def add_parts(shared, at, apart, parts):
+    """Return the sum of a power of two of parts: of pairs and fours, whose loads do not wait for each other."""
+    total = load(shared, at)
+    if parts > 1:
+        total += load(shared, at + apart)
+    if parts > 2:
+        total += load(shared, at + 2 * apart) + load(shared, at + 3 * apart)
+    p = 4
+    while p < parts:
+        at += 4 * apart
+        two = load(shared, at) + load(shared, at + apart)
+        total += two + (load(shared, at + 2 * apart) + load(shared, at + 3 * apart))
+        p += 4
+    return total
 
 
 @device_function
-def elementwise_forward_rows(net, s, step, i0, i1, from_, to, last):
+def dense_forward_rows(net, stage, step, i0, i1, from_, to, last):
+    """Outputs of a dense stage for rows i0..i1, from one area to the other; row by row where it is the last."""
+    k, n, t, shared = stage.inputs, stage.units, cuda.threadIdx.x, net.shared
+    bits, parts = stage.column_bits, 1 << stage.split_bits
+    lane, part, by_four = t & ((1 << bits) - 1), t >> bits, n & 3 == 0
+    column_bits = bits + 2 if by_four else bits
+    columns, j0 = 1 << column_bits, 0
+    while j0 < n:
+        if part < parts:
+            if by_four:
+                if j0 + 4 * lane < n:
+                    sums = sums_of_four(net, from_, stage.weight + j0 + 4 * lane, n, k, part, parts)
+                    store16(shared, 4 * (part << column_bits) + 4 * lane, columns, sums)
+            elif j0 + lane < n:
+                column = sums_of_one(net, from_, stage.weight + j0 + lane, n, k, part, parts)
+                at = 4 * (part << column_bits) + lane
+                store(shared, at, column[0])
+                store(shared, at + columns, column[1])
+                store(shared, at + 2 * columns, column[2])
+                store(shared, at + 3 * columns, column[3])
+        cuda.syncthreads()  # the parts are there
+        e = t
+        while e < 4 * columns:
+            r, j = e >> column_bits, j0 + (e & (columns - 1))
+            if j < n:
+                z = add_parts(shared, e, 4 * columns, parts)
+                if stage.bias >= 0:
+                    z += load(net.params, stage.bias + j)
+                if i0 + r < i1:
+                    z = finish_forward(net, stage, step, (i0 + r) * n + j, z)
+                store(shared, to + (r * n + j if last else 4 * j + r), z)
+            e += THREADS
+        cuda.syncthreads()  # the next stage reads the outputs, and parts are written again
+        j0 += columns
+
+
+@device_function
+def elementwise_forward_rows(net, stage, step, i0, i1, from_, to, last):
     """Outputs of a stage without weights."""
-    n = net.stages[s, N_OUT]
-    for e in range(cuda.threadIdx.x, 4 * n, THREADS):
+    n, e = stage.units, cuda.threadIdx.x
+    while e < 4 * n:
         r, j = e & 3, e >> 2
-        z = net.shared[from_ + e]
+        z = load(net.shared, from_ + e)
         if i0 + r < i1:
-            z = finish_forward(net, s, step, (i0 + r) * n + j, z)
-        net.shared[to + (r * n + j if last else e)] = z
+            z = finish_forward(net, stage, step, (i0 + r) * n + j, z)
+        store(net.shared, to + (r * n + j if last else e), z)
+        e += THREADS
     cuda.syncthreads()
 
 
 @device_function
-def loss_of_four(net, task, i0, i1, row0, factor, y, d):
+def loss_of_four(net, task, n, i0, i1, factor, y, d):
     """Loss of rows i0..i1, a thread a row, and the gradient of their outputs; both lie row by row in shared memory."""
-    t, n = cuda.threadIdx.x, net.stages[net.stages.shape[0] - 1, N_OUT]
-    if i0 + t < i1 and t < ROWS:
-        low, high = t * n, (t + 1) * n
+    t, width, wanted = cuda.threadIdx.x, net.numbers[TARGETS], net.numbers[WANTED_AREA]
+    if t < i1 - i0:
+        low, high, target = t * n, (t + 1) * n, wanted + t * width
         output_loss(
-            net, net.lanes[2 * t : 2 * t + 2], net.shared[d + low : d + high], net.shared[y + low : y + high], i0 + t,
-            row0, factor,
+            net, net.lanes[2 * t : 2 * t + 2], net.shared[d + low : d + high], net.shared[y + low : y + high],
+            net.own_labels[t : t + net.numbers[LABELLED]], net.shared[target : target + width],
+            net.lanes[2 * ROWS + t : 2 * ROWS + t + net.numbers[WEIGHTED]], factor,
         )  # fmt: skip
     cuda.syncthreads()  # the rows' losses and gradients are there
     if t == 0:
@@ -240,39 +290,39 @@ def loss_of_four(net, task, i0, i1, row0, factor, y, d):
 
 
 @device_function
-def keep_outputs(net, i0, i1, y):
-    """Write the last outputs, which the loss may have made probabilities, to the workspace."""
-    end = net.stages.shape[0] - 1
-    n, out = net.stages[end, N_OUT], net.stages[end, OUT]
-    for e in range(cuda.threadIdx.x, (i1 - i0) * n, THREADS):
-        net.work[out + i0 * n + e] = net.shared[y + e]
+def keep_outputs(net, stage, i0, i1, y):
+    """Write the last outputs to the workspace where the loss has made them probabilities."""
+    if net.numbers[OUTPUT] == SOFTMAX or net.numbers[LOSS] == EXTERNAL:
+        for e in range(cuda.threadIdx.x, (i1 - i0) * stage.units, THREADS):
+            net.work[stage.out + i0 * stage.units + e] = net.shared[y + e]
+        cuda.syncthreads()  # gradients are written over them
 
 
 @device_function
-def begin_backward(net, step, i0, i1, from_, to):
+def begin_backward(net, stage, step, i0, i1, from_, to):
     """Carry the gradient of the last outputs, which lies row by row, through their stage and into slots."""
-    end = net.stages.shape[0] - 1
-    n, delta = net.stages[end, N_OUT], net.stages[end, DELTA]
-    for r in range(ROWS):
-        for j in range(cuda.threadIdx.x, n, THREADS):
-            at, gradient = (i0 + r) * n + j, like(0.0, net.params[0])
+    n, j = stage.units, cuda.threadIdx.x
+    while j < n:
+        for r in range(ROWS):
+            gradient = load(net.shared, from_ + r * n + j)
             if i0 + r < i1:
-                gradient = finish_backward(net, end, step, at, net.shared[from_ + r * n + j])
-                net.work[delta + at] = gradient
-            net.shared[to + slot(j) + r] = gradient
+                at = (i0 + r) * n + j
+                gradient = finish_backward(net, stage, step, at, gradient)
+                store(net.work, stage.delta + at, gradient)
+            store(net.shared, to + slot(j) + r, gradient)
+        j += THREADS
     cuda.syncthreads()  # the next stage reads them
 
 
 @device_function
-def sums_along(net, s, from_, k0, lane, group):
+def sums_along(net, stage, from_, k0, lane, group):
     """Return the sums of 4 inputs by 4 rows over every so-many-th output of a dense stage."""
-    k, n, weight = net.stages[s, N_IN], net.stages[s, N_OUT], net.stages[s, WEIGHT]
-    sums, end = sixteen(like(0.0, net.params[0])), k - 1
-    i = k0 + group
-    w0, w1 = weight + min(i, end) * n, weight + min(i + GROUPS, end) * n
-    w2, w3 = weight + min(i + 2 * GROUPS, end) * n, weight + min(i + 3 * GROUPS, end) * n
+    n, sums, end, i = stage.units, sixteen(like(0.0, net.params[0])), stage.inputs - 1, k0 + group
+    w0, w1 = stage.weight + min(i, end) * n, stage.weight + min(i + GROUPS, end) * n
+    w2, w3 = stage.weight + min(i + 2 * GROUPS, end) * n, stage.weight + min(i + 3 * GROUPS, end) * n
     if n & 3 == 0:
-        for j in range(4 * lane, n, 4 * LANES):
+        j = 4 * lane
+        while j < n:
             a, b = load4(net.params, w0 + j), load4(net.params, w1 + j)
             c, d = load4(net.params, w2 + j), load4(net.params, w3 + j)
             at = from_ + 5 * j
@@ -280,74 +330,88 @@ def sums_along(net, s, from_, k0, lane, group):
             sums = add_products(sums, (a[1], b[1], c[1], d[1]), load4(net.shared, at + 4))
             sums = add_products(sums, (a[2], b[2], c[2], d[2]), load4(net.shared, at + 8))
             sums = add_products(sums, (a[3], b[3], c[3], d[3]), load4(net.shared, at + 12))
+            j += 4 * LANES
     else:
-        for j in range(lane, n, LANES):
+        j = lane
+        while j < n:
             e, f = load(net.params, w0 + j), load(net.params, w1 + j)
             g, h = load(net.params, w2 + j), load(net.params, w3 + j)
             sums = add_products(sums, (e, f, g, h), load4(net.shared, from_ + slot(j)))
+            j += LANES
     return sums
 
 
 @device_function
-def put_backward(net, s, step, i0, i1, r, j, to, value):
-    """Carry the gradient of input j of stage s, row r, through the stage before, and store it."""
-    n = net.stages[s, N_IN]
-    at, place = (i0 + r) * n + j, net.stages[s - 1, DELTA] if s > 0 else net.numbers[DX]
-    if i0 + r < i1:
-        if s > 0:
-            value = finish_backward(net, s - 1, step, at, value)
-        net.work[place + at] = value
-    if s > 0:
-        net.shared[to + slot(j) + r] = value
+def put_backward(net, before, step, i0, i1, r, j, n, to, value):
+    """Carry the gradient of output j of the stage before, row r, through that, and store it; without one, as it is."""
+    at = (i0 + r) * n + j
+    if before.number < 0:
+        if i0 + r < i1:
+            store(net.work, net.numbers[DX] + at, value)
+    else:
+        if i0 + r < i1:
+            value = finish_backward(net, before, step, at, value)
+            store(net.work, before.delta + at, value)
+        store(net.shared, to + slot(j) + r, value)
 
 
 @device_function
-def dense_backward_rows(net, s, step, i0, i1, from_, to):
+def dense_backward_rows(net, stage, before, step, i0, i1, from_, to):
     """Gradient of the inputs of a dense stage for rows i0..i1, from one area to the other."""
-    k, t, shared = net.stages[s, N_IN], cuda.threadIdx.x, net.shared
+    k, t, shared, k0 = stage.inputs, cuda.threadIdx.x, net.shared, 0
     lane, group = t % LANES, t // LANES
-    for k0 in range(0, k, 4 * GROUPS):
-        store16(shared, lane * PITCH + 4 * group, 4 * GROUPS, sums_along(net, s, from_, k0, lane, group))
+    while k0 < k:
+        store16(shared, lane * PITCH + 4 * group, 4 * GROUPS, sums_along(net, stage, from_, k0, lane, group))
         cuda.syncthreads()  # the parts are there
-        for e in range(t, 16 * GROUPS, THREADS):
+        e = t
+        while e < 16 * GROUPS:
             if k0 + (e >> 2) < k:
-                total = shared[e]
+                total = load(shared, e)
                 for p in range(1, LANES):
-                    total += shared[p * PITCH + e]
-                put_backward(net, s, step, i0, i1, e & 3, k0 + (e >> 2), to, total)
+                    total += load(shared, p * PITCH + e)
+                put_backward(net, before, step, i0, i1, e & 3, k0 + (e >> 2), k, to, total)
+            e += THREADS
         cuda.syncthreads()  # the next stage reads the gradients, and parts are written again
+        k0 += 4 * GROUPS
 
 
 @device_function
-def elementwise_backward_rows(net, s, step, i0, i1, from_, to):
+def elementwise_backward_rows(net, stage, before, step, i0, i1, from_, to):
     """Gradient of the inputs of a stage without weights."""
-    for e in range(cuda.threadIdx.x, 4 * net.stages[s, N_IN], THREADS):
-        put_backward(net, s, step, i0, i1, e & 3, e >> 2, to, net.shared[from_ + slot(e >> 2) + (e & 3)])
+    e = cuda.threadIdx.x
+    while e < 4 * stage.inputs:
+        value = load(net.shared, from_ + slot(e >> 2) + (e & 3))
+        put_backward(net, before, step, i0, i1, e & 3, e >> 2, stage.inputs, to, value)
+        e += THREADS
     cuda.syncthreads()
 
 
 @device_function
 def few_rows(net, task, step, row0, rows, factor, learning):
     """Carry rows 4 task .. 4 task + 4 of the batch through the network and, where it learns, back."""
-    n_stages, i0 = net.stages.shape[0], task * ROWS
-    i1, here, there = min(rows, i0 + ROWS), PARTS, PARTS + net.numbers[FIRST_AREA]
+    end, i0 = net.numbers[N_STAGES] - 1, task * ROWS
+    i1, here, there, s = min(rows, i0 + ROWS), PARTS, net.numbers[SECOND_AREA], 0
     gather_rows(net, row0, i0, i1, here)
     cuda.syncthreads()  # the first stage reads what other threads gathered
-    for s in range(n_stages):
-        if net.stages[s, KIND] == DENSE:
-            dense_forward_rows(net, s, step, i0, i1, here, there, s == n_stages - 1)
+    stage = stage_of(net, 0)
+    while s <= end:
+        stage = stage_of(net, s)
+        if stage.dense:
+            dense_forward_rows(net, stage, step, i0, i1, here, there, s == end)
         else:
-            elementwise_forward_rows(net, s, step, i0, i1, here, there, s == n_stages - 1)
-        here, there = there, here
+            elementwise_forward_rows(net, stage, step, i0, i1, here, there, s == end)
+        here, there, s = there, here, s + 1
     if net.numbers[MODE] != FORWARD:
-        loss_of_four(net, task, i0, i1, row0, factor, here, there)
-        keep_outputs(net, i0, i1, here)
-        cuda.syncthreads()  # gradients are written over the outputs, and the next task's inputs
+        loss_of_four(net, task, stage.units, i0, i1, factor, here, there)
+        keep_outputs(net, stage, i0, i1, here)
     if learning:
-        begin_backward(net, step, i0, i1, there, here)
-        for s in range(n_stages - 1, -1 if net.numbers[WANT_DX] != 0 else 0, -1):
-            if net.stages[s, KIND] == DENSE:
-                dense_backward_rows(net, s, step, i0, i1, here, there)
+        begin_backward(net, stage, step, i0, i1, there, here)
+        s, last = end, 0 if net.numbers[WANT_DX] != 0 else 1
+        while s >= last:
+            before = stage_of(net, s - 1)
+            if stage.dense:
+                dense_backward_rows(net, stage, before, step, i0, i1, here, there)
             else:
-                elementwise_backward_rows(net, s, step, i0, i1, here, there)
-            here, there = there, here
+                elementwise_backward_rows(net, stage, before, step, i0, i1, here, there)
+            here, there, s, stage = there, here, s - 1, before
+    cuda.syncthreads()  # the next task's inputs are written over what this one reads

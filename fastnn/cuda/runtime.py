@@ -58,8 +58,11 @@ def make_plan(network: Network, rows: int, blocks: int, with_dx: bool) -> Device
     table, place = _place_stages(network, rows)
     widths = [stage.units for stage in network.stages]
     shape = s.shape_for(network.inputs, widths, rows, network.dtype)
-    first_area = few.areas(network.inputs, max(widths))[0]
-    numbers = {e.X_OFFSET: 0, e.DX: place, n.N_PARAMS: network.params_size, n.FIRST_AREA: first_area}
+    second, wanted, _ = few.areas(network.inputs, max(widths), widths[-1])
+    numbers = {
+        e.X_OFFSET: 0, e.DX: place, n.N_PARAMS: network.params_size, n.N_STAGES: len(table), n.SECOND_AREA: second,
+        n.WANTED_AREA: wanted,
+    }  # fmt: skip
     place += _aligned(rows * network.inputs) if with_dx else 0
     chunks = min(gradient.MOST_CHUNKS, tiles(rows, gradient.CHUNK_ROWS))
     numbers[n.PARTIAL] = place
@@ -80,7 +83,7 @@ def make_plan(network: Network, rows: int, blocks: int, with_dx: bool) -> Device
     numbers[n.N_TILES] = len(gradient_tiles) if network.segments else 0
     across = max(tiles(width, shape.tile.columns) for width in widths) if shape.way == s.STAGED else 1
     tasks = max(row_tasks * across, len(gradient_tiles) * chunks, blocks)
-    shared = s.shared_room(shape, network.inputs, max(widths), network.dtype)
+    shared = s.shared_room(shape, network.inputs, widths, network.dtype)
     return DevicePlan(rows, table, gradient_tiles, numbers, place, at, shape, tasks, shared)
 
 

@@ -39,6 +39,9 @@ from fastnn.cuda.gradient import add_chunks, chunks_of, make_gradients
 from fastnn.cuda.net import (
     BLOCK_SUMS,
     N_BLOCKS,
+    N_NUMBERS,
+    N_STAGE,
+    N_STAGES,
     NORM_SUMS,
     OPTIMIZER,
     PENALISED,
@@ -48,29 +51,27 @@ from fastnn.cuda.net import (
     finish_forward,
     gather,
     loss_of_rows,
+    stage_of,
     total_weight,
     write_result,
 )
 from fastnn.cuda.reduction import block_total, grid_barrier, sum_of
-from fastnn.cuda.rows import LARGEST, ROWS, few_rows
+from fastnn.cuda.rows import LARGEST, MOST_STAGES, ROWS, few_rows
 from fastnn.cuda.tile import FLAT, LARGE, SQUARE, THREADS, Tile, make_product
 from fastnn.cuda.update import penalty_block, squared_norm_block, update_block
 from fastnn.cuda.vector import load4, store4
 from fastnn.kernels.epoch import (
     BATCH,
-    BIAS,
     CLIP_NORM,
-    DELTA,
-    DENSE,
     DX,
     FIRST_ROW,
     FIRST_STEP,
     FORWARD,
     GRADIENT,
     IN,
-    KIND,
     LOSS_SCALE,
     MODE,
+    N_FLOATS,
     N_IN,
     N_OUT,
     N_ROWS,
@@ -95,11 +96,11 @@ from fastnn.kernels.update import CLIP_VALUE, CORRECTION1, CORRECTION2, FIRST, L
 FEW, FUSED, STAGED = "few rows", "tiles of rows", "stage by stage"
 """Ways of the rows phase."""
 
-SHARED_BYTES = 46 * 1024
+SHARED_BYTES = 39 * 1024
 """Shared memory that a block may ask for on every device (48 KB), less what the kernels have besides."""
 
-SUMS = max(THREADS, 2 * ROWS)
-"""Numbers in float64 that a block has beside them: one a thread, or what the loss of each of a few rows leaves."""
+SUMS = max(THREADS, 3 * ROWS)
+"""Numbers in float64 that a block has beside them: one a thread, or what the loss of each of a few rows takes."""
 
 WIDEST_FUSED, MANY_ROWS = 128, 4096
 """Units up to which a block of threads carries tiles of rows through the whole network, from so many rows on."""
@@ -120,16 +121,17 @@ class Shape(NamedTuple):
 def shape_for(inputs: int, widths: list[int], n_rows: int, dtype: np.dtype[Any]) -> Shape:
     """Return the kernel for stages of these widths (the last for outputs) and batches of `n_rows`: by sizes alone."""
     widest = max(widths)
-    if n_rows < MANY_ROWS and widest <= few.WIDEST and few.room(inputs, widest) * dtype.itemsize <= SHARED_BYTES:
+    fits = few.areas(inputs, widest, widths[-1])[2] * dtype.itemsize <= SHARED_BYTES
+    if n_rows < MANY_ROWS and widest <= few.WIDEST and len(widths) <= few.MOST_STAGES and fits:
         return Shape(FEW, SQUARE)
     if widest <= WIDEST_FUSED:
         return Shape(FUSED, FLAT if n_rows < MANY_ROWS else SQUARE)
     return Shape(STAGED, LARGE if n_rows >= MANY_ROWS and widest >= LARGE.columns * 8 else SQUARE)
 
 
-def shared_room(shape: Shape, inputs: int, widest: int, dtype: np.dtype[Any]) -> int:
-    """Return the numbers of shared memory that a kernel takes."""
-    own = few.room(inputs, widest) if shape.way == FEW else shape.tile.shared
+def shared_room(shape: Shape, inputs: int, widths: list[int], dtype: np.dtype[Any]) -> int:
+    """Return the numbers of shared memory that a kernel takes for what `shape_for` chose it for."""
+    own = few.areas(inputs, max(widths), widths[-1])[2] if shape.way == FEW else shape.tile.shared
     return max(own, gradient.room(dtype))
 
 
@@ -278,8 +280,8 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
     @device_function
     def forward_tile(net, s, step, rows, i0, j0):
         """One tile of a stage's outputs."""
-        k, n, work, bias = net.stages[s, N_IN], net.stages[s, N_OUT], net.work, net.stages[s, BIAS]
-        dense = net.stages[s, KIND] == DENSE
+        stage, work = stage_of(net, s), net.work
+        k, n, bias, dense = stage.inputs, stage.units, stage.bias, stage.dense
         acc, unused = cuda.local.array(n_sums, element), cuda.local.array(1, element)
         for x in range(n_sums):
             acc[x] = zero
@@ -297,13 +299,13 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
                     z = work[net.stages[s, IN] + i * n + j]
                 elif bias >= 0:
                     z += net.params[bias + j]
-                finish_forward(net, s, step, i * n + j, z)
+                finish_forward(net, stage, step, i * n + j, z)
 
     @device_function
     def delta_tile(net, s, step, rows, i0, j0):
         """One tile of the gradient of stage s's input, carried through the stage before (for s = 0: as it is)."""
-        k, n, work, delta = net.stages[s, N_IN], net.stages[s, N_OUT], net.work, net.stages[s, DELTA]
-        dense = net.stages[s, KIND] == DENSE
+        stage, before, work = stage_of(net, s), stage_of(net, max(s - 1, 0)), net.work
+        k, n, delta, dense = stage.inputs, stage.units, stage.delta, stage.dense
         acc, unused = cuda.local.array(n_sums, element), cuda.local.array(1, element)
         for x in range(n_sums):
             acc[x] = zero
@@ -312,19 +314,19 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
                 acc, unused, net.shared, work, delta + i0 * n, n, 1, net.params, net.stages[s, WEIGHT] + j0 * n, 1, n,
                 rows - i0, k - j0, n,
             )  # fmt: skip
-        to = net.stages[s - 1, DELTA] if s > 0 else net.numbers[DX]
+        to = before.delta if s > 0 else net.numbers[DX]
         ti, tj = cuda.threadIdx.x // threads_n, cuda.threadIdx.x % threads_n
         for x in range(min(n_sums, rows * n_sums)):
             i, j = i0 + ti + x // per_n * threads_m, j0 + tj + x % per_n * threads_n
             if i < rows and j < k:
                 at = i * k + j
                 d = acc[x] if dense else work[delta + at]
-                work[to + at] = finish_backward(net, s - 1, step, at, d) if s > 0 else d
+                work[to + at] = finish_backward(net, before, step, at, d) if s > 0 else d
 
     @device_function
     def fused_rows(net, step, row0, rows, factor, learning):
         """Carry tiles of rows through the whole network and back, each by one block; see phase 1 above."""
-        n_stages = net.stages.shape[0]
+        n_stages = net.numbers[N_STAGES]
         last_stage = 0 if net.numbers[WANT_DX] != 0 else 1
         for task in range(cuda.blockIdx.x, (rows + rows_each - 1) // rows_each, cuda.gridDim.x):
             i0 = task * rows_each
@@ -347,7 +349,7 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
     @device_function
     def staged_rows(net, step, row0, rows, factor, learning):
         """Do the rows phase stage by stage, each in tiles over all blocks."""
-        n_stages = net.stages.shape[0]
+        n_stages = net.numbers[N_STAGES]
         down = (rows + rows_each - 1) // rows_each
         last_stage = 0 if net.numbers[WANT_DX] != 0 else 1
         for task in range(cuda.blockIdx.x, down, cuda.gridDim.x):
@@ -424,20 +426,49 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
     return steps
 
 
+@device_function
+def copy_vector(to, source):
+    """Copy a vector by all threads of a block."""
+    for i in range(cuda.threadIdx.x, source.size, THREADS):
+        to[i] = source[i]
+
+
+@device_function
+def copy_table(to, source):
+    """Copy a table by all threads of a block, a row each."""
+    for i in range(cuda.threadIdx.x, source.shape[0], THREADS):
+        for j in range(source.shape[1]):
+            to[i, j] = source[i, j]
+
+
 @functools.cache
 def make_kernel(dtype: np.dtype[Any], shape: Shape) -> Any:
     """Return the kernel: parameters, state and workspace in the card's memory and its second cache."""
-    steps, element = make_steps(dtype, shape), numba.from_dtype(dtype)
+    steps, element, in_fours = make_steps(dtype, shape), numba.from_dtype(dtype), shape.way == FEW
 
     @named_kernel(f"grid {dtype} {shape}")
     def run(
         numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x,
         x_bytes, rescale, labels, targets, weights, order, rates, report, result, arrivals,
     ):  # fmt: skip
-        shared, lanes = cuda.shared.array(0, element), cuda.shared.array(SUMS, numba.float64)
+        shared = cuda.shared.array(0, element)
+        lanes = cuda.shared.array(SUMS, numba.float64)
+        own_labels = cuda.shared.array(ROWS, numba.int64)
+        if in_fours:  # what every stage looks up is at hand
+            own_numbers = cuda.shared.array(N_NUMBERS, numba.int64)
+            own_stages = cuda.shared.array((MOST_STAGES, N_STAGE), numba.int64)
+            own_floats = cuda.shared.array(N_FLOATS, numba.float64)
+            own_hyper = cuda.shared.array(N_HYPER, numba.float64)
+            copy_table(own_stages, stages)
+            copy_vector(own_numbers, numbers)
+            copy_vector(own_floats, floats)
+            copy_vector(own_hyper, hyper)
+            cuda.syncthreads()
+            numbers, stages, floats, hyper = own_numbers, own_stages, own_floats, own_hyper
         net = Net(
             numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x,
             x_bytes, rescale, labels, targets, weights, order, rates, report, result, arrivals, shared, lanes,
+            own_labels,
         )  # fmt: skip
         steps(net)
 

@@ -35,6 +35,15 @@ def _load(typingctx, array, index):
     return array.dtype(array, types_of_numba().int64), generate
 
 
+def _store(typingctx, array, index, value):
+    def generate(context, builder, signature, arguments):
+        builder.store(arguments[2], _address(context, builder, signature, arguments)[0])
+        return context.get_dummy_value()
+
+    types = types_of_numba()
+    return types.void(array, types.int64, array.dtype), generate
+
+
 def _load4(typingctx, array, index):
     def generate(context, builder, signature, arguments):
         at, vector = _address(context, builder, signature, arguments)
@@ -68,6 +77,10 @@ if SIMULATED:
         """Return the element at an index."""
         return array[index]
 
+    def store(array: Any, index: Any, value: Any) -> None:
+        """Write the element at an index."""
+        array[index] = value
+
     def load4(array: Any, index: Any) -> Any:
         """Return the four elements from an index that is a multiple of 4."""
         assert index % FOUR == 0, index
@@ -80,7 +93,8 @@ if SIMULATED:
             array[index + i] = values[i]
 
 else:
-    load, load4, store4 = intrinsic(_load), intrinsic(_load4), intrinsic(_store4)
+    load, store = intrinsic(_load), intrinsic(_store)
+    load4, store4 = intrinsic(_load4), intrinsic(_store4)
 
 
 @device_function
