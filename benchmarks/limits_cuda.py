@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 
 from fastnn.cuda._launch import processors
@@ -55,8 +56,11 @@ def _copy(target, source):
 
 @kernel
 def _meet(arrivals, count):
+    met = cuda.shared.array(1, numba.int64)
+    if cuda.threadIdx.x == 0:
+        met[0] = 0
     for _ in range(count):
-        grid_barrier(arrivals)
+        grid_barrier(arrivals, met)
 
 
 def seconds(call: Callable[[], Any], repeats: int = 7, inner: int = 1) -> float:

@@ -49,8 +49,8 @@ from fastnn.cuda.net import (
     write_result,
 )
 from fastnn.cuda.reduction import sum_of
-from fastnn.cuda.step import add_penalties, clip_scale, norm_of_blocks, penalty_scale, update_parameters
 from fastnn.cuda.tile import THREADS
+from fastnn.cuda.weights import add_penalties, clip_scale, norm_of_blocks, penalty_scale, update_parameters
 from fastnn.kernels import epoch as e
 from fastnn.kernels.epoch import (
     BATCH,
@@ -119,7 +119,7 @@ def _net(body: Any) -> Any:
             net = Net(
                 numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums,
                 x, x_bytes, rescale, labels, targets, weights, order, rates, report, result, stopped, params, lanes,
-                labels,
+                labels, labels,
             )  # fmt: skip
             i = int(stopped[1])
             step, row0 = numbers[FIRST_STEP] + i, numbers[FIRST_ROW] + i * numbers[BATCH]
@@ -210,7 +210,7 @@ def _update(net, i, stage, step, row0, rows):
 @device_function
 def _end(net, i, stage, step, row0, rows):
     """Add up what the update left, and count the step: one block."""
-    add_penalties(net, i)
+    add_penalties(net, i, False)
     cuda.syncthreads()  # every thread knows the step's number
     if cuda.threadIdx.x == 0:
         net.report[i, REPORT_ROWS] = rows

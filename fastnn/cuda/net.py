@@ -100,6 +100,7 @@ class Net(NamedTuple):
     shared: Any  # e: the block's own memory, for tiles
     lanes: Any  # float64: the block's, for sums
     own_labels: Any  # int64: the block's, for the labels of a few rows
+    met: Any  # int64 (1,): the block's: by how much its barriers have counted
 
 
 @device_function

@@ -39,22 +39,24 @@ def sum_of(values, first, count, stride, lanes):
 
 
 @device_function
-def grid_barrier(arrivals):
+def grid_barrier(arrivals, met):
     """Wait until every block of the grid is here, and let it see what the others wrote.
 
-    Every block counts itself in at `arrivals` (int32 (1,), 0 at the launch), and waits for the count to reach the next
-    multiple of the number of blocks: a block can be one barrier ahead of another, never two. The fence before counting
-    in publishes what the whole block wrote (its threads met in `syncthreads` before); the fence behind the wait keeps
-    later reads from seeing older values. All blocks must be on the card at once: no more are launched than it has
-    multiprocessors, and one such kernel at a time (`_launch.lock`).
+    Every block counts itself in at `arrivals[0]` (int32, 0 at the launch), and waits for the count to reach as many
+    times the number of blocks as it has met the others, which it counts at `met[0]` (int64, shared, 0 at the
+    launch): a block can be one barrier ahead of another, never two. The fence before counting in publishes what the
+    whole block wrote (its threads met in `syncthreads` before); the fence behind the wait keeps later reads from seeing
+    older values. All blocks must be on the card at once: no more are launched than it has multiprocessors, and one such
+    kernel at a time (`_launch.lock`).
     """
     cuda.syncthreads()
     blocks = cuda.gridDim.x
     if blocks > 1:
         if cuda.threadIdx.x == 0:
             cuda.threadfence()
-            before = cuda.atomic.add(arrivals, 0, 1)
-            target = (before // blocks + 1) * blocks
+            target = met[0] + blocks
+            met[0] = target
+            cuda.atomic.add(arrivals, 0, 1)
             while cuda.atomic.add(arrivals, 0, 0) < target:
                 pass
             cuda.threadfence()

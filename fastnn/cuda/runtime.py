@@ -53,8 +53,8 @@ class DevicePlan:
     shared: int
 
 
-def make_plan(network: Network, rows: int, blocks: int, with_dx: bool) -> DevicePlan:
-    """Lay out a workspace; `blocks` is the number of blocks of parameters."""
+def make_plan(network: Network, rows: int, blocks: npt.NDArray[np.int64], with_dx: bool) -> DevicePlan:
+    """Lay out a workspace; `blocks` are those of parameters."""
     table, place = _place_stages(network, rows)
     widths = [stage.units for stage in network.stages]
     shape = s.shape_for(network.inputs, widths, rows, network.dtype)
@@ -68,23 +68,30 @@ def make_plan(network: Network, rows: int, blocks: int, with_dx: bool) -> Device
     numbers[n.PARTIAL] = place
     place += chunks * network.params_size if chunks > 1 else 0
     row_tasks = tiles(rows, shape.rows)
+    gradient_tiles = _tiles_of(network, table, blocks)
     sizes = {
         n.ROW_SUMS: 2 * rows,
         n.TILE_SUMS: 2 * max(row_tasks, tiles(rows, launches.ROWS_EACH)),
-        n.BLOCK_SUMS: blocks,
-        n.NORM_SUMS: blocks,
+        n.BLOCK_SUMS: max(len(blocks), len(gradient_tiles)),
+        n.NORM_SUMS: len(blocks),
     }
     at = 0
     for name, size in sizes.items():
         numbers[name] = at
         at += size
-    dense = [(stage.inputs, stage.units if stage.dense is not None else 0) for stage in network.stages]
-    gradient_tiles = np.array(gradient.tiles_of(dense) or [(0, 0, 0)], np.int64)
     numbers[n.N_TILES] = len(gradient_tiles) if network.segments else 0
     across = max(tiles(width, shape.tile.columns) for width in widths) if shape.way == s.STAGED else 1
-    tasks = max(row_tasks * across, len(gradient_tiles) * chunks, blocks)
+    tasks = max(row_tasks * across, len(gradient_tiles) * chunks, len(blocks) if chunks > 1 else 0)
     shared = s.shared_room(shape, network.inputs, widths, network.dtype)
     return DevicePlan(rows, table, gradient_tiles, numbers, place, at, shape, tasks, shared)
+
+
+def _tiles_of(network: Network, table: npt.NDArray[Any], blocks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the table of tiles that a gradient has."""
+    number = {int(start): u for u, (start, _) in enumerate(blocks)}
+    dense = [(stage.inputs, stage.units if stage.dense is not None else 0) for stage in network.stages]
+    owners = [(number.get(int(row[e.WEIGHT]), 0), number.get(int(row[e.BIAS]), 0)) for row in table]
+    return np.array(gradient.tiles_of(dense, owners) or [(0, 0, 0, 0, 0)], np.int64)
 
 
 def _place_stages(network: Network, rows: int) -> tuple[npt.NDArray[np.int64], int]:
@@ -349,7 +356,7 @@ class CudaRuntime(Runtime):
         if key not in self._plans_made:
             if len(self._plans_made) == 8:
                 self._plans_made.clear()
-            self._plans_made[key] = make_plan(self.network, rows, len(self._parts[0]), with_dx)
+            self._plans_made[key] = make_plan(self.network, rows, self._parts[0], with_dx)
         return self._plans_made[key]
 
     def _room(self, plan: DevicePlan) -> None:

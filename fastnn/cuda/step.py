@@ -8,14 +8,15 @@ same bits for any number of blocks.
    block carries through the whole network and back with barriers of the block alone, so that a network may be deep
    without waiting for the rest of the card: four rows (`rows.py`), or in large batches of narrow layers a tile of them.
    Where layers are wide, each stage is a phase of its own, and its tiles are the tasks.
-2. Gradients: tiles of dW = in^T delta of all layers at once (`gradient.py`).
+2. Gradients: tiles of dW = in^T delta of all layers at once (`gradient.py`). Who has the whole sum of a tile does the
+   optimizer's step on its weights, too.
 3. The global norm, where it is clipped.
-4. Update: blocks of parameters, with their penalties.
+4. Update: blocks of parameters, with their penalties, where phase 2 could not do it.
 
 Between phases all blocks meet (`reduction.grid_barrier`): a phase reads what other blocks wrote in the one before it.
 Within the rows phase a block reads only rows that it wrote itself, or there is a barrier after every stage. The update
 writes parameters that the next step's rows phase reads, and reads gradients that the next gradient phase writes: a
-barrier ends the step.
+barrier ends the step. Penalties are added up by the last block behind it, and written again two barriers later.
 
 A step whose loss is not finite ends the launch. A block that finds such a loss among its rows says so before the
 barrier, and all read it behind that, before the next one: the next that is found comes two barriers later. The last
@@ -33,18 +34,12 @@ import numpy as np
 
 from fastnn.cuda import gradient
 from fastnn.cuda import rows as few
-from fastnn.cuda._formulas import like
 from fastnn.cuda._numba import cuda, device_function, named_kernel
 from fastnn.cuda.gradient import add_chunks, chunks_of, make_gradients
 from fastnn.cuda.net import (
-    BLOCK_SUMS,
-    N_BLOCKS,
     N_NUMBERS,
     N_STAGE,
     N_STAGES,
-    NORM_SUMS,
-    OPTIMIZER,
-    PENALISED,
     TILE_SUMS,
     Net,
     finish_backward,
@@ -55,11 +50,10 @@ from fastnn.cuda.net import (
     total_weight,
     write_result,
 )
-from fastnn.cuda.reduction import block_total, grid_barrier, sum_of
+from fastnn.cuda.reduction import grid_barrier, sum_of
 from fastnn.cuda.rows import LARGEST, MOST_STAGES, ROWS, few_rows
 from fastnn.cuda.tile import FLAT, LARGE, SQUARE, THREADS, Tile, make_product
-from fastnn.cuda.update import penalty_block, squared_norm_block, update_block
-from fastnn.cuda.vector import load4, store4
+from fastnn.cuda.weights import add_penalties, clip_scale, norm_of_blocks, penalty_scale, update_parameters
 from fastnn.kernels.epoch import (
     BATCH,
     CLIP_NORM,
@@ -76,22 +70,16 @@ from fastnn.kernels.epoch import (
     N_OUT,
     N_ROWS,
     N_STEPS,
-    PER_WEIGHT,
     REPORT_CORRECT,
     REPORT_LOSS,
-    REPORT_NORM,
-    REPORT_PENALTY,
     REPORT_ROWS,
     REPORT_WEIGHT,
-    STATE_0,
-    STATE_1,
-    STATE_2,
     TRAIN,
     WANT_DX,
     WANT_OUT,
     WEIGHT,
 )  # fmt: skip
-from fastnn.kernels.update import CLIP_VALUE, CORRECTION1, CORRECTION2, FIRST, LR, N_HYPER
+from fastnn.kernels.update import N_HYPER
 
 FEW, FUSED, STAGED = "few rows", "tiles of rows", "stage by stage"
 """Ways of the rows phase."""
@@ -133,121 +121,6 @@ def shared_room(shape: Shape, inputs: int, widths: list[int], dtype: np.dtype[An
     """Return the numbers of shared memory that a kernel takes for what `shape_for` chose it for."""
     own = few.areas(inputs, max(widths), widths[-1])[2] if shape.way == FEW else shape.tile.shared
     return max(own, gradient.room(dtype))
-
-
-@device_function
-def penalty_scale(net, total):
-    """Return what penalties are multiplied by at this step."""
-    if net.floats[PER_WEIGHT] == 0.0:
-        return 1.0
-    return 1.0 / total if total > 0.0 else 0.0
-
-
-@device_function
-def norm_of_blocks(net, share):
-    """Write the squared norm of each block of the total gradient to the sums of norms."""
-    for u in range(cuda.blockIdx.x, net.numbers[N_BLOCKS], cuda.gridDim.x):
-        low, high = net.blocks[u, 0] + cuda.threadIdx.x, net.blocks[u, 1]
-        total = 0.0
-        if low < high:
-            total = squared_norm_block(
-                net.grads[low:high:THREADS], net.params[low:high:THREADS], share * net.block_floats[u, 0],
-                share * net.block_floats[u, 1], net.hyper[CLIP_VALUE],
-            )  # fmt: skip
-        total = block_total(total, net.lanes)
-        if cuda.threadIdx.x == 0:
-            net.sums[net.numbers[NORM_SUMS] + u] = total
-
-
-@device_function
-def fetch_four(own, values, first, high):
-    """Copy four numbers into a thread's own array, 0 where there are fewer."""
-    if first + 4 <= high:
-        own[0], own[1], own[2], own[3] = load4(values, first)
-    else:
-        for x in range(4):
-            own[x] = values[first + x] if first + x < high else like(0.0, values[first])
-
-
-@device_function
-def put_four(values, own, first, high):
-    """Copy them back."""
-    if first + 4 <= high:
-        store4(values, first, (own[0], own[1], own[2], own[3]))
-    else:
-        for x in range(4):
-            if first + x < high:
-                values[first + x] = own[x]
-
-
-@device_function
-def update_parameters(net, i, step, share, scale):
-    """Do the optimizer's step number `step`, the launch's i-th; the penalty of each block goes to the sums of blocks.
-
-    A thread has four neighbours in registers: all that it reads is on its way before it works out the first.
-    """
-    element = net.params.dtype
-    s0, s1, s2 = net.numbers[STATE_0], net.numbers[STATE_1], net.numbers[STATE_2]
-    w, d = cuda.local.array(4, element), cuda.local.array(4, element)
-    own0, own1, own2 = cuda.local.array(4, element), cuda.local.array(4, element), cuda.local.array(4, element)
-    hyper = cuda.local.array(N_HYPER, numba.float64)
-    for x in range(N_HYPER):
-        hyper[x] = net.hyper[x]
-    hyper[LR], hyper[CORRECTION1], hyper[CORRECTION2] = net.rates[i, 0], net.rates[i, 1], net.rates[i, 2]
-    hyper[FIRST] = 1.0 if step == 0 else 0.0
-    for u in range(cuda.blockIdx.x, net.numbers[N_BLOCKS], cuda.gridDim.x):
-        high, total = net.blocks[u, 1], 0.0
-        l1, l2, truncate = (
-            share * net.block_floats[u, 0],
-            share * net.block_floats[u, 1],
-            share * net.block_floats[u, 3],
-        )
-        for first in range(net.blocks[u, 0] + 4 * cuda.threadIdx.x, high, 4 * THREADS):
-            fetch_four(w, net.params, first, high)
-            fetch_four(d, net.grads, first, high)
-            if s0 >= 0:
-                fetch_four(own0, net.state, s0 + first, s0 + high)
-            if s1 >= 0:
-                fetch_four(own1, net.state, s1 + first, s1 + high)
-            if s2 >= 0:
-                fetch_four(own2, net.state, s2 + first, s2 + high)
-            if net.numbers[PENALISED] != 0:
-                total += penalty_block(w, l1 + truncate, l2)
-            update_block(
-                net.numbers[OPTIMIZER], w, own0[: 4 if s0 >= 0 else 0], own1[: 4 if s1 >= 0 else 0],
-                own2[: 4 if s2 >= 0 else 0], d, hyper, l1, l2, net.block_floats[u, 2], scale, truncate * hyper[LR],
-            )  # fmt: skip
-            put_four(net.params, w, first, high)
-            if s0 >= 0:
-                put_four(net.state, own0, s0 + first, s0 + high)
-            if s1 >= 0:
-                put_four(net.state, own1, s1 + first, s1 + high)
-            if s2 >= 0:
-                put_four(net.state, own2, s2 + first, s2 + high)
-        if net.numbers[PENALISED] != 0:
-            total = block_total(total, net.lanes)
-            if cuda.threadIdx.x == 0:
-                net.sums[net.numbers[BLOCK_SUMS] + u] = total
-
-
-@device_function
-def clip_scale(net, i):
-    """Return what the gradient is multiplied by, from the sums of norms where the global norm is clipped."""
-    if not net.floats[CLIP_NORM] < math.inf:
-        return 1.0
-    norm = math.sqrt(sum_of(net.sums, net.numbers[NORM_SUMS], net.numbers[N_BLOCKS], 1, net.lanes))
-    if cuda.blockIdx.x == 0 and cuda.threadIdx.x == 0:
-        net.report[i, REPORT_NORM] = norm
-    return net.floats[CLIP_NORM] / norm if norm > net.floats[CLIP_NORM] else 1.0
-
-
-@device_function
-def add_penalties(net, i):
-    """Add up the penalties that the update left, into the report."""
-    if net.numbers[PENALISED] != 0 and net.numbers[MODE] == TRAIN:
-        penalty = sum_of(net.sums, net.numbers[BLOCK_SUMS], net.numbers[N_BLOCKS], 1, net.lanes)
-        if cuda.blockIdx.x == 0 and cuda.threadIdx.x == 0:
-            net.report[i, REPORT_PENALTY] = penalty
 
 
 @device_function
@@ -354,35 +227,24 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
         last_stage = 0 if net.numbers[WANT_DX] != 0 else 1
         for task in range(cuda.blockIdx.x, down, cuda.gridDim.x):
             gather(net, row0, task * rows_each, min(rows, (task + 1) * rows_each))
-        grid_barrier(net.arrivals)
+        grid_barrier(net.arrivals, net.met)
         for s in range(n_stages):
             across = (net.stages[s, N_OUT] + columns_each - 1) // columns_each
             for task in range(cuda.blockIdx.x, down * across, cuda.gridDim.x):
                 forward_tile(net, s, step, rows, task // across * rows_each, task % across * columns_each)
-            grid_barrier(net.arrivals)
+            grid_barrier(net.arrivals, net.met)
         if net.numbers[MODE] != FORWARD:
             for task in range(cuda.blockIdx.x, down, cuda.gridDim.x):
                 first, last = task * rows_each, min(rows, (task + 1) * rows_each)
                 stop_if_infinite(net, loss_of_rows(net, task, first, last, row0, step, factor))
-            grid_barrier(net.arrivals)
+            grid_barrier(net.arrivals, net.met)
         if learning:
             for s in range(n_stages - 1, last_stage - 1, -1):
                 across = (net.stages[s, N_IN] + columns_each - 1) // columns_each
                 for task in range(cuda.blockIdx.x, down * across, cuda.gridDim.x):
                     delta_tile(net, s, step, rows, task // across * rows_each, task % across * columns_each)
                 if s > last_stage:
-                    grid_barrier(net.arrivals)
-
-    @device_function
-    def update(net, i, step, total):
-        """Penalty, global norm and optimizer step."""
-        share = penalty_scale(net, total)
-        if net.floats[CLIP_NORM] < math.inf:
-            norm_of_blocks(net, share)
-            grid_barrier(net.arrivals)
-        update_parameters(net, i, step, share, clip_scale(net, i))
-        grid_barrier(net.arrivals)
-        add_penalties(net, i)
+                    grid_barrier(net.arrivals, net.met)
 
     @device_function
     def steps(net):
@@ -402,26 +264,32 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
                 fused_rows(net, step, row0, rows, factor, learning)
             else:
                 staged_rows(net, step, row0, rows, factor, learning)
-            grid_barrier(net.arrivals)
+            grid_barrier(net.arrivals, net.met)
             if mode != FORWARD:
                 report_loss(net, i, (rows + loss_rows_each - 1) // loss_rows_each, total)
                 if mode == TRAIN and net.arrivals[1] != 0:
                     return
             if learning:
-                chunks = chunks_of(rows)
-                gradients(net, rows, chunks)
-                grid_barrier(net.arrivals)
+                chunks, clips, share = chunks_of(rows), net.floats[CLIP_NORM] < math.inf, penalty_scale(net, total)
+                at_once = mode == TRAIN and chunks == 1 and not clips
+                gradients(net, rows, chunks, at_once, i, step, share)
+                grid_barrier(net.arrivals, net.met)
                 if chunks > 1:
                     add_chunks(net, chunks)
-                    grid_barrier(net.arrivals)
-                if mode == TRAIN:
-                    update(net, i, step, total)
+                    grid_barrier(net.arrivals, net.met)
+                if mode == TRAIN and not at_once:
+                    if clips:
+                        norm_of_blocks(net, share)
+                        grid_barrier(net.arrivals, net.met)
+                    update_parameters(net, i, step, share, clip_scale(net, i))
+                    grid_barrier(net.arrivals, net.met)
+                add_penalties(net, i, at_once)
             if net.numbers[WANT_OUT] != 0 or net.numbers[WANT_DX] != 0:
                 write_result(net, i, rows)
             if leads:
                 net.report[i, REPORT_ROWS] = rows
             if not learning or net.numbers[WANT_DX] != 0:  # the next step overwrites outputs and sums
-                grid_barrier(net.arrivals)
+                grid_barrier(net.arrivals, net.met)
 
     return steps
 
@@ -454,6 +322,9 @@ def make_kernel(dtype: np.dtype[Any], shape: Shape) -> Any:
         shared = cuda.shared.array(0, element)
         lanes = cuda.shared.array(SUMS, numba.float64)
         own_labels = cuda.shared.array(ROWS, numba.int64)
+        met = cuda.shared.array(1, numba.int64)
+        if cuda.threadIdx.x == 0:
+            met[0] = 0
         if in_fours:  # what every stage looks up is at hand
             own_numbers = cuda.shared.array(N_NUMBERS, numba.int64)
             own_stages = cuda.shared.array((MOST_STAGES, N_STAGE), numba.int64)
@@ -468,7 +339,7 @@ def make_kernel(dtype: np.dtype[Any], shape: Shape) -> Any:
         net = Net(
             numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x,
             x_bytes, rescale, labels, targets, weights, order, rates, report, result, arrivals, shared, lanes,
-            own_labels,
+            own_labels, met,
         )  # fmt: skip
         steps(net)
 

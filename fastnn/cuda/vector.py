@@ -121,3 +121,22 @@ def store16(array, at, pitch, sums):
     store4(array, at + pitch, (sums[4], sums[5], sums[6], sums[7]))
     store4(array, at + 2 * pitch, (sums[8], sums[9], sums[10], sums[11]))
     store4(array, at + 3 * pitch, (sums[12], sums[13], sums[14], sums[15]))
+
+
+@device_function
+def add_four(sums, x):
+    """Return the sums of two times four numbers."""
+    return (sums[0] + x[0], sums[1] + x[1], sums[2] + x[2], sums[3] + x[3])
+
+
+@device_function
+def add16(sums, array, at, pitch):
+    """Return 4 x 4 sums and what `store16` wrote."""
+    a, b = load4(array, at), load4(array, at + pitch)
+    c, d = load4(array, at + 2 * pitch), load4(array, at + 3 * pitch)
+    return (
+        sums[0] + a[0], sums[1] + a[1], sums[2] + a[2], sums[3] + a[3],
+        sums[4] + b[0], sums[5] + b[1], sums[6] + b[2], sums[7] + b[3],
+        sums[8] + c[0], sums[9] + c[1], sums[10] + c[2], sums[11] + c[3],
+        sums[12] + d[0], sums[13] + d[1], sums[14] + d[2], sums[15] + d[3],
+    )  # fmt: skip
