@@ -49,7 +49,14 @@ class Runtime:
         Key of the dropout masks.
     n_threads : int or None
         None: all that Numba may use.
+
+    Attributes
+    ----------
+    first_steps : int
+        Steps of the first call of a training run; how long it took says how many the next one takes.
     """
+
+    first_steps = 1
 
     def __init__(
         self, network: Network, optimizer: Optimizer, truncate: bool, seed: int, n_threads: int | None
@@ -72,9 +79,13 @@ class Runtime:
         self._plan: Plan | None = None
         self._work = np.empty(0, dtype)
 
-    def snapshot(self) -> tuple[Array, Array]:
-        """Return copies of parameters and optimizer state."""
+    def snapshot(self) -> tuple[Any, Any]:
+        """Return copies of parameters and optimizer state, for `restore`."""
         return self.params.copy(), self.state.copy()
+
+    def restore(self, snapshot: tuple[Any, Any]) -> None:
+        """Go back to what `snapshot` returned."""
+        self.params[:], self.state[:] = snapshot
 
     def is_finite(self) -> bool:
         """Return whether no parameter is NaN or infinite."""

@@ -78,7 +78,7 @@ class Trainer:
         self.shuffle = shuffle and self.batch < feed.rows
         self.callbacks, self.verbose = callbacks, verbose
         self.schedule = as_schedule(model.optimizer.lr)
-        self._steps_an_epoch, self._steps_a_call = -(-feed.rows // self.batch), 1
+        self._steps_an_epoch, self._steps_a_call = -(-feed.rows // self.batch), model.runtime.first_steps
         self._one_by_one = False
         self._calls: tuple[Data, TrainingCalls] | None = None
 
@@ -97,6 +97,8 @@ class Trainer:
             callback.on_train_begin()
         model.runtime.compile()
         model.runtime.keep_data(True)
+        if isinstance(self.feed, InMemory):
+            self._training_calls(self.feed.data)  # a GPU takes its copy before the first epoch is timed
         try:
             silent = self.verbose in (0, False) or not sys.stderr.isatty()
             with ProgressBar(max(0, last - model.epoch) * self.feed.rows, silent) as bar:
@@ -265,11 +267,12 @@ class Trainer:
 
     def _snapshot(self) -> Snapshot:
         runtime, model = self.model.runtime, self.model
-        return *runtime.snapshot(), model.step, model.epoch, self.schedule.state()
+        return runtime.snapshot(), model.step, model.epoch, self.schedule.state()
 
     def _go_back(self, to: Snapshot) -> None:
         model = self.model
-        model.runtime.params[:], model.runtime.state[:], model.step, model.epoch, schedule = to
+        weights, model.step, model.epoch, schedule = to
+        model.runtime.restore(weights)
         self.schedule.restore(schedule)
         model.history.truncate(model.epoch)
 

@@ -15,6 +15,7 @@ from fastnn import cuda, training
 from fastnn.cuda import _cublas, graph, launches
 from fastnn.cuda._cublas import Matrix
 from fastnn.cuda._numba import SIMULATED, driver
+from fastnn.cuda.runtime import CudaRuntime
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason=cuda.missing() or "stand-ins work on the simulator's arrays")
 
@@ -209,6 +210,7 @@ def trained(x, y, epochs=1, dtype="float32"):
 @pytest.fixture
 def samples(rng, monkeypatch):
     monkeypatch.setattr(launches, "LEAST_REPLAYS", 1)
+    monkeypatch.setattr(CudaRuntime, "first_steps", 1)
     monkeypatch.setattr(training, "CALL_SECONDS", 1e9)  # calls of 1, 4 and 1 steps, then of all 6 of an epoch
     return rng.normal(size=(11, 2)), rng.integers(0, 2, 11)
 

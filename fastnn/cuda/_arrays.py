@@ -25,6 +25,8 @@ def as_device(name: str, array: Any) -> Any:
     if SIMULATED:
         if type(array).__name__ == "FakeCUDAArray":
             return array
+    elif _is_numbas(array):
+        return array
     elif driver.is_cuda_array(array):
         return driver.as_cuda_array(array)
     raise TypeError(
@@ -32,9 +34,14 @@ def as_device(name: str, array: Any) -> Any:
     )
 
 
+def _is_numbas(array: Any) -> bool:
+    """Return whether an array is one of Numba's own on the device, which takes no new view of it."""
+    return bool(getattr(array, "__cuda_ndarray__", False))
+
+
 def address(array: Any) -> int:
     """Return where an array begins."""
-    return int(array._ary.ctypes.data if SIMULATED else array.__cuda_array_interface__["data"][0])
+    return int(array._ary.ctypes.data if SIMULATED else array.device_ctypes_pointer.value or 0)
 
 
 def _extent(array: Any) -> tuple[int, int]:
@@ -49,7 +56,9 @@ def is_contiguous(array: Any) -> bool:
 
 
 def _is_read_only(array: Any) -> bool:
-    return not array.flags.writeable if SIMULATED else bool(array.__cuda_array_interface__["data"][1])
+    if SIMULATED:
+        return not array.flags.writeable
+    return not _is_numbas(array) and bool(array.__cuda_array_interface__["data"][1])
 
 
 def check_array(
@@ -67,15 +76,20 @@ def check_array(
         expected = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
         raise TypeError(f"{name}: got dtype {view.dtype}, expected {expected}")
     if shape is not None:
-        have = tuple(view.shape)
-        if len(have) != len(shape) or any(want not in (None, got) for want, got in zip(shape, have, strict=True)):
-            wanted = ", ".join("any" if want is None else str(want) for want in shape)
-            raise ValueError(f"{name}: got shape {have}, expected ({wanted}{',' if len(shape) == 1 else ''})")
+        check_shape(name, view.shape, shape)
     if not is_contiguous(view):
         raise ValueError(f"{name}: got an array that is not C-contiguous, expected one")
-    if writable and _is_read_only(view):
+    if writable and _is_read_only(array):
         raise ValueError(f"{name}: got a read-only array, expected a writable one, since the kernel writes into it")
     return view
+
+
+def check_shape(name: str, have: Any, shape: tuple[int | None, ...]) -> None:
+    """Raise a ValueError where a shape is not the one wanted (None: any length)."""
+    have = tuple(have)
+    if len(have) != len(shape) or any(want not in (None, got) for want, got in zip(shape, have, strict=True)):
+        wanted = ", ".join("any" if want is None else str(want) for want in shape)
+        raise ValueError(f"{name}: got shape {have}, expected ({wanted}{',' if len(shape) == 1 else ''})")
 
 
 def check_arrays(
@@ -103,19 +117,18 @@ def check_arrays(
 
 def check_overlap(outputs: dict[str, Any], arrays: dict[str, Any]) -> None:
     """Raise where an output shares memory with another array."""
-    seen = []
-    for name, output in outputs.items():
+    seen, extents = [], {name: _extent(array) for name, array in arrays.items()}
+    for name in outputs:
         seen.append(name)
-        start, stop = _extent(output)
-        for other_name, other in arrays.items():
-            low, high = _extent(other)
+        start, stop = extents[name]
+        for other_name, (low, high) in extents.items():
             if other_name not in seen and low < stop and start < high:
                 raise ValueError(f"{name}: shares memory with {other_name}, expected arrays that do not overlap")
 
 
 def flat(array: Any) -> Any:
     """Return a contiguous device array as a vector, without a copy."""
-    return array.reshape(array.size)
+    return array if array.ndim == 1 else array.reshape(array.size)
 
 
 def view_as(array: Any, dtype: Any, shape: tuple[int, ...]) -> Any:

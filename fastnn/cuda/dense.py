@@ -8,7 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastnn.cuda._arrays import check_arrays, empty, flat
+from fastnn.cuda._arrays import check_arrays, check_shape, flat
 from fastnn.cuda._launch import launch
 from fastnn.cuda._numba import cuda, named_kernel
 from fastnn.cuda.activation import activate_one
@@ -70,7 +70,7 @@ def make_matmul(dtype: np.dtype[Any], tile: Tile) -> Any:
 
 def _product(c: Any, a: Any, b: Any, m: int, n: int, k: int, strides: tuple[int, ...], **extra: Any) -> None:
     """Launch C = A B; `strides` are those of A by row and column and of B by row and column."""
-    nothing = empty(1, c.dtype)
+    nothing = c  # for what is not there
     bias, activated, sums = extra.get("bias"), extra.get("activated"), extra.get("sums")
     tile = tile_for(m, n)
     launch(
@@ -87,10 +87,8 @@ def matmul(c: Any, a: Any, b: Any, transpose_a: bool = False, transpose_b: bool 
     arrays = check_arrays({"c": c}, {"a": a, "b": b}, dict.fromkeys(("c", "a", "b"), (None, None)))
     m, k = arrays["a"].shape[::-1] if transpose_a else arrays["a"].shape
     n = arrays["b"].shape[0 if transpose_b else 1]
-    check_arrays(
-        {"c": c}, {"a": a, "b": b},
-        {"c": (m, n), "a": (k, m) if transpose_a else (m, k), "b": (n, k) if transpose_b else (k, n)},
-    )  # fmt: skip
+    for name, shape in {"c": (m, n), "b": (n, k) if transpose_b else (k, n)}.items():
+        check_shape(name, arrays[name].shape, shape)
     if m * n == 0:
         return
     strides = ((1, m) if transpose_a else (k, 1)) + ((1, k) if transpose_b else (n, 1))

@@ -18,8 +18,9 @@ from fastnn.cuda._formulas import like
 from fastnn.cuda._numba import SIMULATED, cuda, device_function
 from fastnn.cuda.net import N_PARAMS, N_TILES, PARTIAL, stage_of
 from fastnn.cuda.tile import THREADS
+from fastnn.cuda.update import put_four
 from fastnn.cuda.vector import add16, add_four, add_products, load4, sixteen, store4, store16
-from fastnn.cuda.weights import put_four, put_penalty, step_numbers, update_four
+from fastnn.cuda.weights import put_penalty, step_four, step_numbers
 from fastnn.kernels.update import N_HYPER
 
 DOWN, ACROSS = (2, 1) if SIMULATED else (8, 4)
@@ -210,12 +211,12 @@ def make_gradient_tile(dtype: np.dtype[Any]) -> Any:
                 d[0], d[1], d[2], d[3] = total
                 high_end = at + min(4, n - j)
                 if chunks == 1:
-                    put_four(net.grads, d, at, high_end)
+                    put_four(net.grads, d, at, high_end, True)
                 else:
                     partial = net.numbers[PARTIAL] + chunk * net.numbers[N_PARAMS]
-                    put_four(net.work, d, partial + at, partial + high_end)
+                    put_four(net.work, d, partial + at, partial + high_end, True)
                 if at_once:
-                    penalty += update_four(net, hyper, u, share, 1.0, d, at, high_end)
+                    penalty += step_four(net, hyper, u, share, 1.0, d, at, high_end)
             q += THREADS
         cuda.syncthreads()  # nobody reads the sums any more
         if at_once:

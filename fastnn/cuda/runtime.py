@@ -18,6 +18,7 @@ from fastnn.cuda import step as s
 from fastnn.cuda._arrays import empty, to_device, view_as
 from fastnn.cuda._launch import launch, lock, processors
 from fastnn.cuda._numba import driver, missing
+from fastnn.cuda.statistics import is_finite
 from fastnn.cuda.tile import tiles
 from fastnn.kernels import epoch as e
 from fastnn.kernels.dropout import signed
@@ -180,6 +181,8 @@ class CudaRuntime(Runtime):
         If there is neither a device nor the simulator.
     """
 
+    first_steps = 16
+
     def __init__(
         self,
         network: Network,
@@ -250,17 +253,28 @@ class CudaRuntime(Runtime):
             else:
                 self._on_device[name] = to_device(array)
 
-    def snapshot(self) -> tuple[Array, Array]:
-        newer = self._newer
-        copies = self.params.copy(), self.state.copy()
-        self._newer = newer  # nobody got hold of the host's arrays
-        return copies
+    def snapshot(self) -> tuple[Any, Any]:
+        """Return copies on the device."""
+        with lock:
+            self._to_device()
+            copies = []
+            for name in ("params", "state"):
+                there = self._on_device[name]
+                copies.append(empty(there.size, there.dtype))
+                copies[-1].copy_to_device(there)
+        return copies[0], copies[1]
+
+    def restore(self, snapshot: tuple[Any, Any]) -> None:
+        with lock:
+            self._to_device()
+            for name, there in zip(("params", "state"), snapshot, strict=True):
+                self._on_device[name].copy_to_device(there)
+            self._newer = "device"
 
     def is_finite(self) -> bool:
-        newer = self._newer
-        finite = super().is_finite()
-        self._newer = newer
-        return finite
+        if self._newer == "host":
+            return super().is_finite()
+        return is_finite(self._on_device["params"])
 
     def to_host(self) -> None:
         self._get("params")
@@ -291,6 +305,10 @@ class CudaRuntime(Runtime):
         return self._orders[0][1] if self._orders else to_device(order)
 
     def training_calls(self, data: Data, batch: int) -> Callable[[Array, int, int, int, Array, Report], None]:
+        if self._kept is not None:
+            with lock:
+                self._data(data)
+
         def train(order: Array, first: int, rows: int, step: int, rates: Array, report: Report) -> None:
             each = tiles(rows, batch)
             for start in range(0, len(report), each):

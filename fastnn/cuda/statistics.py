@@ -9,7 +9,7 @@ import numpy as np
 
 from fastnn.cuda._arrays import check_array, check_arrays, check_overlap, empty, flat, to_device
 from fastnn.cuda._formulas import like
-from fastnn.cuda._launch import launch
+from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import cuda, kernel
 from fastnn.cuda.activation import slope_one
 from fastnn.cuda.reduction import block_total
@@ -35,6 +35,20 @@ def _activation_statistics(sums, a, source, rows, units, code, limit):
     total, square, flat_rows = block_total(total, lanes), block_total(square, lanes), block_total(flat_rows, lanes)
     if cuda.threadIdx.x == 0:
         sums[3 * j], sums[3 * j + 1], sums[3 * j + 2] = total, square, flat_rows
+
+
+@kernel
+def _find_infinite(found, x):
+    for i in range(cuda.grid(1), x.size, cuda.gridsize(1)):
+        if x[i] - x[i] != 0:
+            found[0] = 1
+
+
+def is_finite(x: Any) -> bool:
+    """Return whether no element of a vector on the device is NaN or infinite."""
+    found = to_device(np.zeros(1, np.int32))
+    launch(_find_infinite, grid_of(x.size), found, x)
+    return not found.copy_to_host()[0]
 
 
 def activation_statistics(stats: Any, a: Any, z: Any, activation: str) -> None:

@@ -15,13 +15,14 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastnn.cuda._arrays import check_array, check_arrays, empty, flat, to_device
+from fastnn.cuda._arrays import address, check_array, check_arrays, empty, flat
 from fastnn.cuda._formulas import like, on_device
 from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import cuda, device_function, kernel
 from fastnn.cuda.loss import total_of
 from fastnn.cuda.reduction import block_total
 from fastnn.cuda.tile import THREADS
+from fastnn.cuda.vector import load4, store4
 from fastnn.kernels import update as on_cpu
 from fastnn.kernels._check import check_scalar
 
@@ -48,15 +49,91 @@ def update_block(kind, w, s0, s1, s2, d, hyper, l1, l2, decay, scale, truncate):
         soft_threshold_block(w, truncate)
 
 
+@device_function
+def fetch_four(own, values, first, high, aligned):
+    """Copy four numbers into a thread's own array, 0 where there are fewer; `aligned`: `values` begin at 16 bytes."""
+    if aligned and first & 3 == 0 and first + 4 <= high:
+        own[0], own[1], own[2], own[3] = load4(values, first)
+    else:
+        for x in range(4):
+            own[x] = values[first + x] if first + x < high else like(0.0, values[first])
+
+
+@device_function
+def put_four(values, own, first, high, aligned):
+    """Copy them back."""
+    if aligned and first & 3 == 0 and first + 4 <= high:
+        store4(values, first, (own[0], own[1], own[2], own[3]))
+    else:
+        for x in range(4):
+            if first + x < high:
+                values[first + x] = own[x]
+
+
+@device_function
+def update_four(
+    kind,
+    w,
+    s0,
+    at0,
+    s1,
+    at1,
+    s2,
+    at2,
+    d,
+    hyper,
+    l1,
+    l2,
+    decay,
+    scale,
+    truncate,
+    first,
+    high,
+    aligned,
+    penalised,
+    own_l1,
+):
+    """Do the step on w[first : first + 4], less from `high` on, whose gradient is d; returns their penalty where asked.
+
+    Their state begins at s0[at0 + first] and so on; -1 where there is none. All that a thread reads is on its way
+    before it works out the first number. The penalty has `own_l1` in place of `l1`.
+    """
+    own = cuda.local.array(4, w.dtype)
+    own0 = cuda.local.array(4, w.dtype)
+    own1 = cuda.local.array(4, w.dtype)
+    own2 = cuda.local.array(4, w.dtype)
+    fetch_four(own, w, first, high, aligned)
+    if at0 >= 0:
+        fetch_four(own0, s0, at0 + first, at0 + high, aligned)
+    if at1 >= 0:
+        fetch_four(own1, s1, at1 + first, at1 + high, aligned)
+    if at2 >= 0:
+        fetch_four(own2, s2, at2 + first, at2 + high, aligned)
+    penalty = penalty_block(own, own_l1, l2) if penalised else 0.0
+    update_block(
+        kind, own, own0[: 4 if at0 >= 0 else 0], own1[: 4 if at1 >= 0 else 0], own2[: 4 if at2 >= 0 else 0], d, hyper,
+        l1, l2, decay, scale, truncate,
+    )  # fmt: skip
+    put_four(w, own, first, high, aligned)
+    if at0 >= 0:
+        put_four(s0, own0, at0 + first, at0 + high, aligned)
+    if at1 >= 0:
+        put_four(s1, own1, at1 + first, at1 + high, aligned)
+    if at2 >= 0:
+        put_four(s2, own2, at2 + first, at2 + high, aligned)
+    return penalty
+
+
 @kernel
-def _update(kind, w, s0, s1, s2, n0, n1, n2, d, hyper, l1, l2, decay, scale, truncate):
-    """Do one step; n0, n1, n2 are the sizes of the states, 0 for one that is not kept."""
-    first, stride = cuda.grid(1), cuda.gridsize(1)
-    if first < w.size:
-        update_block(
-            kind, w[first::stride], s0[first:n0:stride], s1[first:n1:stride], s2[first:n2:stride], d[first::stride],
-            hyper, l1, l2, decay, scale, truncate,
+def _update(kind, w, s0, at0, s1, at1, s2, at2, d, hyper, l1, l2, decay, scale, truncate, aligned):
+    first, own = 4 * cuda.grid(1), cuda.local.array(4, w.dtype)
+    while first < w.size:
+        fetch_four(own, d, first, w.size, aligned)
+        update_four(
+            kind, w, s0, at0, s1, at1, s2, at2, own, hyper, l1, l2, decay, scale, truncate, first, w.size, aligned,
+            False, l1,
         )  # fmt: skip
+        first += 4 * cuda.gridsize(1)
 
 
 @kernel
@@ -109,15 +186,16 @@ def _run(
         check_scalar(name, value, low=None if name == "grad_scale" else 0.0, infinite=name == "clip_value")
     l1, l2, scale, truncate = (float(options[name]) for name in ("l1", "l2", "grad_scale", "truncate"))
     hyper[on_cpu.CLIP_VALUE] = options["clip_value"]
-    size, dtype = arrays["param"].size, arrays["param"].dtype
+    size = arrays["param"].size
     if size == 0:
         return
     kept = [flat(arrays[name]) if name in given else None for name in states] + [None] * (3 - len(states))
-    slots = [empty(1, dtype) if state is None else state for state in kept]
-    sizes = [0 if state is None else size for state in kept]
+    param, own_grad = flat(arrays["param"]), flat(arrays["grad"])
+    slots = [(param, -1) if state is None else (state, 0) for state in kept]
+    aligned = all(address(array) % 16 == 0 for array in (param, own_grad, *(state for state, _ in slots)))
     launch(
-        _update, grid_of(size), kind, flat(arrays["param"]), *slots, *sizes, flat(arrays["grad"]), to_device(hyper),
-        l1, l2, float(decay), scale, truncate,
+        _update, grid_of(size), kind, param, *slots[0], *slots[1], *slots[2], own_grad, tuple(hyper.tolist()), l1, l2,
+        float(decay), scale, truncate, aligned,
     )  # fmt: skip
 
 

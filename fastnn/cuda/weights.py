@@ -1,7 +1,4 @@
-"""The optimizer's step on a network's parameters, with their penalties and the clipping of the global norm.
-
-A thread does four neighbours in registers: all that it reads is on its way before it works out the first.
-"""
+"""The optimizer's step on a network's parameters, with their penalties and the clipping of the global norm."""
 
 from __future__ import annotations
 
@@ -9,13 +6,11 @@ import math
 
 import numba
 
-from fastnn.cuda._formulas import like
 from fastnn.cuda._numba import cuda, device_function
 from fastnn.cuda.net import BLOCK_SUMS, N_BLOCKS, N_TILES, NORM_SUMS, OPTIMIZER, PENALISED
 from fastnn.cuda.reduction import block_total, sum_of
 from fastnn.cuda.tile import THREADS
-from fastnn.cuda.update import penalty_block, squared_norm_block, update_block
-from fastnn.cuda.vector import load4, store4
+from fastnn.cuda.update import fetch_four, squared_norm_block, update_four
 from fastnn.kernels.epoch import (
     CLIP_NORM,
     MODE,
@@ -75,58 +70,18 @@ def step_numbers(net, i, step, hyper):
 
 
 @device_function
-def fetch_four(own, values, first, high):
-    """Copy four numbers into a thread's own array, 0 where there are fewer."""
-    if first & 3 == 0 and first + 4 <= high:
-        own[0], own[1], own[2], own[3] = load4(values, first)
-    else:
-        for x in range(4):
-            own[x] = values[first + x] if first + x < high else like(0.0, values[first])
-
-
-@device_function
-def put_four(values, own, first, high):
-    """Copy them back."""
-    if first & 3 == 0 and first + 4 <= high:
-        store4(values, first, (own[0], own[1], own[2], own[3]))
-    else:
-        for x in range(4):
-            if first + x < high:
-                values[first + x] = own[x]
-
-
-@device_function
-def update_four(net, hyper, u, share, scale, d, first, high):
+def step_four(net, hyper, u, share, scale, d, first, high):
     """Do the step on parameters first..first + 4, less from `high` on, whose gradient is d; returns their penalty.
 
     `u` is the block of parameters whose penalties and decay are theirs.
     """
-    s0, s1, s2 = net.numbers[STATE_0], net.numbers[STATE_1], net.numbers[STATE_2]
-    w = cuda.local.array(4, net.params.dtype)
-    own0 = cuda.local.array(4, net.params.dtype)
-    own1 = cuda.local.array(4, net.params.dtype)
-    own2 = cuda.local.array(4, net.params.dtype)
-    fetch_four(w, net.params, first, high)
-    if s0 >= 0:
-        fetch_four(own0, net.state, s0 + first, s0 + high)
-    if s1 >= 0:
-        fetch_four(own1, net.state, s1 + first, s1 + high)
-    if s2 >= 0:
-        fetch_four(own2, net.state, s2 + first, s2 + high)
     l1, l2, truncate = share * net.block_floats[u, 0], share * net.block_floats[u, 1], share * net.block_floats[u, 3]
-    penalty = penalty_block(w, l1 + truncate, l2) if net.numbers[PENALISED] != 0 else 0.0
-    update_block(
-        net.numbers[OPTIMIZER], w, own0[: 4 if s0 >= 0 else 0], own1[: 4 if s1 >= 0 else 0],
-        own2[: 4 if s2 >= 0 else 0], d, hyper, l1, l2, net.block_floats[u, 2], scale, truncate * hyper[LR],
+    numbers, state = net.numbers, net.state
+    return update_four(
+        numbers[OPTIMIZER], net.params, state, numbers[STATE_0], state, numbers[STATE_1], state, numbers[STATE_2], d,
+        hyper, l1, l2, net.block_floats[u, 2], scale, truncate * hyper[LR], first, high, True,
+        numbers[PENALISED] != 0, l1 + truncate,
     )  # fmt: skip
-    put_four(net.params, w, first, high)
-    if s0 >= 0:
-        put_four(net.state, own0, s0 + first, s0 + high)
-    if s1 >= 0:
-        put_four(net.state, own1, s1 + first, s1 + high)
-    if s2 >= 0:
-        put_four(net.state, own2, s2 + first, s2 + high)
-    return penalty
 
 
 @device_function
@@ -146,8 +101,8 @@ def update_parameters(net, i, step, share, scale):
     for u in range(cuda.blockIdx.x, net.numbers[N_BLOCKS], cuda.gridDim.x):
         first, high, penalty = net.blocks[u, 0] + 4 * cuda.threadIdx.x, net.blocks[u, 1], 0.0
         while first < high:
-            fetch_four(d, net.grads, first, high)
-            penalty += update_four(net, hyper, u, share, scale, d, first, high)
+            fetch_four(d, net.grads, first, high, True)
+            penalty += step_four(net, hyper, u, share, scale, d, first, high)
             first += 4 * THREADS
         put_penalty(net, u, penalty)
 
