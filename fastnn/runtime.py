@@ -49,14 +49,7 @@ class Runtime:
         Key of the dropout masks.
     n_threads : int or None
         None: all that Numba may use.
-
-    Attributes
-    ----------
-    first_steps : int
-        Steps of the first call of a training run; how long it took says how many the next one takes.
     """
-
-    first_steps = 1
 
     def __init__(
         self, network: Network, optimizer: Optimizer, truncate: bool, seed: int, n_threads: int | None
@@ -93,6 +86,10 @@ class Runtime:
 
     def to_host(self) -> None:
         """Bring parameters and state to where their arrays are read and written: they are there."""
+
+    def first_steps(self, batch: int) -> int:
+        """Return the steps of the first call of a training run; how long it took says how many the next one takes."""
+        return 1
 
     def compile(self) -> None:
         """Compile or load what training needs: before anything else, since other processes help with it."""

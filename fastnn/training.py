@@ -78,7 +78,8 @@ class Trainer:
         self.shuffle = shuffle and self.batch < feed.rows
         self.callbacks, self.verbose = callbacks, verbose
         self.schedule = as_schedule(model.optimizer.lr)
-        self._steps_an_epoch, self._steps_a_call = -(-feed.rows // self.batch), model.runtime.first_steps
+        self._steps_an_epoch = -(-feed.rows // self.batch)
+        self._steps_a_call = model.runtime.first_steps(self.batch)
         self._one_by_one = False
         self._calls: tuple[Data, TrainingCalls] | None = None
 

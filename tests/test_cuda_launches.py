@@ -16,6 +16,7 @@ from fastnn.cuda import _cublas, graph, launches
 from fastnn.cuda._cublas import Matrix
 from fastnn.cuda._numba import SIMULATED, driver
 from fastnn.cuda.runtime import CudaRuntime
+from fastnn.runtime import Runtime
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason=cuda.missing() or "stand-ins work on the simulator's arrays")
 
@@ -210,7 +211,7 @@ def trained(x, y, epochs=1, dtype="float32"):
 @pytest.fixture
 def samples(rng, monkeypatch):
     monkeypatch.setattr(launches, "LEAST_REPLAYS", 1)
-    monkeypatch.setattr(CudaRuntime, "first_steps", 1)
+    monkeypatch.setattr(CudaRuntime, "first_steps", Runtime.first_steps)
     monkeypatch.setattr(training, "CALL_SECONDS", 1e9)  # calls of 1, 4 and 1 steps, then of all 6 of an epoch
     return rng.normal(size=(11, 2)), rng.integers(0, 2, 11)
 
@@ -334,11 +335,19 @@ def test_what_cannot_be_multiplied_so_is_refused(standin, tmp_path, monkeypatch)
     assert make(device="cuda").matmul_precision == "float32"
 
 
+def test_what_would_run_stage_by_stage_is_handed_over_earlier(standin, monkeypatch):
+    monkeypatch.setattr(launches, "WORTH_FLOPS", 2e10)
+    assert launches.is_worth(1e9, True)
+    assert not launches.is_worth(1e9, False)
+    assert launches.is_worth(1e11, False)
+    assert not launches.is_worth(1e6, True)
+
+
 def test_without_the_library_a_sentence_says_so():
     with pytest.raises(RuntimeError, match="matmul_precision: got 'tf32', but Numba's simulator has no cuBLAS"):
         fastnn.Sequential([fastnn.Dense(2)], "huber", device="cuda", matmul_precision="tf32")
     assert _cublas.loaded() is None
-    assert not launches.is_worth(1e15)
+    assert not launches.is_worth(1e15, True)
 
 
 def test_a_library_that_cannot_be_loaded_says_how_to_get_it(monkeypatch):

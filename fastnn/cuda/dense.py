@@ -8,11 +8,12 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastnn.cuda._arrays import check_arrays, check_shape, flat
+from fastnn.cuda._arrays import address, check_arrays, check_shape, flat
 from fastnn.cuda._launch import launch
 from fastnn.cuda._numba import cuda, named_kernel
 from fastnn.cuda.activation import activate_one
-from fastnn.cuda.tile import LARGE, SQUARE, Tile, make_product, tiles
+from fastnn.cuda.tile import ACROSS, LARGE, PART, SQUARE, Tile, make_place, make_product, tiles
+from fastnn.cuda.vector import store4
 from fastnn.kernels import formulas
 from fastnn.kernels._check import check_code
 
@@ -29,41 +30,42 @@ def tile_for(m: int, n: int) -> Tile:
 def make_matmul(dtype: np.dtype[Any], tile: Tile) -> Any:
     """Return the kernel of C = A B with strides, bias, activation and column sums of B, one tile a block."""
     product, product_and_sums = make_product(dtype, tile), make_product(dtype, tile, with_sums=True)
-    element, zero = numba.from_dtype(dtype), dtype.type(0)
-    per_m, per_n, threads_m, threads_n = tile.per_m, tile.per_n, tile.threads_m, tile.threads_n
-    rows, columns, shared_size, n_sums = tile.rows, tile.columns, tile.shared, per_m * per_n
+    element, place, n_sums, n_columns = numba.from_dtype(dtype), make_place(tile), tile.sums, 4 * tile.across
+    rows, columns, shared_size = tile.rows, tile.columns, tile.shared
 
     @named_kernel(f"{dtype} {tile}")
-    def matmul(c, activated, code, sums, want_sums, a, a_row, a_col, b, b_row, b_col, bias, biased, m, n, k):
+    def matmul(c, activated, code, sums, want_sums, a, a_row, a_col, b, b_row, b_col, bias, biased, m, n, k, aligned):
         shared = cuda.shared.array(shared_size, element)
-        acc, column_sums = cuda.local.array(n_sums, element), cuda.local.array(per_n, element)
-        for x in range(n_sums):
-            acc[x] = zero
-        for x in range(per_n):
-            column_sums[x] = zero
-        ti, tj = cuda.threadIdx.x // threads_n, cuda.threadIdx.x % threads_n
+        acc, column_sums = cuda.local.array(n_sums, element), cuda.local.array(n_columns, element)
         across = (n + columns - 1) // columns
         i0, j0 = cuda.blockIdx.x // across * rows, cuda.blockIdx.x % across * columns
         if want_sums and i0 == 0:
             product_and_sums(
-                acc, column_sums, shared, a, i0 * a_row, a_row, a_col, b, j0 * b_col, b_row, b_col, m - i0, n - j0, k
-            )
+                acc, column_sums, shared, a, i0 * a_row, a_row, a_col, b, j0 * b_col, b_row, b_col, m - i0, n - j0, k,
+                aligned,
+            )  # fmt: skip
         else:
             product(
-                acc, column_sums, shared, a, i0 * a_row, a_row, a_col, b, j0 * b_col, b_row, b_col, m - i0, n - j0, k
-            )
-        for r in range(per_m):
-            for s in range(per_n):
-                i, j = i0 + ti + r * threads_m, j0 + tj + s * threads_n
-                if i < m and j < n:
-                    z = acc[r * per_n + s] + bias[j] if biased else acc[r * per_n + s]
-                    c[i * n + j] = z
+                acc, column_sums, shared, a, i0 * a_row, a_row, a_col, b, j0 * b_col, b_row, b_col, m - i0, n - j0, k,
+                aligned,
+            )  # fmt: skip
+        for x in range(0, min(n_sums, m * n_sums), 4):  # a bound that the compiler cannot unroll
+            i, j = place(x)
+            i, j = i + i0, j + j0
+            if i < m and code < 0 and not biased and aligned and n & 3 == 0:
+                if j < n:
+                    store4(c, i * n + j, (acc[x], acc[x + 1], acc[x + 2], acc[x + 3]))
+            elif i < m:
+                for s in range(min(4, n - j)):
+                    z = acc[x + s] + bias[j + s] if biased else acc[x + s]
+                    c[i * n + j + s] = z
                     if code >= 0:
-                        activated[i * n + j] = activate_one(code, z)
-        if want_sums and i0 == 0 and ti == 0:
-            for s in range(per_n):
-                if j0 + tj + s * threads_n < n:
-                    sums[j0 + tj + s * threads_n] = column_sums[s]
+                        activated[i * n + j + s] = activate_one(code, z)
+        if want_sums and i0 == 0 and cuda.threadIdx.x < ACROSS:
+            for x in range(n_columns):
+                j = j0 + x // 4 * PART + 4 * cuda.threadIdx.x + x % 4
+                if j < n:
+                    sums[j] = column_sums[x]
 
     return matmul
 
@@ -78,7 +80,7 @@ def _product(c: Any, a: Any, b: Any, m: int, n: int, k: int, strides: tuple[int,
         tiles(m, tile.rows) * tiles(n, tile.columns),
         c, nothing if activated is None else activated, extra.get("code", -1), nothing if sums is None else sums,
         sums is not None, a, *strides[:2], b, *strides[2:], nothing if bias is None else bias, bias is not None,
-        m, n, k,
+        m, n, k, all(address(x) % 16 == 0 for x in (a, b, c)),
     )  # fmt: skip
 
 

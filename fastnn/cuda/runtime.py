@@ -181,8 +181,6 @@ class CudaRuntime(Runtime):
         If there is neither a device nor the simulator.
     """
 
-    first_steps = 16
-
     def __init__(
         self,
         network: Network,
@@ -278,6 +276,11 @@ class CudaRuntime(Runtime):
 
     def to_host(self) -> None:
         self._get("params")
+
+    def first_steps(self, batch: int) -> int:
+        """Return what takes some hundredths of a second on a small card: a call costs as much as 50 small steps."""
+        flops = 6.0 * batch * self.network.n_params
+        return max(1, int(0.03 / (3e-5 + flops / 2e12)))
 
     def compile(self) -> None:
         """Do nothing: kernels are compiled for a plan, when it is known."""
@@ -453,7 +456,7 @@ class CudaRuntime(Runtime):
         return known[1]
 
     def _launch(self, plan: DevicePlan, arguments: tuple[Any, ...], numbers: npt.NDArray[np.int64]) -> None:
-        if launches.is_worth(6.0 * plan.rows * self.network.n_params):
+        if launches.is_worth(6.0 * plan.rows * self.network.n_params, plan.shape.way == s.STAGED):
             launches.run_steps(arguments, plan.table, numbers, self._clip_norm < math.inf, self.matmul_precision)
             return
         dtype = self.network.dtype

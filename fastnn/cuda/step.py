@@ -52,7 +52,8 @@ from fastnn.cuda.net import (
 )
 from fastnn.cuda.reduction import grid_barrier, sum_of
 from fastnn.cuda.rows import LARGEST, MOST_STAGES, ROWS, few_rows
-from fastnn.cuda.tile import FLAT, LARGE, SQUARE, THREADS, Tile, make_product
+from fastnn.cuda.tile import LARGE, SQUARE, TALL, THREADS, Tile, make_place, make_product
+from fastnn.cuda.vector import load, store
 from fastnn.cuda.weights import add_penalties, clip_scale, norm_of_blocks, penalty_scale, update_parameters
 from fastnn.kernels.epoch import (
     BATCH,
@@ -62,7 +63,6 @@ from fastnn.kernels.epoch import (
     FIRST_STEP,
     FORWARD,
     GRADIENT,
-    IN,
     LOSS_SCALE,
     MODE,
     N_FLOATS,
@@ -77,7 +77,6 @@ from fastnn.kernels.epoch import (
     TRAIN,
     WANT_DX,
     WANT_OUT,
-    WEIGHT,
 )  # fmt: skip
 from fastnn.kernels.update import N_HYPER
 
@@ -113,7 +112,7 @@ def shape_for(inputs: int, widths: list[int], n_rows: int, dtype: np.dtype[Any])
     if n_rows < MANY_ROWS and widest <= few.WIDEST and len(widths) <= few.MOST_STAGES and fits:
         return Shape(FEW, SQUARE)
     if widest <= WIDEST_FUSED:
-        return Shape(FUSED, FLAT if n_rows < MANY_ROWS else SQUARE)
+        return Shape(FUSED, SQUARE if n_rows < MANY_ROWS or dtype.itemsize > 4 else TALL)
     return Shape(STAGED, LARGE if n_rows >= MANY_ROWS and widest >= LARGE.columns * 8 else SQUARE)
 
 
@@ -144,11 +143,10 @@ def report_loss(net, i, tiles, total):
 @functools.cache
 def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
     """Return the device function that works through the steps of a `Net`, with the products of one shape."""
-    element, zero, tile, way = numba.from_dtype(dtype), dtype.type(0), shape.tile, shape.way
-    product, gradients = make_product(dtype, tile), make_gradients(dtype)
+    element, tile, way = numba.from_dtype(dtype), shape.tile, shape.way
+    product, place, gradients = make_product(dtype, tile), make_place(tile), make_gradients(dtype)
     in_fours, fused, rows_each, columns_each = way == FEW, way == FUSED, tile.rows, tile.columns
-    per_m, per_n, threads_m, threads_n = tile.per_m, tile.per_n, tile.threads_m, tile.threads_n
-    n_sums, loss_rows_each = per_m * per_n, shape.rows
+    n_sums, loss_rows_each = tile.sums, shape.rows
 
     @device_function
     def forward_tile(net, s, step, rows, i0, j0):
@@ -156,22 +154,18 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
         stage, work = stage_of(net, s), net.work
         k, n, bias, dense = stage.inputs, stage.units, stage.bias, stage.dense
         acc, unused = cuda.local.array(n_sums, element), cuda.local.array(1, element)
-        for x in range(n_sums):
-            acc[x] = zero
         if dense:
             product(
-                acc, unused, net.shared, work, net.stages[s, IN] + i0 * k, k, 1, net.params,
-                net.stages[s, WEIGHT] + j0, n, 1, rows - i0, n - j0, k,
+                acc, unused, net.shared, work, stage.into + i0 * k, k, 1, net.params, stage.weight + j0, n, 1,
+                rows - i0, n - j0, k, True,
             )  # fmt: skip
-        ti, tj = cuda.threadIdx.x // threads_n, cuda.threadIdx.x % threads_n
         for x in range(min(n_sums, rows * n_sums)):  # a bound that the compiler cannot unroll
-            i, j = i0 + ti + x // per_n * threads_m, j0 + tj + x % per_n * threads_n
+            i, j = place(x)
+            i, j = i + i0, j + j0
             if i < rows and j < n:
-                z = acc[x]
-                if not dense:
-                    z = work[net.stages[s, IN] + i * n + j]
-                elif bias >= 0:
-                    z += net.params[bias + j]
+                z = acc[x] if dense else load(work, stage.into + i * n + j)
+                if dense and bias >= 0:
+                    z += load(net.params, bias + j)
                 finish_forward(net, stage, step, i * n + j, z)
 
     @device_function
@@ -180,21 +174,19 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
         stage, before, work = stage_of(net, s), stage_of(net, max(s - 1, 0)), net.work
         k, n, delta, dense = stage.inputs, stage.units, stage.delta, stage.dense
         acc, unused = cuda.local.array(n_sums, element), cuda.local.array(1, element)
-        for x in range(n_sums):
-            acc[x] = zero
         if dense:
             product(
-                acc, unused, net.shared, work, delta + i0 * n, n, 1, net.params, net.stages[s, WEIGHT] + j0 * n, 1, n,
-                rows - i0, k - j0, n,
+                acc, unused, net.shared, work, delta + i0 * n, n, 1, net.params, stage.weight + j0 * n, 1, n, rows - i0,
+                k - j0, n, True,
             )  # fmt: skip
         to = before.delta if s > 0 else net.numbers[DX]
-        ti, tj = cuda.threadIdx.x // threads_n, cuda.threadIdx.x % threads_n
         for x in range(min(n_sums, rows * n_sums)):
-            i, j = i0 + ti + x // per_n * threads_m, j0 + tj + x % per_n * threads_n
+            i, j = place(x)
+            i, j = i + i0, j + j0
             if i < rows and j < k:
                 at = i * k + j
-                d = acc[x] if dense else work[delta + at]
-                work[to + at] = finish_backward(net, before, step, at, d) if s > 0 else d
+                d = acc[x] if dense else load(work, delta + at)
+                store(work, to + at, finish_backward(net, before, step, at, d) if s > 0 else d)
 
     @device_function
     def fused_rows(net, step, row0, rows, factor, learning):
