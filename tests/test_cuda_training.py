@@ -289,3 +289,18 @@ else:
 def test_an_unknown_device_is_refused():
     with pytest.raises(ValueError, match="device: got 'gpu'"):
         fastnn.Sequential([fastnn.Dense(2)], "huber", device="gpu")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_losses_and_right_answers_are_counted_as_on_the_cpu(tied, route, rng):
+    """Weights of rows, some of them 0, count in the loss; of equal logits the first is the answer."""
+    x, y = data(rng, 11, 4, 3, "cross_entropy")
+    weights = rng.uniform(0.5, 2.0, 11)
+    weights[[2, 7]] = 0.0
+    histories = []
+    for model in pair([fastnn.Dense(5, "tanh"), fastnn.Dense(3)], "cross_entropy", input_size=4, dtype="float64"):
+        if tied:
+            model.set_weights([np.zeros_like(array) for array in model.get_weights()])
+        histories.append(model.fit(x, y, epochs=1, batch_size=4, sample_weight=weights, verbose=False).history)
+    for name in ("loss", "accuracy"):
+        assert histories[1][name] == pytest.approx(histories[0][name], rel=1e-12)

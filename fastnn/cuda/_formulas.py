@@ -57,7 +57,7 @@ def _counterpart(value: Any, function: Callable[..., Any]) -> Any:
     if isinstance(value, python_types.ModuleType) and value.__name__.startswith("fastnn."):
         return _module(value, function)
     if type(value).__name__ == "_Intrinsic":
-        return _primitive(value)
+        return primitive(value)
     return _SIMULATED_GLOBALS.get(id(value), _plain(value)) if SIMULATED else value
 
 
@@ -166,7 +166,8 @@ _SIMULATED_GLOBALS = {id(numba.uint32): uint32, id(numba.uint64): uint64}
 
 
 @functools.cache
-def _primitive(value: Any) -> Any:
+def primitive(value: Any) -> Any:
+    """Return what stands for one of the intrinsics of `kernels/elementary.py` on the device."""
     name = value.__name__
     if SIMULATED:
         coefficients = getattr(value, "coefficients", None)
@@ -176,4 +177,4 @@ def _primitive(value: Any) -> Any:
     return intrinsic(value._defn)
 
 
-like: Any = _primitive(elementary.like)
+like: Any = primitive(elementary.like)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastnn.cuda._arrays import check_arrays, flat
-from fastnn.cuda._formulas import like, on_device
+from fastnn.cuda._formulas import like, on_device, primitive
 from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import cuda, device_function, kernel
 from fastnn.kernels import activation as on_cpu
-from fastnn.kernels import formulas
+from fastnn.kernels import elementary, formulas
 from fastnn.kernels._check import check_code
 from fastnn.kernels.formulas import (
     ELU,
@@ -31,6 +31,8 @@ softplus, softplus_slope = on_device(formulas.softplus), on_device(formulas.soft
 gelu, gelu_slope = on_device(formulas.gelu), on_device(formulas.gelu_slope)
 silu, silu_slope = on_device(formulas.silu), on_device(formulas.silu_slope)
 softmax_row = on_device(on_cpu.softmax_row)
+softmax_origin, softmax_term = on_device(on_cpu.softmax_origin), on_device(on_cpu.softmax_term)
+quotient, largest = on_device(elementary.quotient), primitive(elementary.largest)
 
 
 @device_function

@@ -12,8 +12,13 @@ added in order: sums depend on sizes alone.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from fastnn.cuda._formulas import like
 from fastnn.cuda._numba import SIMULATED, cuda, device_function
+from fastnn.cuda.activation import largest, quotient, softmax_origin, softmax_term
 from fastnn.cuda.net import (
     BYTES,
     LABELLED,
@@ -33,8 +38,9 @@ from fastnn.cuda.net import (
 )
 from fastnn.cuda.tile import THREADS
 from fastnn.cuda.vector import add_products, load, load4, sixteen, store, store4, store16
+from fastnn.kernels.elementary import SCALE
 from fastnn.kernels.epoch import DX, FORWARD, LOSS, MODE, N_IN, OUTPUT, SOFTMAX, WANT_DX, X_OFFSET
-from fastnn.kernels.loss import EXTERNAL
+from fastnn.kernels.loss import CROSS_ENTROPY, EXTERNAL
 
 ROWS = 4
 """Rows of a task."""
@@ -48,6 +54,9 @@ GROUPS = THREADS // LANES
 
 PITCH = 16 * GROUPS + 4
 """Between the parts of two lanes: 4 more than they have, or all lanes' would lie in the same banks."""
+
+EACH = THREADS // ROWS
+"""Threads that share the loss of a row."""
 
 LARGEST = 1e300
 """From which a loss is taken for infinite: the sum of several such might be."""
@@ -267,10 +276,56 @@ def elementwise_forward_rows(net, stage, step, i0, i1, from_, to, last):
 
 
 @device_function
+def class_loss_of_four(net, n, i0, i1, factor, y, d):
+    """`cross_entropy_rows` with labels for rows i0..i1, a group of threads a row and a thread an output."""
+    t, shared = cuda.threadIdx.x, net.shared
+    r, first = t // EACH, t % EACH
+    z, p = y + r * n, d + r * n
+    top, j = load(shared, z), 1
+    while j < n:
+        top = largest(top, load(shared, z + j))
+        j += 1
+    origin, start, power, rest, lowest = softmax_origin(top)
+    j = first
+    while j < n:
+        store(shared, p + j, softmax_term(load(shared, z + j), origin, start, power, rest, lowest))
+        j += EACH
+    cuda.syncthreads()  # the row's terms are there
+    total, j = 0.0, 0
+    while j < n:
+        total += np.float64(load(shared, p + j))
+        j += 1
+    cuda.syncthreads()  # nobody reads them any more
+    if r < i1 - i0:
+        label, weight = net.own_labels[r], net.lanes[2 * ROWS + r] if net.numbers[WEIGHTED] != 0 else 1.0
+        scale, divisor = like(factor * weight, top), like(total, top)
+        j = first
+        while j < n:
+            gradient = like(0.0, top)
+            if weight != 0.0:
+                gradient = quotient(load(shared, p + j), divisor) * scale
+                if j == label:
+                    gradient -= scale
+            store(shared, p + j, gradient)
+            j += EACH
+        if first == 0:
+            net.lanes[2 * r], net.lanes[2 * r + 1] = 0.0, 0.0
+            if weight != 0.0:
+                right, j = load(shared, z + label) == top, 0
+                while j < label:
+                    right = right and load(shared, z + j) != top
+                    j += 1
+                loss = np.float64(top) + math.log(total / SCALE) - np.float64(load(shared, z + label))
+                net.lanes[2 * r], net.lanes[2 * r + 1] = weight * loss, weight if right else 0.0
+
+
+@device_function
 def loss_of_four(net, task, n, i0, i1, factor, y, d):
     """Loss of rows i0..i1, a thread a row, and the gradient of their outputs; both lie row by row in shared memory."""
     t, width, wanted = cuda.threadIdx.x, net.numbers[TARGETS], net.numbers[WANTED_AREA]
-    if t < i1 - i0:
+    if net.numbers[LOSS] == CROSS_ENTROPY and net.numbers[LABELLED] != 0 and net.numbers[OUTPUT] != SOFTMAX:
+        class_loss_of_four(net, n, i0, i1, factor, y, d)
+    elif t < i1 - i0:
         low, high, target = t * n, (t + 1) * n, wanted + t * width
         output_loss(
             net, net.lanes[2 * t : 2 * t + 2], net.shared[d + low : d + high], net.shared[y + low : y + high],

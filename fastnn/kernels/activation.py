@@ -14,7 +14,7 @@ from fastnn.kernels._blocks import copy, make_stack
 from fastnn.kernels._check import check_arrays, check_code
 from fastnn.kernels._chunks import CHUNK, COUNTS, A, B, C, chunk_at, share
 from fastnn.kernels._context import floats_at, integers_at
-from fastnn.kernels._jit import Task, block
+from fastnn.kernels._jit import Task, block, inlined
 from fastnn.kernels._pool import KINDS
 from fastnn.kernels.elementary import (
     SCALE,
@@ -97,6 +97,22 @@ def multiply_slope(code, d, source):
             d[i] *= f.silu_slope(source[i])
 
 
+@inlined
+def softmax_origin(top):
+    """Return what `softmax_term` takes for the largest logit of a row."""
+    origin = choose(absolute(top) < like(65536.0, top), like(0.0, top), top)
+    start = top - origin
+    power = nearest_power(start)
+    return origin, start, power, exponent_rest(start, power), start + by_type(top, -112.0, -760.0)
+
+
+@inlined
+def softmax_term(z, origin, start, power, rest, lowest):
+    """Return SCALE * e^(z - top)."""
+    z -= origin
+    return scaled_exp_difference(choose(z < lowest, lowest, z), start, power, rest)
+
+
 @block
 def softmax_row(p):
     """Replace one row of logits by its softmax and return (m = max z, sum_k e^(z_k - m)).
@@ -107,14 +123,9 @@ def softmax_row(p):
     top = p[0]
     for j in range(1, p.size):
         top = largest(top, p[j])
-    origin = choose(absolute(top) < like(65536.0, top), like(0.0, top), top)
-    start = top - origin
-    power = nearest_power(start)
-    rest = exponent_rest(start, power)
-    lowest = start + by_type(top, -112.0, -760.0)
+    origin, start, power, rest, lowest = softmax_origin(top)
     for j in range(p.size):
-        z = p[j] - origin
-        p[j] = scaled_exp_difference(choose(z < lowest, lowest, z), start, power, rest)
+        p[j] = softmax_term(p[j], origin, start, power, rest, lowest)
     total = 0.0
     for j in range(p.size):
         total += np.float64(p[j])
