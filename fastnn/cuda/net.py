@@ -187,12 +187,22 @@ def finish_forward(net, stage, step, at, z):
 @device_function
 def finish_backward(net, stage, step, at, d):
     """Return the gradient of a stage's sum at index `at` for that of its output: mask, then slope."""
+    return finish_backward_from(net, stage, step, at, d, slope_source(net, stage, at))
+
+
+@device_function
+def slope_source(net, stage, at):
+    """Return what the slope at index `at` of a stage is worked out from."""
+    return load(net.work, stage.source + at) if stage.activation != IDENTITY else like(0.0, net.params[0])
+
+
+@device_function
+def finish_backward_from(net, stage, step, at, d, source):
+    """`finish_backward` where `slope_source` has been asked before."""
     if stage.threshold > 0:
         # A dropped unit of ReLU puts out 0, and so is the slope there.
         d = d * like(net.scales[stage.number], d) if stage.activation == RELU else dropped(net, stage, step, at, d)
-    if stage.activation != IDENTITY:
-        d = d * slope_one(stage.activation, load(net.work, stage.source + at))
-    return d
+    return d * slope_one(stage.activation, source) if stage.activation != IDENTITY else d
 
 
 @device_function

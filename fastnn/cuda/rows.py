@@ -30,9 +30,11 @@ from fastnn.cuda.net import (
     WANTED_AREA,
     WEIGHTED,
     finish_backward,
+    finish_backward_from,
     finish_forward,
     input_at,
     output_loss,
+    slope_source,
     source_row,
     stage_of,
 )
@@ -233,6 +235,8 @@ def dense_forward_rows(net, stage, step, i0, i1, from_, to, last):
     column_bits = bits + 2 if by_four else bits
     columns, j0 = 1 << column_bits, 0
     while j0 < n:
+        own_j = j0 + (t & (columns - 1))
+        bias = load(net.params, stage.bias + own_j) if stage.bias >= 0 and own_j < n else like(0.0, net.params[0])
         if part < parts:
             if by_four:
                 if j0 + 4 * lane < n:
@@ -251,8 +255,8 @@ def dense_forward_rows(net, stage, step, i0, i1, from_, to, last):
             r, j = e >> column_bits, j0 + (e & (columns - 1))
             if j < n:
                 z = add_parts(shared, e, 4 * columns, parts)
-                if stage.bias >= 0:
-                    z += load(net.params, stage.bias + j)
+                if stage.bias >= 0:  # a thread's columns are one, asked for before, or several
+                    z += bias if columns <= THREADS else load(net.params, stage.bias + j)
                 if i0 + r < i1:
                     z = finish_forward(net, stage, step, (i0 + r) * n + j, z)
                 store(shared, to + (r * n + j if last else 4 * j + r), z)
@@ -397,7 +401,7 @@ def sums_along(net, stage, from_, k0, lane, group):
 
 
 @device_function
-def put_backward(net, before, step, i0, i1, r, j, n, to, value):
+def put_backward(net, before, step, i0, i1, r, j, n, to, value, source):
     """Carry the gradient of output j of the stage before, row r, through that, and store it; without one, as it is."""
     at = (i0 + r) * n + j
     if before.number < 0:
@@ -405,7 +409,7 @@ def put_backward(net, before, step, i0, i1, r, j, n, to, value):
             store(net.work, net.numbers[DX] + at, value)
     else:
         if i0 + r < i1:
-            value = finish_backward(net, before, step, at, value)
+            value = finish_backward_from(net, before, step, at, value, source)
             store(net.work, before.delta + at, value)
         store(net.shared, to + slot(j) + r, value)
 
@@ -416,6 +420,8 @@ def dense_backward_rows(net, stage, before, step, i0, i1, from_, to):
     k, t, shared, k0 = stage.inputs, cuda.threadIdx.x, net.shared, 0
     lane, group = t % LANES, t // LANES
     while k0 < k:
+        own = min(i0 + (t & 3), i1 - 1) * k + min(k0 + (t >> 2), k - 1)
+        source = slope_source(net, before, own) if before.number >= 0 else like(0.0, net.params[0])
         store16(shared, lane * PITCH + 4 * group, 4 * GROUPS, sums_along(net, stage, from_, k0, lane, group))
         cuda.syncthreads()  # the parts are there
         e = t
@@ -424,7 +430,9 @@ def dense_backward_rows(net, stage, before, step, i0, i1, from_, to):
                 total = load(shared, e)
                 for p in range(1, LANES):
                     total += load(shared, p * PITCH + e)
-                put_backward(net, before, step, i0, i1, e & 3, k0 + (e >> 2), k, to, total)
+                if e != t and before.number >= 0:  # in the simulator, where a thread has several
+                    source = slope_source(net, before, min(i0 + (e & 3), i1 - 1) * k + k0 + (e >> 2))
+                put_backward(net, before, step, i0, i1, e & 3, k0 + (e >> 2), k, to, total, source)
             e += THREADS
         cuda.syncthreads()  # the next stage reads the gradients, and parts are written again
         k0 += 4 * GROUPS
@@ -436,7 +444,9 @@ def elementwise_backward_rows(net, stage, before, step, i0, i1, from_, to):
     e = cuda.threadIdx.x
     while e < 4 * stage.inputs:
         value = load(net.shared, from_ + slot(e >> 2) + (e & 3))
-        put_backward(net, before, step, i0, i1, e & 3, e >> 2, stage.inputs, to, value)
+        at = min(i0 + (e & 3), i1 - 1) * stage.inputs + (e >> 2)
+        source = slope_source(net, before, at) if before.number >= 0 else value
+        put_backward(net, before, step, i0, i1, e & 3, e >> 2, stage.inputs, to, value, source)
         e += THREADS
     cuda.syncthreads()
 
