@@ -155,6 +155,19 @@ def test_a_network_with_and_without_epilogues(standin, rng, none_for, dropout):
         assert plain == 3 * (1 + 1 + 2) + 1 + (3 if dropout else 0)
 
 
+def test_gradients_of_biases_are_added_up_by_chunks_of_rows(standin, rng):
+    """Where no epilogue does it: 11 rows, of which a block of the simulator has four."""
+    x, y = rng.normal(size=(11, 2)), rng.integers(0, 3, 11)
+    standin.none_for.update(EPILOGUES.values())
+    weights = []
+    for device in ("cpu", "cuda"):
+        model = fastnn.Sequential(LAYERS, "cross_entropy", fastnn.SGD(0.5), device=device, dtype="float64", seed=1)
+        model.fit(x, y, batch_size=11, epochs=1, verbose=False)
+        weights.append(model.get_weights())
+    for got, want in zip(*weights, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
+
+
 def shortened(x, kind):
     """Round to the significant bits that a format has: 11 in tf32, 8 in bf16."""
     bits = {"float32": 24, "tf32": 11, "bf16": 8}[kind]

@@ -36,6 +36,7 @@ from fastnn.cuda._formulas import like
 from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import SIMULATED, cuda, device_function, driver, named_kernel
 from fastnn.cuda.net import (
+    COLUMN_SUMS_AT,
     N_BLOCKS,
     OPTIMIZER,
     TILE_SUMS,
@@ -49,7 +50,7 @@ from fastnn.cuda.net import (
     write_result,
 )
 from fastnn.cuda.reduction import sum_of
-from fastnn.cuda.tile import THREADS
+from fastnn.cuda.tile import THREADS, tiles
 from fastnn.cuda.weights import add_penalties, clip_scale, norm_of_blocks, penalty_scale, update_parameters
 from fastnn.kernels import epoch as e
 from fastnn.kernels.epoch import (
@@ -62,6 +63,7 @@ from fastnn.kernels.epoch import (
     KEEP_NONE,
     LOSS_SCALE,
     MODE,
+    N_IN,
     N_OUT,
     N_ROWS,
     REPORT_CORRECT,
@@ -90,8 +92,9 @@ _last: list[str] = ["a launch each"]
 
 
 LANES = 2 if SIMULATED else 8
-COLUMNS = THREADS // LANES
-"""Threads that add up one column of a gradient, and columns of a block: neighbouring threads read neighbouring ones."""
+COLUMNS, COLUMN_ROWS = THREADS // LANES, 4 if SIMULATED else 1024
+"""Threads that add up one column of a gradient; columns of a block, where neighbouring threads read neighbouring ones;
+and rows of a chunk that a block adds up."""
 
 
 def how() -> str:
@@ -130,10 +133,16 @@ def _net(body: Any) -> Any:
     return run
 
 
+def gathered_rows(inputs: int) -> int:
+    """Return the rows that one block gathers: some numbers a thread."""
+    return max(1, 4 * THREADS // inputs)
+
+
 @device_function
 def _gather(net, i, stage, step, row0, rows):
-    for task in range(cuda.blockIdx.x, (rows + ROWS_EACH - 1) // ROWS_EACH, cuda.gridDim.x):
-        gather(net, row0, task * ROWS_EACH, min(rows, (task + 1) * ROWS_EACH))
+    each = max(1, 4 * THREADS // net.stages[0, N_IN])
+    for task in range(cuda.blockIdx.x, (rows + each - 1) // each, cuda.gridDim.x):
+        gather(net, row0, task * each, min(rows, (task + 1) * each))
 
 
 @device_function
@@ -177,14 +186,14 @@ def _finish_backward(net, i, stage, step, row0, rows):
 
 
 @device_function
-def _bias_gradient(net, i, stage, step, row0, rows):
-    """Add up the columns of delta: LANES threads a column, whose sums are added in order."""
-    n, delta, zero = net.stages[stage, N_OUT], net.stages[stage, DELTA], like(0.0, net.params[0])
+def _column_sums(net, i, stage, step, row0, rows):
+    """Add up the columns of delta over chunks of rows: LANES threads a column, whose sums are added in order."""
+    n, delta, chunks = net.stages[stage, N_OUT], net.stages[stage, DELTA], (rows + COLUMN_ROWS - 1) // COLUMN_ROWS
     column, lane = cuda.threadIdx.x % COLUMNS, cuda.threadIdx.x // COLUMNS
-    for first in range(cuda.blockIdx.x * COLUMNS, n, cuda.gridDim.x * COLUMNS):
-        j, total = first + column, zero
+    for task in range(cuda.blockIdx.x, (n + COLUMNS - 1) // COLUMNS * chunks, cuda.gridDim.x):
+        chunk, j, total = task % chunks, task // chunks * COLUMNS + column, like(0.0, net.params[0])
         if j < n:
-            for b in range(lane, rows, LANES):
+            for b in range(chunk * COLUMN_ROWS + lane, min(rows, (chunk + 1) * COLUMN_ROWS), LANES):
                 total += net.work[delta + b * n + j]
         net.lanes[cuda.threadIdx.x] = total
         cuda.syncthreads()  # the lanes' sums are there
@@ -192,8 +201,19 @@ def _bias_gradient(net, i, stage, step, row0, rows):
             whole = 0.0
             for x in range(LANES):
                 whole += net.lanes[x * COLUMNS + column]
-            net.grads[net.stages[stage, BIAS] + j] = like(whole, zero)
+            net.sums[net.numbers[COLUMN_SUMS_AT] + chunk * n + j] = whole
         cuda.syncthreads()  # nobody reads them any more
+
+
+@device_function
+def _bias_gradient(net, i, stage, step, row0, rows):
+    """Add up the chunks' sums in order, into the gradient of the biases."""
+    n, at, chunks = net.stages[stage, N_OUT], net.numbers[COLUMN_SUMS_AT], (rows + COLUMN_ROWS - 1) // COLUMN_ROWS
+    for j in range(cuda.grid(1), n, cuda.gridsize(1)):
+        total = 0.0
+        for chunk in range(chunks):
+            total += net.sums[at + chunk * n + j]
+        net.grads[net.stages[stage, BIAS] + j] = like(total, net.params[0])
 
 
 @device_function
@@ -226,7 +246,8 @@ def _result(net, i, stage, step, row0, rows):
 gather_rows, finish_forward_of, loss_of, report_loss = (
     _net(f) for f in (_gather, _finish_forward, _loss, _report_loss)
 )
-finish_backward_of, bias_gradient, norm_of = (_net(f) for f in (_finish_backward, _bias_gradient, _norm))
+finish_backward_of, column_sums, bias_gradient = (_net(f) for f in (_finish_backward, _column_sums, _bias_gradient))
+norm_of = _net(_norm)
 update_of, end_of, result_of = (_net(f) for f in (_update, _end, _result))
 
 
@@ -339,8 +360,8 @@ def _step(
     def do(operation: Any, blocks: int, stage: int = 0) -> None:
         launch(operation, blocks, *arguments, stage, stream=stream)
 
-    row_blocks = -(-rows // ROWS_EACH)
-    do(gather_rows, row_blocks)
+    inputs, row_blocks = int(table[0, e.N_IN]), tiles(rows, ROWS_EACH)
+    do(gather_rows, min(grid_of(rows * inputs), tiles(rows, gathered_rows(inputs))))
     for stage, row in enumerate(table):
         k, n = int(row[e.N_IN]), int(row[e.N_OUT])
         if row[e.KIND] == e.DENSE:
@@ -366,7 +387,8 @@ def _step(
                 if row[e.BIAS] < 0:
                     product(into, *factors)
                 elif not product(into, *factors, epilogue=COLUMN_SUMS, vector=bias):
-                    do(bias_gradient, -(-n // COLUMNS), stage)
+                    do(column_sums, min(grid_of(rows * n), tiles(n, COLUMNS) * tiles(rows, COLUMN_ROWS)), stage)
+                    do(bias_gradient, grid_of(n), stage)
             if stage >= last:
                 to = int(table[stage - 1, e.DELTA] if stage else numbers[e.DX])
                 if dense:

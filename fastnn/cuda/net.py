@@ -57,11 +57,11 @@ from fastnn.kernels.loss import EXTERNAL
 # Numbers of a launch, behind those of `kernels/epoch.py`: offsets, sizes, and the code of the optimizer,
 (
     PARTIAL, N_PARAMS,  # in the workspace: chunks of gradients; parameters
-    ROW_SUMS, TILE_SUMS, BLOCK_SUMS, NORM_SUMS,  # in `sums`
+    ROW_SUMS, TILE_SUMS, BLOCK_SUMS, NORM_SUMS, COLUMN_SUMS_AT,  # in `sums`
     LABELLED, WEIGHTED, TARGETS, BYTES, RESCALED, ORDERED,  # which arrays there are; TARGETS: columns
     PENALISED, N_BLOCKS, N_TILES, N_STAGES, OPTIMIZER,
     SECOND_AREA, WANTED_AREA,  # in shared memory: see `rows.py`
-) = range(epoch.FLOATS, epoch.FLOATS + 19)  # fmt: skip
+) = range(epoch.FLOATS, epoch.FLOATS + 20)  # fmt: skip
 N_NUMBERS = WANTED_AREA + 1
 
 # Columns of `stages`, behind those of `kernels/epoch.py`: the threads that share the columns of a layer's product and

@@ -75,6 +75,7 @@ def make_plan(network: Network, rows: int, blocks: npt.NDArray[np.int64], with_d
         n.TILE_SUMS: 2 * max(row_tasks, tiles(rows, launches.ROWS_EACH)),
         n.BLOCK_SUMS: max(len(blocks), len(gradient_tiles)),
         n.NORM_SUMS: len(blocks),
+        n.COLUMN_SUMS_AT: max(widths) * tiles(rows, launches.COLUMN_ROWS),
     }
     at = 0
     for name, size in sizes.items():
