@@ -119,15 +119,36 @@ def input_at(net, source, j):
 
 
 @device_function
+def next_place(b, j, down, right, n):
+    """Return row and column of the element that lies some rows and columns behind another, in rows of n."""
+    b, j = b + down, j + right
+    return (b + 1, j - n) if j >= n else (b, j)
+
+
+@device_function
 def gather(net, row0, first, last):
-    """Copy rows first..last of the batch that begins at `row0` into the workspace, scaled where asked."""
-    n, at, t = net.stages[0, N_IN], net.numbers[X_OFFSET], cuda.threadIdx.x
-    b, j, down, right = first + t // n, t % n, THREADS // n, THREADS % n
-    while b < last:
-        net.work[at + b * n + j] = input_at(net, source_row(net, row0 + b) * n, j)
-        b, j = b + down, j + right
-        if j >= n:
-            b, j = b + 1, j - n
+    """Copy rows first..last of the batch that begins at `row0` into the workspace, scaled where asked.
+
+    A thread has four elements on their way at a time.
+    """
+    n, at, t, end = net.stages[0, N_IN], net.numbers[X_OFFSET], cuda.threadIdx.x, last - 1
+    b0, j0, down, right = first + t // n, t % n, THREADS // n, THREADS % n
+    while b0 < last:
+        b1, j1 = next_place(b0, j0, down, right, n)
+        b2, j2 = next_place(b1, j1, down, right, n)
+        b3, j3 = next_place(b2, j2, down, right, n)
+        x0 = input_at(net, source_row(net, row0 + b0) * n, j0)
+        x1 = input_at(net, source_row(net, row0 + min(b1, end)) * n, j1)
+        x2 = input_at(net, source_row(net, row0 + min(b2, end)) * n, j2)
+        x3 = input_at(net, source_row(net, row0 + min(b3, end)) * n, j3)
+        store(net.work, at + b0 * n + j0, x0)
+        if b1 < last:
+            store(net.work, at + b1 * n + j1, x1)
+        if b2 < last:
+            store(net.work, at + b2 * n + j2, x2)
+        if b3 < last:
+            store(net.work, at + b3 * n + j3, x3)
+        b0, j0 = next_place(b3, j3, down, right, n)
 
 
 class Stage(NamedTuple):
