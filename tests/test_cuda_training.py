@@ -16,6 +16,7 @@ from fastnn import cuda
 from fastnn.cuda import gradient
 from fastnn.cuda import step as s
 from fastnn.cuda._numba import SIMULATED
+from fastnn.cuda.runtime import CudaRuntime
 
 pytestmark = pytest.mark.skipif(bool(cuda.missing()), reason=cuda.missing())
 
@@ -304,3 +305,25 @@ def test_losses_and_right_answers_are_counted_as_on_the_cpu(tied, route, rng):
         histories.append(model.fit(x, y, epochs=1, batch_size=4, sample_weight=weights, verbose=False).history)
     for name in ("loss", "accuracy"):
         assert histories[1][name] == pytest.approx(histories[0][name], rel=1e-12)
+
+
+@pytest.mark.parametrize("way", ["few", "tiles", "cublas"])
+def test_bits_do_not_depend_on_how_many_steps_a_call_takes(way, rng, monkeypatch):
+    """A last, shorter batch in a call of its own is small enough for another way: that must not be chosen by it."""
+    from fastnn.cuda import launches
+
+    if way == "cublas":
+        if not SIMULATED:
+            pytest.skip("the size from which products are handed over is another on a card")
+        installed(monkeypatch)
+        monkeypatch.setattr(launches, "WORTH_FLOPS", 6.0 * 5 * 31)
+    monkeypatch.setattr(s, "MANY_ROWS", 4 if way == "tiles" else 4096)
+    x, y = data(rng, 7, 4, 3, "cross_entropy")
+    weights = []
+    for first in (1, 100):
+        monkeypatch.setattr(CudaRuntime, "first_steps", lambda self, batch, first=first: first)
+        layers = [fastnn.Dense(4, "tanh"), fastnn.Dense(2, "tanh", use_bias=False), fastnn.Dense(1)]
+        model = fastnn.Sequential(layers, "squared_error", fastnn.Adam(0.1), device="cuda", seed=1, input_size=4)
+        model.fit(x, y[:, None].astype(float), epochs=1, batch_size=5, verbose=False)
+        weights.append(b"".join(array.tobytes() for array in model.get_weights()))
+    assert weights[0] == weights[1]
