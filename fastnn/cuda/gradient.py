@@ -135,7 +135,7 @@ def make_gradient_tile(dtype: np.dtype[Any]) -> Any:
         return total
 
     @device_function
-    def gradient_tile(net, tile, rows, chunk, chunks, at_once, i, step, share):
+    def gradient_tile(net, tile, rows, chunk, chunks, at_once, rates, step, share):
         """Write the gradient of a tile of weights, and of the biases with the first inputs, and do the step on both."""
         zero, t, shared, stage = (
             like(0.0, net.params[0]),
@@ -196,7 +196,7 @@ def make_gradient_tile(dtype: np.dtype[Any]) -> Any:
         cuda.syncthreads()  # all teams' sums are there
         hyper, d, penalty = cuda.local.array(N_HYPER, numba.float64), cuda.local.array(4, element), 0.0
         if at_once:
-            step_numbers(net, i, step, hyper)
+            step_numbers(net, rates, step, hyper)
         q, end = t, quads + QUADS if biased else quads
         while q < end:
             if q < quads:
@@ -231,13 +231,13 @@ def make_gradients(dtype: np.dtype[Any]) -> Any:
     gradient_tile = make_gradient_tile(dtype)
 
     @device_function
-    def gradients(net, rows, chunks, at_once, i, step, share):
+    def gradients(net, rows, chunks, at_once, rates, step, share):
         tiles, task = net.numbers[N_TILES], cuda.blockIdx.x
         while task < tiles * chunks:
             chunk, tile = 0, task
             if chunks > 1:
                 chunk, tile = task // tiles, task % tiles
-            gradient_tile(net, tile, rows, chunk, chunks, at_once, i, step, share)
+            gradient_tile(net, tile, rows, chunk, chunks, at_once, rates, step, share)
             task += cuda.gridDim.x
 
     return gradients

@@ -51,7 +51,7 @@ from fastnn.cuda.net import (
 )
 from fastnn.cuda.reduction import sum_of
 from fastnn.cuda.tile import THREADS, tiles
-from fastnn.cuda.weights import add_penalties, clip_scale, norm_of_blocks, penalty_scale, update_parameters
+from fastnn.cuda.weights import add_penalties, clip_scale, norm_of_blocks, penalty_scale, rates_of, update_parameters
 from fastnn.kernels import epoch as e
 from fastnn.kernels.epoch import (
     BATCH,
@@ -225,7 +225,7 @@ def _norm(net, i, stage, step, row0, rows):
 def _update(net, i, stage, step, row0, rows):
     share = penalty_scale(net, total_weight(net, row0, rows))
     scale = clip_scale(net, i)
-    update_parameters(net, i, step, share, scale)
+    update_parameters(net, rates_of(net, i), step, share, scale)
 
 
 @device_function

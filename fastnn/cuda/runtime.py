@@ -309,9 +309,13 @@ class CudaRuntime(Runtime):
         return self._orders[0][1] if self._orders else to_device(order)
 
     def training_calls(self, data: Data, batch: int) -> Callable[[Array, int, int, int, Array, Report], None]:
-        if self._kept is not None:
+        if self._kept is not None:  # all that is taken to the device once goes there before the first step
+            plan = self._plan_for(batch, False)
             with lock:
                 self._data(data)
+                self._to_device()
+                self._room(plan)
+                self._constants_of(plan)
 
         def train(order: Array, first: int, rows: int, step: int, rates: Array, report: Report) -> None:
             each = tiles(rows, batch)
@@ -424,16 +428,13 @@ class CudaRuntime(Runtime):
             sheet.report[:] = report
             result = empty(1 if out is None else out.size, self.network.dtype)
             work = self._device_work[: plan.work_size]
-            told = sheet.send()
+            told, known = sheet.send(), self._constants_of(plan)
             arguments = (
-                told["numbers"], self._constant("table", plan.table), told["floats"],
-                self._constant("scales", self.network.scales), self._constant("hyper", self._hyper),
-                self._constant("tiles", plan.tiles), self._constant("blocks", self._parts[0]),
-                self._constant("block floats", self._parts[1]),
+                told["numbers"], known["table"], told["floats"], known["scales"], known["hyper"], known["tiles"],
+                known["blocks"], known["block floats"],
                 *(self._on_device[name] for name in ("params", "grads", "state")), work, self._device_sums,
-                there.x, there.x_bytes, self._constant("rescale", self.network.rescale.reshape(-1)), there.labels,
-                there.targets, there.weights, self._order(order), told["rates"], told["report"], result,
-                told["arrivals"],
+                there.x, there.x_bytes, known["rescale"], there.labels, there.targets, there.weights,
+                self._order(order), told["rates"], told["report"], result, told["arrivals"],
             )  # fmt: skip
             self._launch(plan, arguments, sheet.numbers)
             self._newer = "device" if mode in (e.TRAIN, e.GRADIENT) else self._newer
@@ -448,13 +449,19 @@ class CudaRuntime(Runtime):
             self._sheet = Sheet(steps)
         return self._sheet
 
-    def _constant(self, name: str, array: Array) -> Any:
-        """Return a copy on the device of an array that is the same in most launches."""
-        known = self._constants.get(name)
-        if known is None or known[0].shape != array.shape or known[0].tobytes() != array.tobytes():
-            there = to_device(array) if array.size else empty(1, array.dtype)
-            known = self._constants[name] = (array.copy(), there)
-        return known[1]
+    def _constants_of(self, plan: DevicePlan) -> dict[str, Any]:
+        """Return copies on the device of the arrays that are the same in most launches."""
+        network = self.network
+        arrays = {
+            "table": plan.table, "scales": network.scales, "hyper": self._hyper, "tiles": plan.tiles,
+            "blocks": self._parts[0], "block floats": self._parts[1], "rescale": network.rescale.reshape(-1),
+        }  # fmt: skip
+        for name, array in arrays.items():
+            known = self._constants.get(name)
+            if known is None or known[0].shape != array.shape or known[0].tobytes() != array.tobytes():
+                there = to_device(array) if array.size else empty(1, array.dtype)
+                self._constants[name] = (array.copy(), there)
+        return {name: there for name, (_, there) in self._constants.items()}
 
     def _launch(self, plan: DevicePlan, arguments: tuple[Any, ...], numbers: npt.NDArray[np.int64]) -> None:
         if launches.is_worth(6.0 * plan.rows * self.network.n_params, plan.shape.way == s.STAGED):

@@ -54,7 +54,7 @@ from fastnn.cuda.reduction import grid_barrier, sum_of
 from fastnn.cuda.rows import LARGEST, MOST_STAGES, ROWS, few_rows
 from fastnn.cuda.tile import LARGE, SQUARE, TALL, THREADS, Tile, make_place, make_product
 from fastnn.cuda.vector import load, store
-from fastnn.cuda.weights import add_penalties, clip_scale, norm_of_blocks, penalty_scale, update_parameters
+from fastnn.cuda.weights import add_penalties, clip_scale, norm_of_blocks, penalty_scale, rates_of, update_parameters
 from fastnn.kernels.epoch import (
     BATCH,
     CLIP_NORM,
@@ -247,7 +247,7 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
         for i in range(net.numbers[N_STEPS]):
             step, row0 = net.numbers[FIRST_STEP] + i, net.numbers[FIRST_ROW] + i * net.numbers[BATCH]
             rows = min(net.numbers[BATCH], net.numbers[FIRST_ROW] + net.numbers[N_ROWS] - row0)
-            total = total_weight(net, row0, rows)
+            rates, total = rates_of(net, i), total_weight(net, row0, rows)
             factor = net.floats[LOSS_SCALE] / total if total > 0.0 else 0.0
             if in_fours:
                 for task in range(cuda.blockIdx.x, (rows + ROWS - 1) // ROWS, cuda.gridDim.x):
@@ -264,7 +264,7 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
             if learning:
                 chunks, clips, share = chunks_of(rows), net.floats[CLIP_NORM] < math.inf, penalty_scale(net, total)
                 at_once = mode == TRAIN and chunks == 1 and not clips
-                gradients(net, rows, chunks, at_once, i, step, share)
+                gradients(net, rows, chunks, at_once, rates, step, share)
                 grid_barrier(net.arrivals, net.met)
                 if chunks > 1:
                     add_chunks(net, chunks)
@@ -273,7 +273,7 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
                     if clips:
                         norm_of_blocks(net, share)
                         grid_barrier(net.arrivals, net.met)
-                    update_parameters(net, i, step, share, clip_scale(net, i))
+                    update_parameters(net, rates, step, share, clip_scale(net, i))
                     grid_barrier(net.arrivals, net.met)
                 add_penalties(net, i, at_once)
             if net.numbers[WANT_OUT] != 0 or net.numbers[WANT_DX] != 0:

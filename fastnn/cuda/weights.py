@@ -61,11 +61,18 @@ def clip_scale(net, i):
 
 
 @device_function
-def step_numbers(net, i, step, hyper):
-    """Write the optimizer's numbers for the step number `step`, the launch's i-th, into a thread's own array."""
+def rates_of(net, i):
+    """Return the learning rate and Adam's two corrections of the launch's i-th step; ask long before they are used."""
+    row = i if net.numbers[MODE] == TRAIN else 0
+    return net.rates[row, 0], net.rates[row, 1], net.rates[row, 2]
+
+
+@device_function
+def step_numbers(net, rates, step, hyper):
+    """Write the optimizer's numbers for the step number `step` into a thread's own array."""
     for x in range(N_HYPER):
         hyper[x] = net.hyper[x]
-    hyper[LR], hyper[CORRECTION1], hyper[CORRECTION2] = net.rates[i, 0], net.rates[i, 1], net.rates[i, 2]
+    hyper[LR], hyper[CORRECTION1], hyper[CORRECTION2] = rates
     hyper[FIRST] = 1.0 if step == 0 else 0.0
 
 
@@ -94,10 +101,10 @@ def put_penalty(net, place, penalty):
 
 
 @device_function
-def update_parameters(net, i, step, share, scale):
-    """Do the step number `step`, the launch's i-th, on all parameters from their gradient in the card's memory."""
+def update_parameters(net, rates, step, share, scale):
+    """Do the step number `step` on all parameters from their gradient in the card's memory."""
     hyper, d = cuda.local.array(N_HYPER, numba.float64), cuda.local.array(4, net.params.dtype)
-    step_numbers(net, i, step, hyper)
+    step_numbers(net, rates, step, hyper)
     for u in range(cuda.blockIdx.x, net.numbers[N_BLOCKS], cuda.gridDim.x):
         first, high, penalty = net.blocks[u, 0] + 4 * cuda.threadIdx.x, net.blocks[u, 1], 0.0
         while first < high:
