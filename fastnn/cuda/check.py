@@ -30,9 +30,9 @@ ROWS, VALUES, EPOCHS = (7, 9, 1) if _numba.SIMULATED else (33, 777, 2)
 TRAINED = (
     ((4, 8, 5), (4, 8, 8), (5, 8, 5))
     if _numba.SIMULATED
-    else ((32, 1000, 5), (32, 1000, 1000), (300, 1000, 250), (32, 5000, 4500), (1100, 5000, 4500))
+    else ((32, 1000, 5), (300, 1000, 300), (600, 1000, 300), (32, 5000, 4500), (1100, 5000, 4500))
 )
-"""Units, rows and batch of training runs: one for each kernel (`step.shape_for`), and for one block alone."""
+"""Units, rows and batch of training runs: one or two for each kernel (`step.shape_for`), with a shorter last batch."""
 
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-10, "bf16": 2.0**-8}

@@ -374,22 +374,34 @@ def begin_backward(net, stage, step, i0, i1, from_, to):
 
 
 @device_function
+def add_fours(net, sums, a, b, c, d, at):
+    """Return the sums and the products of four inputs' weights by the gradients of four outputs, from slot `at` on."""
+    sums = add_products(sums, (a[0], b[0], c[0], d[0]), load4(net.shared, at))
+    sums = add_products(sums, (a[1], b[1], c[1], d[1]), load4(net.shared, at + 4))
+    sums = add_products(sums, (a[2], b[2], c[2], d[2]), load4(net.shared, at + 8))
+    return add_products(sums, (a[3], b[3], c[3], d[3]), load4(net.shared, at + 12))
+
+
+@device_function
 def sums_along(net, stage, from_, k0, lane, group):
     """Return the sums of 4 inputs by 4 rows over every so-many-th output of a dense stage."""
     n, sums, end, i = stage.units, sixteen(like(0.0, net.params[0])), stage.inputs - 1, k0 + group
     w0, w1 = stage.weight + min(i, end) * n, stage.weight + min(i + GROUPS, end) * n
     w2, w3 = stage.weight + min(i + 2 * GROUPS, end) * n, stage.weight + min(i + 3 * GROUPS, end) * n
     if n & 3 == 0:
-        j = 4 * lane
-        while j < n:
+        j, step = 4 * lane, 4 * LANES
+        while j + step < n:  # eight loads are on their way at a time
             a, b = load4(net.params, w0 + j), load4(net.params, w1 + j)
             c, d = load4(net.params, w2 + j), load4(net.params, w3 + j)
-            at = from_ + 5 * j
-            sums = add_products(sums, (a[0], b[0], c[0], d[0]), load4(net.shared, at))
-            sums = add_products(sums, (a[1], b[1], c[1], d[1]), load4(net.shared, at + 4))
-            sums = add_products(sums, (a[2], b[2], c[2], d[2]), load4(net.shared, at + 8))
-            sums = add_products(sums, (a[3], b[3], c[3], d[3]), load4(net.shared, at + 12))
-            j += 4 * LANES
+            e, f = load4(net.params, w0 + j + step), load4(net.params, w1 + j + step)
+            g, h = load4(net.params, w2 + j + step), load4(net.params, w3 + j + step)
+            sums = add_fours(net, sums, a, b, c, d, from_ + 5 * j)
+            sums = add_fours(net, sums, e, f, g, h, from_ + 5 * (j + step))
+            j += 2 * step
+        if j < n:
+            a, b = load4(net.params, w0 + j), load4(net.params, w1 + j)
+            c, d = load4(net.params, w2 + j), load4(net.params, w3 + j)
+            sums = add_fours(net, sums, a, b, c, d, from_ + 5 * j)
     else:
         j = lane
         while j < n:
