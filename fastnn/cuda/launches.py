@@ -41,16 +41,18 @@ from fastnn.cuda.net import (
     OPTIMIZER,
     TILE_SUMS,
     Net,
-    finish_backward,
+    finish_backward_from,
     finish_forward,
     gather,
     loss_of_rows,
+    slope_source,
     stage_of,
     total_weight,
     write_result,
 )
 from fastnn.cuda.reduction import sum_of
 from fastnn.cuda.tile import THREADS, tiles
+from fastnn.cuda.vector import load, store
 from fastnn.cuda.weights import add_penalties, clip_scale, norm_of_blocks, penalty_scale, rates_of, update_parameters
 from fastnn.kernels import epoch as e
 from fastnn.kernels.epoch import (
@@ -78,8 +80,8 @@ WORTH_FLOPS, STAGED_SHARE = 2e10, 1 / 64
 """Operations of a step from which its products are worth handing over: some 400 us at 50 TFLOP/s. By a share of that
 where fastnn's own kernel would do the step stage by stage: on an H200 1.1 ms for 3e9 operations, by cuBLASLt 0.3 ms."""
 
-ROWS_EACH = 64
-"""Rows of one task of the loss."""
+ROWS_EACH = THREADS
+"""Rows of one task of the loss: one a thread."""
 
 
 LEAST_REPLAYS = 4
@@ -149,9 +151,27 @@ def _gather(net, i, stage, step, row0, rows):
 def _finish_forward(net, i, stage, step, row0, rows):
     own = stage_of(net, stage)
     sums = own.into if not own.dense else own.out if own.keep == KEEP_NONE else own.source
-    for at in range(cuda.grid(1), rows * own.units, cuda.gridsize(1)):
-        z = net.work[sums + at]
-        finish_forward(net, own, step, at, z + net.params[own.bias + at % own.units] if own.bias >= 0 else z)
+    at, apart, n, end = cuda.grid(1), cuda.gridsize(1), own.units, rows * own.units
+    j, right = at % n, apart % n
+    while at < end:
+        last = end - 1  # a thread has four elements on their way; those behind the end are the last one, and not kept
+        z0, z1 = load(net.work, sums + at), load(net.work, sums + min(at + apart, last))
+        z2, z3 = load(net.work, sums + min(at + 2 * apart, last)), load(net.work, sums + min(at + 3 * apart, last))
+        j = finish_one(net, own, step, at, j, right, z0)
+        if at + apart < end:
+            j = finish_one(net, own, step, at + apart, j, right, z1)
+        if at + 2 * apart < end:
+            j = finish_one(net, own, step, at + 2 * apart, j, right, z2)
+        if at + 3 * apart < end:
+            j = finish_one(net, own, step, at + 3 * apart, j, right, z3)
+        at += 4 * apart
+
+
+@device_function
+def finish_one(net, own, step, at, j, right, z):
+    """Finish the element `at` of a stage, which is in column j; returns the column of what lies `right` behind it."""
+    finish_forward(net, own, step, at, z + load(net.params, own.bias + j) if own.bias >= 0 else z)
+    return j + right - own.units if j + right >= own.units else j + right
 
 
 @device_function
@@ -180,9 +200,27 @@ def _finish_backward(net, i, stage, step, row0, rows):
     own, before = stage_of(net, stage), stage_of(net, max(stage - 1, 0))
     to = before.delta if stage > 0 else net.numbers[DX]
     source = to if own.dense else own.delta
-    for at in range(cuda.grid(1), rows * own.inputs, cuda.gridsize(1)):
-        d = net.work[source + at]
-        net.work[to + at] = finish_backward(net, before, step, at, d) if stage > 0 else d
+    at, apart, end = cuda.grid(1), cuda.gridsize(1), rows * own.inputs
+    while at < end:
+        last = end - 1  # as in `_finish_forward`
+        at1, at2, at3 = min(at + apart, last), min(at + 2 * apart, last), min(at + 3 * apart, last)
+        d0, d1 = load(net.work, source + at), load(net.work, source + at1)
+        d2, d3 = load(net.work, source + at2), load(net.work, source + at3)
+        if stage > 0:
+            s0, s1 = slope_source(net, before, at), slope_source(net, before, at1)
+            s2, s3 = slope_source(net, before, at2), slope_source(net, before, at3)
+            d0 = finish_backward_from(net, before, step, at, d0, s0)
+            d1 = finish_backward_from(net, before, step, at1, d1, s1)
+            d2 = finish_backward_from(net, before, step, at2, d2, s2)
+            d3 = finish_backward_from(net, before, step, at3, d3, s3)
+        store(net.work, to + at, d0)
+        if at + apart < end:
+            store(net.work, to + at1, d1)
+        if at + 2 * apart < end:
+            store(net.work, to + at2, d2)
+        if at + 3 * apart < end:
+            store(net.work, to + at3, d3)
+        at += 4 * apart
 
 
 @device_function
