@@ -205,7 +205,7 @@ class CudaRuntime(Runtime):
         self._device_work: Any = None
         self._device_sums: Any = None
         self._last: tuple[DevicePlan, Any] | None = None
-        self._sheet: Sheet | None = None
+        self._sheets: dict[int, Sheet] = {}
         self._constants: dict[str, tuple[Array, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class CudaRuntime(Runtime):
             "_orders": [],
             "_device_work": None,
             "_device_sums": None,
-            "_sheet": None,
+            "_sheets": {},
             "_constants": {},
         }
         return {**self.__dict__, **nothing, "_last": None}
@@ -279,9 +279,9 @@ class CudaRuntime(Runtime):
         self._get("params")
 
     def first_steps(self, batch: int) -> int:
-        """Return what takes some hundredths of a second on a small card: a call costs as much as 50 small steps."""
+        """Return what takes some 30 ms on a large card: a call costs as much as 30 small steps."""
         flops = 6.0 * batch * self.network.n_params
-        return max(1, int(0.03 / (3e-5 + flops / 2e12)))
+        return max(1, int(0.03 / (2e-5 + flops / 8e12)))
 
     def compile(self) -> None:
         """Do nothing: kernels are compiled for a plan, when it is known."""
@@ -444,10 +444,12 @@ class CudaRuntime(Runtime):
             self._last = (plan, work)
 
     def _sheet_for(self, steps: int) -> Sheet:
-        """Return what a launch of so many steps is told by; the last one is kept."""
-        if self._sheet is None or len(self._sheet.report) != steps:
-            self._sheet = Sheet(steps)
-        return self._sheet
+        """Return what a launch of so many steps is told by; the last few are kept."""
+        if steps not in self._sheets:
+            if len(self._sheets) == 4:
+                self._sheets.clear()
+            self._sheets[steps] = Sheet(steps)
+        return self._sheets[steps]
 
     def _constants_of(self, plan: DevicePlan) -> dict[str, Any]:
         """Return copies on the device of the arrays that are the same in most launches."""
