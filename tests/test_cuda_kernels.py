@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import types
 
 import naive
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from conftest import assert_ulps
 
 from fastnn import cuda, kernels
-from fastnn.cuda import check
+from fastnn.cuda import _arrays, check
 from fastnn.cuda._numba import SIMULATED, driver
 
 pytestmark = pytest.mark.skipif(bool(cuda.missing()), reason=cuda.missing())
@@ -301,3 +303,29 @@ def test_checks_run_several_at_a_time_and_what_they_raise_is_a_problem():
     assert good.library == check.describe_library()
     assert "float31" in bad.problem
     assert none.problem == "KeyError: 'no such check'"
+
+
+def test_a_full_device_is_said_to_be_full(monkeypatch):
+    class Full:
+        """A device whose allocations fail as the driver's do."""
+
+        def __init__(self, message):
+            self.message = message
+
+        def device_array(self, shape, dtype):
+            raise RuntimeError(self.message)
+
+        to_device = functools.partialmethod(device_array, None)
+
+        def current_context(self):
+            return types.SimpleNamespace(get_memory_info=lambda: (1_500_000_000, 8_000_000_000))
+
+    monkeypatch.setattr(_arrays, "driver", Full("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY"))
+    for allocate in (lambda: _arrays.empty((1000, 1000), np.float64), lambda: _arrays.to_device(np.zeros(1_000_000))):
+        with pytest.raises(
+            MemoryError, match=r"device: 0\.01 GB do not fit on the GPU, which has 1\.50 of 8\.00 GB free"
+        ):
+            allocate()
+    monkeypatch.setattr(_arrays, "driver", Full("[700] an illegal address"))
+    with pytest.raises(RuntimeError, match="illegal address"):
+        _arrays.empty(3, np.float32)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -140,7 +143,8 @@ def view_as(array: Any, dtype: Any, shape: tuple[int, ...]) -> Any:
 
 def empty(shape: int | tuple[int, ...], dtype: Any) -> Any:
     """Return a device array that holds anything; one element at least, since a device has no array of none."""
-    return driver.device_array(shape if np.prod(shape) else _one(shape), dtype)
+    with _room_for(math.prod(np.atleast_1d(shape)) * np.dtype(dtype).itemsize):
+        return driver.device_array(shape if np.prod(shape) else _one(shape), dtype)
 
 
 def _one(shape: int | tuple[int, ...]) -> int | tuple[int, ...]:
@@ -149,4 +153,26 @@ def _one(shape: int | tuple[int, ...]) -> int | tuple[int, ...]:
 
 def to_device(array: np.ndarray) -> Any:
     """Return a copy of a NumPy array on the device."""
-    return driver.to_device(np.ascontiguousarray(array))
+    with _room_for(array.nbytes):
+        return driver.to_device(np.ascontiguousarray(array))
+
+
+@contextlib.contextmanager
+def _room_for(wanted: float) -> Iterator[None]:
+    """Say what did not fit where the device has no memory left.
+
+    Raises
+    ------
+    MemoryError
+        If it has not.
+    """
+    try:
+        yield
+    except Exception as error:  # the bundled target, numba-cuda and cuda-python each have their own
+        if "OUT_OF_MEMORY" not in str(error).upper():
+            raise
+        free, total = driver.current_context().get_memory_info()
+        raise MemoryError(
+            f"device: {wanted / 1e9:.2f} GB do not fit on the GPU, which has {free / 1e9:.2f} of {total / 1e9:.2f} GB "
+            "free; a smaller batch_size takes less, and data as a stream (fastnn.stream) go there piece by piece"
+        ) from error
