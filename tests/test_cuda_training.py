@@ -45,7 +45,10 @@ NETWORKS = {
         fastnn.Rescale(0.5, 0.1), fastnn.Dropout(0.1), fastnn.Activation("leaky_relu"),
         fastnn.Dense(7, use_bias=False), fastnn.Activation("softplus"), fastnn.Activation("tanh"), fastnn.Dense(3),
     ],
-    "wide": [fastnn.Dense(24, "relu"), fastnn.Dense(13, "tanh"), fastnn.Dense(12, "silu"), fastnn.Dense(3)],
+    "wide": [
+        fastnn.Dense(24, "relu"), fastnn.Dropout(0.3), fastnn.Dense(13, "tanh"), fastnn.Dense(12, "silu"),
+        fastnn.Dense(8, "tanh"), fastnn.Dense(3),
+    ],
 }  # fmt: skip
 OPTIMIZERS = {
     "sgd": (fastnn.SGD(0.1, momentum=0.9, nesterov=True), {"name": "sgd", "momentum": 0.9, "nesterov": True}),

@@ -14,6 +14,7 @@ from fastnn.kernels._check import check_code
 from fastnn.kernels.formulas import (
     ELU,
     GELU,
+    IDENTITY,
     LEAKY_RELU,
     RELU,
     SIGMOID,
@@ -77,6 +78,32 @@ def slope_one(code, source):
     if code == SILU:
         return silu_slope(source)
     return like(1.0, source)
+
+
+@device_function
+def in_fours(code):
+    """Return whether `activate_four` and `slope_four` know an activation: those of most hidden layers."""
+    return code == RELU or code == TANH or code == IDENTITY
+
+
+@device_function
+def activate_four(code, z):
+    """Return one of the activations that `in_fours` names of four numbers: chosen once."""
+    if code == RELU:
+        return (relu(z[0]), relu(z[1]), relu(z[2]), relu(z[3]))
+    if code == TANH:
+        return (tanh(z[0]), tanh(z[1]), tanh(z[2]), tanh(z[3]))
+    return z
+
+
+@device_function
+def slope_four(code, d, a):
+    """Return four gradients times the slopes of one of those activations, whose values are a."""
+    if code == RELU:
+        return (d[0] * relu_slope(a[0]), d[1] * relu_slope(a[1]), d[2] * relu_slope(a[2]), d[3] * relu_slope(a[3]))
+    if code == TANH:
+        return (d[0] * tanh_slope(a[0]), d[1] * tanh_slope(a[1]), d[2] * tanh_slope(a[2]), d[3] * tanh_slope(a[3]))
+    return d
 
 
 @kernel

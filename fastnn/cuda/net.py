@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from fastnn.cuda._formulas import like
 from fastnn.cuda._numba import cuda, device_function
-from fastnn.cuda.activation import activate_one, slope_one, softmax_row
+from fastnn.cuda.activation import activate_four, activate_one, in_fours, slope_four, slope_one, softmax_row
 from fastnn.cuda.dropout import drop
 from fastnn.cuda.loss import loss_rows
 from fastnn.cuda.reduction import block_total, sum_of
 from fastnn.cuda.tile import THREADS
-from fastnn.cuda.vector import load, store
+from fastnn.cuda.vector import load, load4, store, store4
 from fastnn.kernels import epoch
 from fastnn.kernels.epoch import (
     ACTIVATION,
@@ -224,6 +224,31 @@ def finish_backward_from(net, stage, step, at, d, source):
         # A dropped unit of ReLU puts out 0, and so is the slope there.
         d = d * like(net.scales[stage.number], d) if stage.activation == RELU else dropped(net, stage, step, at, d)
     return d * slope_one(stage.activation, source) if stage.activation != IDENTITY else d
+
+
+@device_function
+def goes_in_fours(stage):
+    """Return whether `finish_forward_four` and `finish_backward_four` do what a stage does to its sums."""
+    return stage.units & 3 == 0 and stage.threshold == 0 and in_fours(stage.activation)
+
+
+@device_function
+def finish_forward_four(net, stage, at, z):
+    """`finish_forward` of four neighbours, where the stage `goes_in_fours`."""
+    a = activate_four(stage.activation, z)
+    if stage.keep == KEEP_Z:
+        store4(net.work, stage.source + at, z)
+    if stage.keep == KEEP_A:
+        store4(net.work, stage.source + at, a)
+    store4(net.work, stage.out + at, a)
+
+
+@device_function
+def finish_backward_four(net, stage, at, d):
+    """`finish_backward` of four neighbours, where the stage `goes_in_fours`."""
+    if stage.activation == IDENTITY:
+        return d
+    return slope_four(stage.activation, d, load4(net.work, stage.source + at))
 
 
 @device_function

@@ -43,8 +43,11 @@ from fastnn.cuda.net import (
     TILE_SUMS,
     Net,
     finish_backward,
+    finish_backward_four,
     finish_forward,
+    finish_forward_four,
     gather,
+    goes_in_fours,
     loss_of_rows,
     stage_of,
     total_weight,
@@ -53,7 +56,7 @@ from fastnn.cuda.net import (
 from fastnn.cuda.reduction import grid_barrier, sum_of
 from fastnn.cuda.rows import LARGEST, MOST_STAGES, ROWS, few_rows
 from fastnn.cuda.tile import LARGE, SQUARE, TALL, THREADS, Tile, make_place, make_product
-from fastnn.cuda.vector import load, store
+from fastnn.cuda.vector import add_four, load, load4, store, store4
 from fastnn.cuda.weights import add_penalties, clip_scale, norm_of_blocks, penalty_scale, rates_of, update_parameters
 from fastnn.kernels.epoch import (
     BATCH,
@@ -159,6 +162,16 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
                 acc, unused, net.shared, work, stage.into + i0 * k, k, 1, net.params, stage.weight + j0, n, 1,
                 rows - i0, n - j0, k, True,
             )  # fmt: skip
+        if dense and goes_in_fours(stage):
+            for x in range(0, n_sums, 4):
+                i, j = place(x)
+                i, j = i + i0, j + j0
+                if i < rows and j < n:
+                    z = (acc[x], acc[x + 1], acc[x + 2], acc[x + 3])
+                    if bias >= 0:
+                        z = add_four(z, load4(net.params, bias + j))
+                    finish_forward_four(net, stage, i * n + j, z)
+            return
         for x in range(min(n_sums, rows * n_sums)):  # a bound that the compiler cannot unroll
             i, j = place(x)
             i, j = i + i0, j + j0
@@ -180,6 +193,14 @@ def make_steps(dtype: np.dtype[Any], shape: Shape) -> Any:
                 k - j0, n, True,
             )  # fmt: skip
         to = before.delta if s > 0 else net.numbers[DX]
+        if dense and s > 0 and goes_in_fours(before):
+            for x in range(0, n_sums, 4):
+                i, j = place(x)
+                i, j = i + i0, j + j0
+                if i < rows and j < k:
+                    d = (acc[x], acc[x + 1], acc[x + 2], acc[x + 3])
+                    store4(work, to + i * k + j, finish_backward_four(net, before, i * k + j, d))
+            return
         for x in range(min(n_sums, rows * n_sums)):
             i, j = place(x)
             i, j = i + i0, j + j0
