@@ -151,31 +151,35 @@ def fetch_wanted(net, s0, s1, s2, s3):
 
 
 @device_function
+def four_rows(net, w, down):
+    """Return four neighbours in each of four rows of the weights."""
+    a, b = load4(net.params, w), load4(net.params, w + down)
+    return a, b, load4(net.params, w + 2 * down), load4(net.params, w + 3 * down)
+
+
+@device_function
+def add_four_rows(net, sums, x, across, a, b, c, d):
+    """Return the sums and the products of four inputs of four rows by four neighbours of their weights each."""
+    sums = add_products(sums, load4(net.shared, x), a)
+    sums = add_products(sums, load4(net.shared, x + across), b)
+    sums = add_products(sums, load4(net.shared, x + 2 * across), c)
+    return add_products(sums, load4(net.shared, x + 3 * across), d)
+
+
+@device_function
 def sums_of_four(net, x, w, n, k, part, parts):
     """Return the sums of 4 rows by 4 columns over every so-many-th input; x and w are where row and weights begin."""
     sums = sixteen(like(0.0, net.params[0]))
     x, w, across, down = x + 4 * part, w + part * n, 4 * parts, parts * n
-    while part + 7 * parts < k:
-        w0, w1 = load4(net.params, w), load4(net.params, w + down)
-        w2, w3 = load4(net.params, w + 2 * down), load4(net.params, w + 3 * down)
-        w4, w5 = load4(net.params, w + 4 * down), load4(net.params, w + 5 * down)
-        w6, w7 = load4(net.params, w + 6 * down), load4(net.params, w + 7 * down)
-        sums = add_products(sums, load4(net.shared, x), w0)
-        sums = add_products(sums, load4(net.shared, x + across), w1)
-        sums = add_products(sums, load4(net.shared, x + 2 * across), w2)
-        sums = add_products(sums, load4(net.shared, x + 3 * across), w3)
-        sums = add_products(sums, load4(net.shared, x + 4 * across), w4)
-        sums = add_products(sums, load4(net.shared, x + 5 * across), w5)
-        sums = add_products(sums, load4(net.shared, x + 6 * across), w6)
-        sums = add_products(sums, load4(net.shared, x + 7 * across), w7)
+    while part + 7 * parts < k:  # eight loads are on their way before the first product waits for one
+        a, b, c, d = four_rows(net, w, down)
+        e, f, g, h = four_rows(net, w + 4 * down, down)
+        sums = add_four_rows(net, sums, x, across, a, b, c, d)
+        sums = add_four_rows(net, sums, x + 4 * across, across, e, f, g, h)
         part, x, w = part + 8 * parts, x + 8 * across, w + 8 * down
-    while part + 3 * parts < k:
-        w0, w1 = load4(net.params, w), load4(net.params, w + down)
-        w2, w3 = load4(net.params, w + 2 * down), load4(net.params, w + 3 * down)
-        sums = add_products(sums, load4(net.shared, x), w0)
-        sums = add_products(sums, load4(net.shared, x + across), w1)
-        sums = add_products(sums, load4(net.shared, x + 2 * across), w2)
-        sums = add_products(sums, load4(net.shared, x + 3 * across), w3)
+    if part + 3 * parts < k:
+        a, b, c, d = four_rows(net, w, down)
+        sums = add_four_rows(net, sums, x, across, a, b, c, d)
         part, x, w = part + 4 * parts, x + 4 * across, w + 4 * down
     while part < k:
         sums = add_products(sums, load4(net.shared, x), load4(net.params, w))
