@@ -329,3 +329,21 @@ def test_a_full_device_is_said_to_be_full(monkeypatch):
     monkeypatch.setattr(_arrays, "driver", Full("[700] an illegal address"))
     with pytest.raises(RuntimeError, match="illegal address"):
         _arrays.empty(3, np.float32)
+
+
+def test_a_tensor_of_another_library_that_may_only_be_read_is_not_written_to(monkeypatch):
+    """What Numba makes of it does not know that any more: the tensor itself is asked."""
+
+    class Tensor:
+        def __init__(self, read_only):
+            self.__cuda_array_interface__ = {"data": (256, read_only)}
+
+    view = types.SimpleNamespace(dtype=np.dtype("float32"), shape=(3,), is_c_contiguous=lambda: True)
+    monkeypatch.setattr(_arrays, "SIMULATED", False)
+    monkeypatch.setattr(
+        _arrays, "driver", types.SimpleNamespace(is_cuda_array=lambda array: True, as_cuda_array=lambda array: view)
+    )
+    assert _arrays.check_array("w", Tensor(False), writable=True) is view
+    assert _arrays.check_array("w", Tensor(True)) is view
+    with pytest.raises(ValueError, match="w: got a read-only array, expected a writable one"):
+        _arrays.check_array("w", Tensor(True), writable=True)

@@ -331,3 +331,18 @@ def test_bits_do_not_depend_on_how_many_steps_a_call_takes(way, rng, monkeypatch
         model.fit(x, y[:, None].astype(float), epochs=1, batch_size=5, verbose=False)
         weights.append(b"".join(array.tobytes() for array in model.get_weights()))
     assert weights[0] == weights[1]
+
+
+def test_a_row_of_weight_0_counts_nothing_whatever_its_loss(route, rng):
+    """Its logits are infinite: the largest less itself is NaN."""
+    x, y = data(rng, 7, 4, 3, "cross_entropy")
+    x[2] = 1e38
+    weights = np.ones(7)
+    weights[2] = 0.0
+    losses = []
+    for model in pair([fastnn.Dense(3)], "cross_entropy", input_size=4, dtype="float32"):
+        model.set_weights([np.full((4, 3), 10.0), np.arange(3.0)])
+        with np.errstate(over="ignore"):  # the library's stand-in multiplies by NumPy
+            losses.append(model.evaluate(x, y, sample_weight=weights)["loss"])
+    assert np.isfinite(losses).all()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
