@@ -10,7 +10,7 @@ from conftest import sampled_shapes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastnn.kernels._simd import first_cache_ways
+from fastnn.kernels._simd import first_cache_ways, pointer
 from fastnn.kernels.gemm import GEMM, call_gemm, matmul, product_scratch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -105,7 +105,9 @@ def test_any_shape(m, n, k, transposes, name, guard):
 def write_block(address, c, c0, ldc, a, transpose_a, b, transpose_b, m, n, k, bias, has_bias, scratch):
     a_rs, a_cs = (1, m) if transpose_a else (k, 1)
     b_rs, b_cs = (1, k) if transpose_b else (n, 1)
-    call_gemm(address, c, c0, ldc, a, 0, a_rs, a_cs, b, 0, b_rs, b_cs, m, n, k, bias, 0, has_bias, scratch, 0, c, -1, 0)
+    out, at, panel = pointer(c, c0), pointer(a, 0), pointer(b, 0)
+    start, room = pointer(bias, 0), pointer(scratch, 0)
+    call_gemm(address, out, ldc, at, a_rs, a_cs, panel, b_rs, b_cs, m, n, k, start, has_bias, room, out, 0)
 
 
 @every_transpose

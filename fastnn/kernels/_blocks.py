@@ -48,9 +48,9 @@ LINE_ELEMENTS = 16
 
 
 @inlined
-def from_line(room):
-    """Return a vector from where its first cache line begins."""
-    return room[(-room.ctypes.data % 64) // room.itemsize :]
+def first_line(room):
+    """Return which element of a vector begins its first whole cache line."""
+    return (-room.ctypes.data % 64) // room.itemsize
 
 
 @inlined

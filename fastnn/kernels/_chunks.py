@@ -13,8 +13,8 @@ import numpy as np
 from numba import types
 
 from fastnn.kernels._blocks import make_stack
-from fastnn.kernels._context import SLOTS, floats_at
-from fastnn.kernels._jit import Task, entry, inlined, like_writable
+from fastnn.kernels._context import SLOTS, make_pieces
+from fastnn.kernels._jit import Task, entry, like_writable
 from fastnn.kernels._pool import lead, pool, put
 
 CHUNK = 8192
@@ -31,10 +31,8 @@ _context_words = make_stack(10 * SLOTS, types.int64)
 _NO_DOUBLES, _NO_INTEGERS = np.empty(0), np.empty(0, np.int64)
 
 
-@inlined
-def chunk_at(p, position, element, task):
-    """Return the chunk that a task works on, of the float vector at a position of the context."""
-    return floats_at(p, position, element)[task * CHUNK : (task + 1) * CHUNK]
+chunk_at = make_pieces(CHUNK)
+"""Called as ``chunk_at(p, position, element, task)``: what a task works on of a float vector of a context."""
 
 
 @entry

@@ -45,44 +45,74 @@ class Context:
         self.integers[position : position + SLOTS] = value.ctypes.data, rows, columns
 
 
+_WORD = ir.IntType(64)
+
+
+def _read_slots(builder: Any, table: Any, position: Any, pointer: Any) -> tuple[Any, Any, Any]:
+    """Return address, rows and columns of the array at a position of a context."""
+    address, rows, columns = (
+        builder.load(builder.gep(table, [builder.add(position, ir.Constant(_WORD, offset))])) for offset in range(SLOTS)
+    )
+    return builder.inttoptr(address, pointer), rows, columns
+
+
+def _generate_view(array_type: Any, piece: int | None = None) -> Any:
+    """Return what writes the code for a view of an array, or of one `piece` of a vector, which has so many elements."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        table = make_array(signature.args[0])(context, builder, args[0]).data
+        kind = context.get_data_type(array_type.dtype)
+        item_size = ir.Constant(_WORD, context.get_abi_sizeof(kind))
+        data, rows, columns = _read_slots(builder, table, args[1], kind.as_pointer())
+        shape, strides = [rows, columns], [builder.mul(columns, item_size), item_size]
+        if array_type.ndim == 1:
+            shape, strides = [builder.mul(rows, columns)], [item_size]
+        if piece is not None:
+            size = ir.Constant(_WORD, piece)
+            first = builder.mul(args[3], size)
+            rest = builder.sub(shape[0], first)
+            data = builder.gep(data, [first])
+            shape = [builder.select(builder.icmp_signed("<", rest, size), rest, size)]
+            none = ir.Constant(_WORD, 0)  # where the vector is shorter, or there is none
+            shape = [builder.select(builder.icmp_signed("<", shape[0], none), none, shape[0])]
+        view = make_array(array_type)(context, builder)
+        populate_array(view, data=data, shape=shape, strides=strides, itemsize=item_size, meminfo=None)
+        return view._getvalue()
+
+    return generate
+
+
 def _make_view(element: Any, dimensions: int) -> Any:
     """Build an intrinsic (context, position[, like]) -> array view; `element` None takes the dtype of `like`."""
-
-    def generate_for(array_type: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            table = make_array(signature.args[0])(context, builder, args[0]).data
-            word = ir.IntType(64)
-
-            def read(offset: int) -> Any:
-                return builder.load(builder.gep(table, [builder.add(args[1], ir.Constant(word, offset))]))
-
-            address, rows, columns = read(0), read(1), read(2)
-            view = make_array(array_type)(context, builder)
-            item = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
-            item_size = ir.Constant(word, item)
-            shape = [builder.mul(rows, columns)] if dimensions == 1 else [rows, columns]
-            strides = [item_size] if dimensions == 1 else [builder.mul(columns, item_size), item_size]
-            data = builder.inttoptr(address, context.get_data_type(array_type.dtype).as_pointer())
-            populate_array(view, data=data, shape=shape, strides=strides, itemsize=item_size, meminfo=None)
-            return view._getvalue()
-
-        return generate
-
     if element is None:
 
         @intrinsic
         def view_like(typingctx: Any, context: Any, position: Any, like: Any) -> Any:
             array_type = types.Array(like.dtype, dimensions, "C")
-            return array_type(context, types.int64, like), generate_for(array_type)
+            return array_type(context, types.int64, like), _generate_view(array_type)
 
         return view_like
 
     @intrinsic
     def view(typingctx: Any, context: Any, position: Any) -> Any:
         array_type = types.Array(element, dimensions, "C")
-        return array_type(context, types.int64), generate_for(array_type)
+        return array_type(context, types.int64), _generate_view(array_type)
 
     return view
+
+
+def make_pieces(size: int) -> Any:
+    """Build an intrinsic (context, position, like, index) -> view of `size` elements of a vector from index * size on.
+
+    They are fewer, or none, where the vector ends before.
+    """
+
+    @intrinsic
+    def piece_at(typingctx: Any, context: Any, position: Any, like: Any, index: Any) -> Any:
+        array_type = types.Array(like.dtype, 1, "C")
+        return array_type(context, types.int64, like, types.int64), _generate_view(array_type, size)
+
+    return piece_at
 
 
 integers_at = _make_view(types.int64, 1)

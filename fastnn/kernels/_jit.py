@@ -38,7 +38,8 @@ EXACT = {"nsz", "contract"}
 FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 _COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy", "pipeline_class": KernelCompiler}
-_CALLED: dict[str, Any] = {**_COMMON, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# "_nrt" off: nothing here allocates, and references of arrays, which the caller holds, need not be counted.
+_CALLED: dict[str, Any] = {**_COMMON, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
 _INNER: dict[str, Any] = {**_CALLED, "pipeline_class": InnerCompiler}
 
 
@@ -159,8 +160,8 @@ def like_writable(array: np.ndarray) -> np.ndarray:
 class Task:
     """A block function compiled once for each float type and called by its address.
 
-    `kinds` declares the arguments: i int64, d float64, b boolean, u uint8, e the element type; e[:] or i[:,:]
-    for C-ordered arrays.
+    `kinds` declares the arguments: i int64, d float64, b boolean, u uint8, e the element type, p the address of such
+    elements; e[:] or i[:,:] for C-ordered arrays.
 
     In compiled code, ``a_task.call(address, *arguments)`` calls it, with ``address`` an integer that Python
     got from ``a_task.address(dtype)`` and handed down. Arguments are cast to the declared types, so a literal
@@ -201,7 +202,7 @@ def call_by_address(kinds: str) -> Any:
     function called gets what it works on from elsewhere.
     """
     names = ["typingctx", "address", *(f"argument{i}" for i in range(len(kinds.split())))]
-    position = next(i for i, kind in enumerate(kinds.split()) if kind.startswith("e["))
+    position = next(i for i, kind in enumerate(kinds.split()) if kind.startswith(("e[", "p")))
 
     def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
         wanted = _argument_types(kinds, arguments[position].dtype)
@@ -234,5 +235,8 @@ def _argument_types(kinds: str, element: Any) -> tuple[Any, ...]:
 
 
 def _array_or_scalar(kind: str, element: Any) -> Any:
-    scalars = {"i": types.int64, "d": types.float64, "b": types.boolean, "e": element, "u": types.uint8}
+    scalars = {
+        "i": types.int64, "d": types.float64, "b": types.boolean, "e": element, "u": types.uint8,
+        "p": types.CPointer(element),
+    }  # fmt: skip
     return scalars[kind] if len(kind) == 1 else types.Array(scalars[kind[0]], kind.count(":"), "C")

@@ -79,28 +79,31 @@ def _vector_type(element: types.Float) -> ir.VectorType:
     return ir.VectorType(scalar, lanes(element.bitwidth))
 
 
-@intrinsic
-def tile_columns(typingctx: Any, array: Any) -> Any:
-    """Return NR, the columns of C one micro-kernel call holds in registers, for the array's dtype."""
-    if not isinstance(array, types.Array) or not isinstance(array.dtype, types.Float):
-        return None
-    value = VECTORS * lanes(array.dtype.bitwidth)
+def _constant(numbers: Any, value: int) -> Any:
+    """Return what an intrinsic's typing returns for an integer that the type of an array or address tells."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return ir.Constant(_I64, value)
 
-    return types.int64(array), generate
+    return types.int64(numbers), generate
 
 
 @intrinsic
-def vector_lanes(typingctx: Any, array: Any) -> Any:
-    """Return how many elements of the array's dtype fit in one vector."""
-    value = lanes(array.dtype.bitwidth)
+def tile_columns(typingctx: Any, numbers: Any) -> Any:
+    """Return NR, the columns of C one micro-kernel call holds in registers, for an array or address of such numbers."""
+    return _constant(numbers, VECTORS * lanes(numbers.dtype.bitwidth))
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return ir.Constant(_I64, value)
 
-    return types.int64(array), generate
+@intrinsic
+def vector_lanes(typingctx: Any, numbers: Any) -> Any:
+    """Return how many elements of an array, or at an address, fit in one vector."""
+    return _constant(numbers, lanes(numbers.dtype.bitwidth))
+
+
+@intrinsic
+def item_bytes(typingctx: Any, numbers: Any) -> Any:
+    """Return how many bytes an element of an array, or at an address, has."""
+    return _constant(numbers, numbers.dtype.bitwidth // 8)
 
 
 @intrinsic

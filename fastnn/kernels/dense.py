@@ -6,12 +6,12 @@ import numpy as np
 from numba import get_num_threads
 
 from fastnn.kernels import formulas as f
-from fastnn.kernels._blocks import LINE_ELEMENTS, copy, from_line, make_stack
+from fastnn.kernels._blocks import LINE_ELEMENTS, copy, first_line, make_stack
 from fastnn.kernels._check import check_arrays, check_code
 from fastnn.kernels._context import SLOTS, floats_at
 from fastnn.kernels._jit import Task, block, entry, like_writable
 from fastnn.kernels._pool import KINDS, lead, pool, put
-from fastnn.kernels._simd import tile_columns
+from fastnn.kernels._simd import pointer, tile_columns
 from fastnn.kernels.activation import ACTIVATE, activation_forward, call_activate
 from fastnn.kernels.gemm import GEMM, MR, call_gemm, product_plan, split
 
@@ -27,8 +27,8 @@ def column_sums(gemm, out, out0, d, d0, n, rows, first, last, scratch, s0):
     one = _one(out)
     one[0] = 1.0
     if last > first:
-        call_gemm(gemm, out, out0 + first, n, one, 0, 1, 0, d, d0 + first, n, 1, 1, last - first, rows,
-                  d, 0, False, scratch, s0, d, -1, 0)  # fmt: skip
+        at, to, ones = pointer(d, d0 + first), pointer(out, out0 + first), pointer(one, 0)
+        call_gemm(gemm, to, n, ones, 1, 0, at, n, 1, 1, last - first, rows, at, False, pointer(scratch, s0), to, 0)
 
 
 # The contexts of the two jobs: numbers, then arrays. `_X_*` of the backward pass is of the product toward dx.
@@ -45,9 +45,11 @@ def dense_forward_task(p, like, task, seat):
     i0, i1 = split(p[_ROWS], p[_ROW_BLOCKS], task % p[_ROW_BLOCKS], MR)
     j0, j1 = split(n, p[_COLUMN_BLOCKS], task // p[_ROW_BLOCKS], tile_columns(like))
     if i1 > i0 and j1 > j0:
-        call_gemm(p[_GEMM], z, i0 * n + j0, n, floats_at(p, _X, like), i0 * k, k, 1, floats_at(p, _W, like), j0, n, 1,
-                  i1 - i0, j1 - j0, k, b, j0, b.size > 0, floats_at(p, _SCRATCH, like), seat * p[_EACH],
-                  z, -1, 0)  # fmt: skip
+        out, x, w = pointer(z, i0 * n + j0), floats_at(p, _X, like), floats_at(p, _W, like)
+        call_gemm(
+            p[_GEMM], out, n, pointer(x, i0 * k), k, 1, pointer(w, j0), n, 1, i1 - i0, j1 - j0, k, pointer(b, j0),
+            b.size > 0, pointer(floats_at(p, _SCRATCH, like), seat * p[_EACH]), out, 0,
+        )  # fmt: skip
         for i in range(i0, i1):
             row = a[i * n + j0 : i * n + j1]
             copy(row, z[i * n + j0 : i * n + j1])
@@ -70,8 +72,11 @@ def dense_backward_task(p, like, task, seat):
         i0, i1 = split(k, w_rows, task % w_rows, MR)
         j0, j1 = split(n, p[_COLUMN_BLOCKS], task // w_rows, nr)
         if i1 > i0 and j1 > j0:
-            call_gemm(p[_GEMM], floats_at(p, _DW, like), i0 * n + j0, n, x, i0, 1, k, dz, j0, n, 1, i1 - i0, j1 - j0,
-                      rows, dz, 0, False, scratch, seat * p[_EACH], dz, -1, 0)  # fmt: skip
+            out = pointer(floats_at(p, _DW, like), i0 * n + j0)
+            call_gemm(
+                p[_GEMM], out, n, pointer(x, i0), 1, k, pointer(dz, j0), n, 1, i1 - i0, j1 - j0, rows, out, False,
+                pointer(scratch, seat * p[_EACH]), out, 0,
+            )  # fmt: skip
         db = floats_at(p, _DB, like)
         if task % w_rows == 0 and db.size:
             column_sums(p[_GEMM], db, 0, dz, 0, n, rows, j0, j1, scratch, seat * p[_EACH])
@@ -80,8 +85,11 @@ def dense_backward_task(p, like, task, seat):
     i0, i1 = split(rows, x_rows, task % x_rows, MR)
     j0, j1 = split(k, p[_X_COLUMN_BLOCKS], task // x_rows, nr)
     if i1 > i0 and j1 > j0:
-        call_gemm(p[_GEMM], floats_at(p, _DX, like), i0 * k + j0, k, dz, i0 * n, n, 1, w, j0 * n, 1, n, i1 - i0,
-                  j1 - j0, n, dz, 0, False, scratch, seat * p[_EACH], dz, -1, 0)  # fmt: skip
+        out = pointer(floats_at(p, _DX, like), i0 * k + j0)
+        call_gemm(
+            p[_GEMM], out, k, pointer(dz, i0 * n), n, 1, pointer(w, j0 * n), 1, n, i1 - i0, j1 - j0, n, out, False,
+            pointer(scratch, seat * p[_EACH]), out, 0,
+        )  # fmt: skip
 
 
 FORWARD, BACKWARD = Task(dense_forward_task, KINDS), Task(dense_backward_task, KINDS)
@@ -94,7 +102,7 @@ def _dense_forward(team, job, members, like, function, p, a, z, x, w, b, scratch
     put(p, _X, x)
     put(p, _W, w)
     put(p, _B, b)
-    put(p, _SCRATCH, from_line(scratch))
+    put(p, _SCRATCH, scratch[first_line(scratch) :])
     lead(team, job, members, like, function, p, p[_ROW_BLOCKS] * p[_COLUMN_BLOCKS])
 
 
@@ -106,7 +114,7 @@ def _dense_backward(team, job, members, like, function, p, dx, dw, db, dz, x, w,
     put(p, _DZ, dz)
     put(p, _X, x)
     put(p, _W, w)
-    put(p, _SCRATCH, from_line(scratch))
+    put(p, _SCRATCH, scratch[first_line(scratch) :])
     x_tasks = p[_X_ROW_BLOCKS] * p[_X_COLUMN_BLOCKS] if dx.size else 0
     lead(team, job, members, like, function, p, p[_ROW_BLOCKS] * p[_COLUMN_BLOCKS] + x_tasks)
 

@@ -158,8 +158,9 @@ N_REPORT = 6
 # Operations that are cut into tasks. OP_ROWS is OP_GATHER .. OP_BACKWARD for some of the rows.
 OP_ROWS, OP_GATHER, OP_FORWARD, OP_LOSS, OP_BACKWARD, OP_WEIGHTS, OP_CHUNKS, OP_PENALTY, OP_NORM, OP_UPDATE = range(10)
 
-ROWS_AHEAD = 8
-"""How many rows before its turn a row in random order is asked for: it comes from far away."""
+ROWS_AHEAD, BYTES_AHEAD = 8, 16384
+"""How long before its turn a row in random order is asked for, since it comes from far away: as many rows, or bytes
+where those are more rows."""
 
 ROW_CHUNK = 4096
 """Elements of one task of element-wise work on rows: about 2 us, several times what a claim costs."""
@@ -274,9 +275,13 @@ def _backward_tasks(stage, rows, threads):
 
 
 @inlined
-def _prefetch_row(row):
-    for j in range(0, row.size, 64 // row.itemsize):
-        prefetch(pointer(row, j))
+def _prefetch_row(rows, i):
+    """Ask for row i of a matrix, where that has columns."""
+    if rows.shape[1] > 0:
+        row = rows[i]
+        for j in range(0, row.size, 64 // row.itemsize):
+            prefetch(pointer(row, j))
+        prefetch(pointer(row, row.size - 1))
 
 
 @inlined
@@ -307,14 +312,19 @@ def _gather(c, params, first, last):
     labels, weights, order = integers_at(c, LABELS), doubles_at(c, WEIGHTS), integers_at(c, ORDER)
     batch_labels, batch_weights = integers_at(c, BATCH_LABELS), doubles_at(c, BATCH_WEIGHTS)
     n, n_targets = max(x.shape[1], x_bytes.shape[1]), targets.shape[1]
+    row_bytes = x.shape[1] * x.itemsize + x_bytes.shape[1]
+    ahead = min(last - first, max(ROWS_AHEAD, BYTES_AHEAD // row_bytes))
     for b in range(first, last):
         source = order[c[ROW] + b]
-        if b + ROWS_AHEAD < last:
-            ahead = order[c[ROW] + b + ROWS_AHEAD]
-            if x_bytes.size:
-                _prefetch_row(x_bytes[ahead])
-            else:
-                _prefetch_row(x[ahead])
+        later = c[ROW] + b + ahead
+        if b + ahead >= last:  # these rows of the next batch
+            later += c[ROWS] - (last - first)
+        if later < order.size:
+            _prefetch_row(x, order[later])
+            _prefetch_row(x_bytes, order[later])
+            _prefetch_row(targets, order[later])
+            if labels.size:
+                prefetch(pointer(labels, order[later]))
         row = work[c[X_OFFSET] + b * n : c[X_OFFSET] + (b + 1) * n]
         _take(row, x[source], x_bytes[source])
         _rescale(row, rescale)
@@ -411,9 +421,10 @@ def _forward_block(c, params, s, i0, i1, j0, j1, seat):
     scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
     sums = stage[SOURCE] if stage[KEEP] != KEEP_NONE else stage[OUT]
     if stage[KIND] == DENSE:
+        out, w, bias = pointer(work, sums + i0 * n + j0), stage[WEIGHT] + j0, stage[BIAS] + j0
         call_gemm(
-            c[GEMM], work, sums + i0 * n + j0, n, work, stage[IN] + i0 * k, k, 1, params, stage[WEIGHT] + j0, n, 1,
-            i1 - i0, j1 - j0, k, params, stage[BIAS] + j0, stage[BIAS] >= 0, work, scratch + GROUP, work, -1, 0,
+            c[GEMM], out, n, pointer(work, stage[IN] + i0 * k), k, 1, pointer(params, w), n, 1, i1 - i0, j1 - j0, k,
+            pointer(params, bias), stage[BIAS] >= 0, pointer(work, scratch + GROUP), out, 0,
         )  # fmt: skip
     else:
         copy(work[sums + i0 * n : sums + i1 * n], work[stage[IN] + i0 * n : stage[IN] + i1 * n])
@@ -483,10 +494,10 @@ def _backward_block(c, params, s, i0, i1, j0, j1, seat):
     k, n = stage[N_IN], stage[N_OUT]
     scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
     if stage[KIND] == DENSE:
-        to = stages[s - 1, DELTA] if s > 0 else c[DX]
+        out = pointer(work, (stages[s - 1, DELTA] if s > 0 else c[DX]) + i0 * k + j0)
         call_gemm(
-            c[GEMM], work, to + i0 * k + j0, k, work, stage[DELTA] + i0 * n, n, 1, params, stage[WEIGHT] + j0 * n, 1, n,
-            i1 - i0, j1 - j0, n, params, 0, False, work, scratch + GROUP, work, -1, 0,
+            c[GEMM], out, k, pointer(work, stage[DELTA] + i0 * n), n, 1, pointer(params, stage[WEIGHT] + j0 * n), 1, n,
+            i1 - i0, j1 - j0, n, out, False, pointer(work, scratch + GROUP), out, 0,
         )  # fmt: skip
     if s > 0:
         mask = work[scratch : scratch + GROUP]
@@ -555,11 +566,11 @@ def _gradient(c, params, s, i0, i1, j0, j1, b0, b1, out, d, ld, d_bias, asks, se
     """
     work, stage = floats_at(c, WORK, params), integer_rows_at(c, STAGES)[s]
     k, n, scratch = stage[N_IN], stage[N_OUT], c[SCRATCH] + seat * c[SCRATCH_EACH] + GROUP
-    soon = stage[WEIGHT] + i0 * n + j0 if asks and c[PAST_CACHES] == 0 else -1
-    delta = stage[DELTA] + b0 * n
+    soon, ld_soon = pointer(params, stage[WEIGHT] + i0 * n + j0), n if asks and c[PAST_CACHES] == 0 else 0
+    to, delta = pointer(out, d), stage[DELTA] + b0 * n
     call_gemm(
-        c[GEMM], out, d, ld, work, stage[IN] + b0 * k + i0, 1, k, work, delta + j0, n, 1,
-        i1 - i0, j1 - j0, b1 - b0, params, 0, False, work, scratch, params, soon, n,
+        c[GEMM], to, ld, pointer(work, stage[IN] + b0 * k + i0), 1, k, pointer(work, delta + j0), n, 1,
+        i1 - i0, j1 - j0, b1 - b0, to, False, pointer(work, scratch), soon, ld_soon,
     )  # fmt: skip
     if d_bias >= 0:
         column_sums(c[GEMM], out, d_bias - j0, work, delta, n, b1 - b0, j0, j1, work, scratch)

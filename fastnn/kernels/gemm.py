@@ -2,7 +2,7 @@
 
 Blocking and names as in BLIS (Van Zee and van de Geijn, ACM TOMS 41:14, 2015): MR x NR is the register tile,
 KC the depth of a panel that stays in the first cache, MC and NC the rows and columns of a block. Matrices are
-flat arrays with an offset and two strides, so a transpose costs nothing but the way a panel is packed. Where
+addresses with two strides, so a transpose costs nothing but the way a panel is packed. Where
 rows of A or panels of B can be read in place at full speed they are not packed at all.
 
 Every element of C is one chain of multiply-adds in the order of the inner index: no block, tile or thread
@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import get_num_threads
 
-from fastnn.kernels._blocks import LINE_ELEMENTS, from_line, make_stack
+from fastnn.kernels._blocks import LINE_ELEMENTS, first_line, make_stack
 from fastnn.kernels._check import check_arrays, check_flag
 from fastnn.kernels._context import SLOTS, floats_at
 from fastnn.kernels._jit import Task, block, entry, inlined, like_writable
@@ -25,6 +25,7 @@ from fastnn.kernels._simd import (
     advance,
     copy_vector,
     first_cache_ways,
+    item_bytes,
     lanes,
     make_micro_kernel,
     make_row_kernel,
@@ -99,26 +100,26 @@ def scratch_elements(m, n, k, nr):
 
 
 @block
-def _pack_b(packed, p0, b, b0, b_rs, b_cs, depth, columns, nr):
+def _pack_b(packed, b, b_rs, b_cs, depth, columns, nr):
     """Copy `columns` <= nr columns of B into a panel [depth][nr]; what stands behind them is anything."""
     lanes = vector_lanes(packed)
     if b_cs == 1 and columns == nr:
         for k in range(depth):
-            copy_vector(pointer(packed, p0 + k * nr), pointer(b, b0 + k * b_rs))
-            copy_vector(pointer(packed, p0 + k * nr + lanes), pointer(b, b0 + k * b_rs + lanes))
+            copy_vector(advance(packed, k * nr), advance(b, k * b_rs))
+            copy_vector(advance(packed, k * nr + lanes), advance(b, k * b_rs + lanes))
     elif b_rs == 1 and depth >= lanes:
         for k in range(0, depth, lanes):
             at = min(k, depth - lanes)  # the last square begins within the one before
             for j in range(0, columns, lanes):
-                transpose(pointer(packed, p0 + at * nr + j), nr, pointer(b, b0 + at + j * b_cs), b_cs, columns - j)
+                transpose(advance(packed, at * nr + j), nr, advance(b, at + j * b_cs), b_cs, columns - j)
     else:
         for k in range(depth):
             for j in range(columns):
-                packed[p0 + k * nr + j] = b[b0 + k * b_rs + j * b_cs]
+                packed[k * nr + j] = b[k * b_rs + j * b_cs]
 
 
 @block
-def _pack_a(packed, p0, a, a0, a_rs, a_cs, rows, depth):
+def _pack_a(packed, a, a_rs, a_cs, rows, depth):
     """Copy `rows` rows of A into panels [rows/MR][depth][MR]; missing rows of the last panel stay as they are.
 
     Vectors that do not fill MR rows are written first and whole: what they overwrite is written after them.
@@ -127,47 +128,40 @@ def _pack_a(packed, p0, a, a0, a_rs, a_cs, rows, depth):
     whole = MR // lanes
     tail = MR - whole * lanes
     for i0 in range(0, rows, MR):
-        base = p0 + i0 * depth
+        panel, first = advance(packed, i0 * depth), advance(a, i0 * a_rs)
         height = min(MR, rows - i0)
-        first = a0 + i0 * a_rs
         k0 = 0
         if a_rs == 1 and i0 + (whole + 1) * lanes <= rows:
             for k in range(depth):
                 if tail > 0:
-                    copy_vector(
-                        pointer(packed, base + k * MR + whole * lanes), pointer(a, first + k * a_cs + whole * lanes)
-                    )
+                    copy_vector(advance(panel, k * MR + whole * lanes), advance(first, k * a_cs + whole * lanes))
                 for v in range(whole):
-                    copy_vector(pointer(packed, base + k * MR + v * lanes), pointer(a, first + k * a_cs + v * lanes))
+                    copy_vector(advance(panel, k * MR + v * lanes), advance(first, k * a_cs + v * lanes))
             k0 = depth
         elif a_cs == 1 and height == MR:
             for k in range(0, depth - lanes + 1, lanes):
                 if tail > 0:
-                    transpose(
-                        pointer(packed, base + k * MR + whole * lanes), MR,
-                        pointer(a, first + whole * lanes * a_rs + k), a_rs, tail,
-                    )  # fmt: skip
+                    at = advance(first, whole * lanes * a_rs + k)
+                    transpose(advance(panel, k * MR + whole * lanes), MR, at, a_rs, tail)
                 for v in range(whole):
-                    transpose(
-                        pointer(packed, base + k * MR + v * lanes), MR, pointer(a, first + v * lanes * a_rs + k), a_rs,
-                        lanes,
-                    )  # fmt: skip
+                    at = advance(first, v * lanes * a_rs + k)
+                    transpose(advance(panel, k * MR + v * lanes), MR, at, a_rs, lanes)
             k0 = depth // lanes * lanes
         for k in range(k0, depth):
             for i in range(height):
-                packed[base + k * MR + i] = a[first + i * a_rs + k * a_cs]
+                panel[k * MR + i] = first[i * a_rs + k * a_cs]
 
 
 @block
-def _copy_rows(packed, p0, a, a0, a_rs, rows, depth):
+def _copy_rows(packed, a, a_rs, rows, depth):
     """Copy `rows` rows of A, numbers that lie in one piece, to lie one behind the other."""
     lanes = vector_lanes(packed)
     for i in range(rows):
-        to, source = p0 + i * depth, a0 + i * a_rs
+        to, source = advance(packed, i * depth), advance(a, i * a_rs)
         for k in range(0, depth - lanes + 1, lanes):
-            copy_vector(pointer(packed, to + k), pointer(a, source + k))
+            copy_vector(advance(to, k), advance(source, k))
         for k in range(depth // lanes * lanes, depth):
-            packed[to + k] = a[source + k]
+            to[k] = source[k]
 
 
 @block
@@ -175,7 +169,7 @@ def _rows_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, row
                    within):  # fmt: skip
     """Run the register tile down `rows` rows of one panel;
 
-    A is read row by row, unpacked. All are addresses. Where `ahead`, the first tile asks for the panel at `next_b`.
+    A is read row by row, unpacked. Where `ahead`, the first tile asks for the panel at `next_b`.
     """
     i = 0
     if ahead and rows >= MR:
@@ -309,7 +303,7 @@ def _part_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, 
 
 
 @block
-def _few_rows(c, c0, ldc, a, a0, a_rs, b, b0, b_rs, m, columns, k, bias, bias0, has_bias):
+def _few_rows(c, ldc, a, a_rs, b, b_rs, m, columns, k, bias, has_bias):
     """Write m < 4 rows and whole panels of columns, B read in place.
 
     A tile of one row has too few sums to keep the CPU busy: these are two or four panels wide.
@@ -319,10 +313,10 @@ def _few_rows(c, c0, ldc, a, a0, a_rs, b, b0, b_rs, m, columns, k, bias, bias0, 
     while i < m:
         height = min(2, m - i)
         wide = 2 * nr if height == 2 else 4 * nr
-        at = pointer(a, a0 + i * a_rs)
+        at = advance(a, i * a_rs)
         j = 0
         while j < columns:
-            out, init, panel = pointer(c, c0 + i * ldc + j), pointer(bias, bias0 + j), pointer(b, b0 + j)
+            out, init, panel = advance(c, i * ldc + j), advance(bias, j), advance(b, j)
             if j + wide > columns:
                 if height == 2:
                     _row_2(out, ldc, init, 0, has_bias, at, a_rs, panel, b_rs, k)
@@ -339,22 +333,22 @@ def _few_rows(c, c0, ldc, a, a0, a_rs, b, b0, b_rs, m, columns, k, bias, bias0, 
 
 
 @block
-def _one_number(c, c0, a, a0, b, b0, b_rs, columns, k):
+def _one_number(c, a, b, b_rs, columns, k):
     """Write one row of whole panels, where all of A is one number: the sums of B's columns for a 1."""
     nr = tile_columns(c)
-    at, j = pointer(a, a0), 0
+    j = 0
     while j < columns:
-        out, panel = pointer(c, c0 + j), pointer(b, b0 + j)
+        out, panel = advance(c, j), advance(b, j)
         if j + 4 * nr <= columns:
-            _sum_wide(out, 0, out, 0, False, at, 0, panel, b_rs, k)
+            _sum_wide(out, 0, out, 0, False, a, 0, panel, b_rs, k)
             j += 4 * nr
         else:
-            _col_1(out, 0, out, 0, False, at, 0, panel, b_rs, k)
+            _col_1(out, 0, out, 0, False, a, 0, panel, b_rs, k)
             j += nr
 
 
 @block
-def _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, columns, k, start):
+def _few_rows_transposed(c, ldc, a, a_rs, b, b_cs, m, columns, k, start):
     """Write m < 4 rows of `columns` columns, whole vectors of them, sums beginning with `start`; B lies transposed.
 
     To pack B for so few rows takes three times as long as to transpose it in registers. Rows of B are read two vectors'
@@ -363,11 +357,11 @@ def _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, columns, k, st
     """
     lanes = vector_lanes(c)
     wide = 2 * lanes
-    alike = b_cs * c.itemsize % 4096 == 0
+    alike = b_cs * item_bytes(c) % 4096 == 0
     for i in range(m):
-        at, j = pointer(a, a0 + i * a_rs), 0
+        at, j = advance(a, i * a_rs), 0
         while j < columns:
-            out, rows = pointer(c, c0 + i * ldc + j), pointer(b, b0 + j * b_cs)
+            out, rows = advance(c, i * ldc + j), advance(b, j * b_cs)
             if alike or j + wide > columns:
                 _transposed_1(out, at, rows, b_cs, k, start)
                 j += lanes
@@ -377,25 +371,25 @@ def _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, columns, k, st
 
 
 @block
-def _one_column(c, c0, a, a0, a_rs, a_cs, b, b0, rows, k, bias, bias0, has_bias):
+def _one_column(c, a, a_rs, a_cs, b, rows, k, bias, has_bias):
     """Write whole vectors of the first rows of one column that lies in one piece: a row of the transposed product.
 
     Returns how many. To the tiles of other products a column is a vector of which one lane counts.
     """
     if a_cs == 1:
         rows = rows // vector_lanes(c) * vector_lanes(c)
-        start = bias[bias0] if has_bias else like(0.0, c[c0])
-        _few_rows_transposed(c, c0, 0, b, b0, 0, a, a0, a_rs, 1, rows, k, start)
+        start = bias[0] if has_bias else like(0.0, c[0])
+        _few_rows_transposed(c, 0, b, 0, a, a_rs, 1, rows, k, start)
         return rows
     if a_rs == 1 and not has_bias:
         rows = rows // tile_columns(c) * tile_columns(c)
-        _few_rows(c, c0, 0, b, b0, 0, a, a0, a_cs, 1, rows, k, bias, bias0, False)
+        _few_rows(c, 0, b, 0, a, a_cs, 1, rows, k, bias, False)
         return rows
     return 0
 
 
 @block
-def _few_columns(c, c0, ldc, a, a0, a_cs, b, b0, b_rs, rows, n, k):
+def _few_columns(c, ldc, a, a_cs, b, b_rs, rows, n, k):
     """Write whole vectors of the first rows of n <= TURNED columns, A transposed: as rows of the transposed product.
 
     Returns how many. Along the rows of C vectors count in full, along its columns n lanes of each.
@@ -406,93 +400,87 @@ def _few_columns(c, c0, ldc, a, a0, a_cs, b, b0, b_rs, rows, n, k):
     for i in range(0, rows, nr):
         width = min(nr, rows - i)
         for k0 in range(0, k, KC):
-            left, right, depth = pointer(b, b0 + k0 * b_rs), pointer(a, a0 + i + k0 * a_cs), min(KC, k - k0)
+            left, right, depth = advance(b, k0 * b_rs), advance(a, i + k0 * a_cs), min(KC, k - k0)
             if width == nr:
                 _rows_by_column(out, nr, out, nr, k0 > 0, left, MR, b_rs, right, a_cs, n, depth, out, 0)
             else:
                 _half_by_column(out, nr, out, nr, k0 > 0, left, MR, b_rs, right, a_cs, n, depth, lanes)
         for r in range(width):
             for j in range(n):
-                c[c0 + (i + r) * ldc + j] = turned[j * nr + r]
+                c[(i + r) * ldc + j] = turned[j * nr + r]
     return rows
 
 
 @block
-def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, bias0, has_bias, scratch, s0,
-               soon, soon0, ld_soon):  # fmt: skip
+def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, scratch, soon, ld_soon):
     """Write the m x n block C = A B (+ bias row) of a product with inner size k; serial.
 
     Parameters
     ----------
-    c, a, b, bias, scratch : flat arrays of one float type, each with the offset (c0, a0, b0, bias0, s0) it is
-    used from
+    c, a, b, bias, scratch : addresses of numbers of one float type: arrays would be counted and cost more than the
+    smallest products
     ldc : elements from one row of C to the next
     a_rs, a_cs, b_rs, b_cs : row and column strides of A and B, in elements; one of each pair is 1. a_cs is 0 for one
     row that repeats one number
     bias : n numbers that every row's sums start from, where `has_bias`
     scratch : `scratch_elements(m, n, k, NR)` elements
-    soon, soon0, ld_soon : array, offset and row stride of an m x n block that is written next: with each tile of C that
-    place of it is asked for. soon0 is -1 for C itself, whose next tile is asked for
+    soon, ld_soon : address and row stride of an m x n block that is written next: with each tile of C that place of it
+    is asked for. A stride of 0 stands for C itself, whose next tile is asked for
     """
-    if soon0 < 0:
-        soon, soon0, ld_soon = c, c0 + MR * ldc, ldc
+    if ld_soon == 0:
+        soon, ld_soon = advance(c, MR * ldc), ldc
     nr = tile_columns(c)
     depth_max = -(-k // (-(-k // KC)))  # the same depth for all but the last panel
-    packed_a0 = s0 + depth_max * (-(-min(n, NC) // nr) * nr)
-    pack_b = b_cs != 1 or (m >= 96 and depth_max * min(n, NC) >= 8192 and b_rs * c.itemsize >= FAR)
-    far = a_cs == 1 and n >= 192 and (k >= LONG or (m >= ALIKE_ROWS and WIDE and a_rs * c.itemsize % 4096 == 0))
+    packed_a = advance(scratch, depth_max * (-(-min(n, NC) // nr) * nr))
+    pack_b = b_cs != 1 or (m >= 96 and depth_max * min(n, NC) >= 8192 and b_rs * item_bytes(c) >= FAR)
+    far = a_cs == 1 and n >= 192 and (k >= LONG or (m >= ALIKE_ROWS and WIDE and a_rs * item_bytes(c) % 4096 == 0))
     copy_a = far and WIDE and m <= MC_IN_PLACE and m >= MR
     pack_a = (a_rs == 1 and n >= AGAIN and a_cs >= 256) or (a_rs != 1 and a_cs != 1) or (far and not copy_a)
     block_rows = MC if pack_a else MC_IN_PLACE
     begin = 0
     if n == 1 and ldc == 1 and b_rs == 1:
-        done = _one_column(c, c0, a, a0, a_rs, a_cs, b, b0, m, k, bias, bias0, has_bias)
-        c0, a0, m = c0 + done, a0 + done * a_rs, m - done
+        done = _one_column(c, a, a_rs, a_cs, b, m, k, bias, has_bias)
+        c, a, m = advance(c, done), advance(a, done * a_rs), m - done
     elif 1 < n <= TURNED and a_rs == 1 and a_cs > 1 and b_cs == 1 and k >= 8 * n and not has_bias:
-        done = _few_columns(c, c0, ldc, a, a0, a_cs, b, b0, b_rs, m, n, k)
-        c0, a0, m = c0 + done * ldc, a0 + done, m - done
+        done = _few_columns(c, ldc, a, a_cs, b, b_rs, m, n, k)
+        c, a, m = advance(c, done * ldc), advance(a, done), m - done
     if m < 4 and a_cs == 1 and b_cs == 1:
         begin = n // nr * nr
-        _few_rows(c, c0, ldc, a, a0, a_rs, b, b0, b_rs, m, begin, k, bias, bias0, has_bias)
+        _few_rows(c, ldc, a, a_rs, b, b_rs, m, begin, k, bias, has_bias)
     elif a_cs == 0 and b_cs == 1 and not has_bias:
         begin = n // nr * nr
-        _one_number(c, c0, a, a0, b, b0, b_rs, begin, k)
+        _one_number(c, a, b, b_rs, begin, k)
     elif m < 4 and a_cs == 1 and b_rs == 1 and not has_bias:
         begin = n * VECTORS // nr * nr // VECTORS
-        _few_rows_transposed(c, c0, ldc, a, a0, a_rs, b, b0, b_cs, m, begin, k, like(0.0, c[c0]))
+        _few_rows_transposed(c, ldc, a, a_rs, b, b_cs, m, begin, k, like(0.0, c[0]))
     for j0 in range(begin, n, NC):
         nc = min(NC, n - j0)
         for k0 in range(0, k, depth_max):
             kc = min(depth_max, k - k0)
             for i0 in range(0, m, block_rows):
                 mc = min(block_rows, m - i0)
-                a_start = a0 + i0 * a_rs + k0 * a_cs
-                if pack_a:
-                    _pack_a(scratch, packed_a0, a, a_start, a_rs, a_cs, mc, kc)
-                a_at, panel, a_stride, row_stride = pointer(a, a_start), MR, a_cs, a_rs
+                a_at, panel, a_stride, row_stride = advance(a, i0 * a_rs + k0 * a_cs), MR, a_cs, a_rs
                 if copy_a:
-                    _copy_rows(scratch, packed_a0, a, a_start, a_rs, mc, kc)
-                    a_at, row_stride = pointer(scratch, packed_a0), kc
+                    _copy_rows(packed_a, a_at, a_rs, mc, kc)
+                    a_at, row_stride = packed_a, kc
                 if pack_a:
-                    a_at, panel, a_stride = pointer(scratch, packed_a0), kc * MR, MR
+                    _pack_a(packed_a, a_at, a_rs, a_cs, mc, kc)
+                    a_at, panel, a_stride = packed_a, kc * MR, MR
                 for j in range(0, nc, nr):
                     columns = min(nr, nc - j)
-                    out = pointer(c, c0 + i0 * ldc + j0 + j)
+                    out, b_at, b_stride = advance(c, i0 * ldc + j0 + j), advance(b, k0 * b_rs + (j0 + j) * b_cs), b_rs
+                    next_b = advance(b_at, nr * b_cs)
+                    next_stride, within = (b_rs, -1) if b_cs == 1 else (b_cs, nr - 1)
                     if pack_b or (columns < nr and not MASKED_LOADS):
-                        panel_at = s0 + (j * kc if m > block_rows else 0)
+                        packed_b = advance(scratch, j * kc if m > block_rows else 0)
                         if i0 == 0:
-                            _pack_b(scratch, panel_at, b, b0 + k0 * b_rs + (j0 + j) * b_cs, b_rs, b_cs, kc, columns, nr)
-                        b_at, b_stride = pointer(scratch, panel_at), nr
-                    else:
-                        b_at, b_stride = pointer(b, b0 + k0 * b_rs + j0 + j), b_rs
+                            _pack_b(packed_b, b_at, b_rs, b_cs, kc, columns, nr)
+                        b_at, b_stride = packed_b, nr
                     if i0 > 0 and pack_b:
-                        next_b, next_stride, within = pointer(scratch, s0 + (j + nr) * kc), nr, -1
-                    else:
-                        next_b = pointer(b, b0 + k0 * b_rs + (j0 + j + nr) * b_cs)
-                        next_stride, within = (b_rs, -1) if b_cs == 1 else (b_cs, nr - 1)
+                        next_b, next_stride, within = advance(scratch, (j + nr) * kc), nr, -1
                     init, init_stride, has_init = out, ldc, k0 > 0
                     if has_bias and k0 == 0:
-                        init, init_stride, has_init = pointer(bias, bias0 + j0 + j), 0, True
+                        init, init_stride, has_init = advance(bias, j0 + j), 0, True
                     by_row = not pack_a and a_cs == 1
                     if columns < nr and by_row:
                         if VECTORS * columns <= nr:
@@ -514,10 +502,10 @@ def gemm_block(c, c0, ldc, a, a0, a_rs, a_cs, b, b0, b_rs, b_cs, m, n, k, bias, 
                     else:
                         _rows_by_column(out, ldc, init, init_stride, has_init, a_at, panel, a_stride,
                                         b_at, b_stride, mc, kc,
-                                        pointer(soon, soon0 + i0 * ld_soon + j0 + j), ld_soon)  # fmt: skip
+                                        advance(soon, i0 * ld_soon + j0 + j), ld_soon)  # fmt: skip
 
 
-GEMM = Task(gemm_block, "e[:] i i e[:] i i i e[:] i i i i i i e[:] i b e[:] i e[:] i i")
+GEMM = Task(gemm_block, "p i p i i p i i i i i p b p p i")
 call_gemm = GEMM.call
 
 
@@ -573,8 +561,11 @@ def matmul_task(p, like, task, seat):
     i0, i1 = split(p[_M], p[_ROW_BLOCKS], task % p[_ROW_BLOCKS], MR)
     j0, j1 = split(n, p[_COLUMN_BLOCKS], task // p[_ROW_BLOCKS], tile_columns(like))
     if i1 > i0 and j1 > j0:
-        call_gemm(p[_GEMM], c, i0 * n + j0, n, a, i0 * p[_A_RS], p[_A_RS], p[_A_CS], b, j0 * p[_B_CS], p[_B_RS],
-                  p[_B_CS], i1 - i0, j1 - j0, p[_K], c, 0, False, scratch, seat * p[_EACH], c, -1, 0)  # fmt: skip
+        out = pointer(c, i0 * n + j0)
+        call_gemm(
+            p[_GEMM], out, n, pointer(a, i0 * p[_A_RS]), p[_A_RS], p[_A_CS], pointer(b, j0 * p[_B_CS]), p[_B_RS],
+            p[_B_CS], i1 - i0, j1 - j0, p[_K], out, False, pointer(scratch, seat * p[_EACH]), out, 0,
+        )  # fmt: skip
 
 
 MATMUL = Task(matmul_task, KINDS)
@@ -590,7 +581,7 @@ def _matmul(team, job, members, like, function, p, gemm, c, a, b, m, n, k, trans
     put(p, _C, c)
     put(p, _A, a)
     put(p, _B, b)
-    put(p, _SCRATCH, from_line(scratch))
+    put(p, _SCRATCH, scratch[first_line(scratch) :])
     lead(team, job, members, like, function, p, row_blocks * column_blocks)
 
 
