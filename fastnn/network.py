@@ -252,7 +252,7 @@ class Network:
         """Lay out a workspace for batches of up to `rows` rows on up to `threads` threads; the last plans are kept."""
         plan = self._plans.get((rows, threads))
         if plan is None:
-            if len(self._plans) == 16:
+            if len(self._plans) >= 16:
                 self._plans.clear()
             plan = self._plans[rows, threads] = self._make_plan(rows, threads)
         return plan

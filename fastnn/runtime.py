@@ -231,8 +231,9 @@ class Runtime:
             try:
                 c = contexts.pop()
             except IndexError:
-                kept.append(self._few_context(most))
-                c = kept[-1].integers
+                context = self._few_context(most)
+                kept.append(context)
+                c = context.integers
             out: Array = forward(c, x)
             contexts.append(c)
             return out if len(out) else None

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from numba.core.codegen import JITCPUCodegen
+from support import run_python
 
 import fastnn
 from fastnn.kernels import _compile, _jit, _warmup, epoch
@@ -93,6 +94,20 @@ def test_another_program_is_never_started_to_compile(program, monkeypatch):
     assert compile_beside() == 1, "Python itself is"
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert compile_beside() == 1
+
+
+def test_processes_beside_compile_with_the_same_optimization(tmp_path):
+    script = "from fastnn.kernels import _compile\nwith _compile.running_beside([{!r}]): pass"
+    place = tmp_path / "level"
+    level = f"import sys; open({str(place)!r}, 'w').write(str(sys.flags.optimize))"
+    for optimize in ("", "1", "2"):
+        run_python(script.format(level), PYTHONOPTIMIZE=optimize)
+        assert place.read_text() == (optimize or "0")
+
+
+def test_without_compilation_there_is_a_sentence():
+    with pytest.raises(AssertionError, match="ImportError: NUMBA_DISABLE_JIT: got 1, expected it unset"):
+        run_python("import fastnn", NUMBA_DISABLE_JIT="1")
 
 
 BESIDE = """

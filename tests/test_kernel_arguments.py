@@ -22,6 +22,7 @@ ANYTHING = {
     "an object": object(),
     "a complex number": 1j,
     "an array": np.ones(3),
+    "a masked array": np.ma.masked_array(np.ones(3)),
     "0-d": np.array(0.5),
     "NaN": np.nan,
     "-infinity": -np.inf,
@@ -33,7 +34,10 @@ NUMBERS = {**ANYTHING, "None": None, "True": True}
 OTHERS = (
     # what only some arguments refuse
     (FLAGS, {"None": None, "1": 1, "infinity": np.inf}),
-    ({"lr", "eps", "l1", "l2", "truncate", "weight_decay", "amount"}, {"infinity": np.inf, "negative": -0.1}),
+    (
+        {"lr", "eps", "l1", "l2", "truncate", "weight_decay", "amount"},
+        {"infinity": np.inf, "infinity in float32": np.float32("inf"), "negative": -0.1},
+    ),
     ({"clip_value", "limit", "delta"}, {"negative": -0.1}),
     ({"momentum", "alpha", "b1", "b2", "rate"}, {"negative": -0.1, "1": 1.0, "infinity": np.inf}),
     ({"seed", "step", "layer", "stream", "epoch"}, {"negative": -1, "half": 0.5, "2**70": 2**70}),
@@ -67,3 +71,18 @@ def test_what_is_no_such_argument_is_refused(name, argument):
         for key, array in outputs.items():
             np.testing.assert_array_equal(written[key], array, err_msg=f"{what} for {argument}: {key} was written")
     kernel(**{key: array.copy() for key, array in outputs.items()}, **inputs, **others)  # all else is right
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.longdouble])
+def test_numbers_of_numpy_are_numbers(kind):
+    param, other = np.ones(3), np.ones(3)
+    kernels.sgd_update(param, None, np.ones(3), kind(0.5), clip_value=kind(0.25))
+    kernels.sgd_update(other, None, np.ones(3), 0.5, clip_value=0.25)
+    np.testing.assert_array_equal(param, other)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, bool])
+def test_labels_of_another_type_are_told_theirs(dtype):
+    with pytest.raises(TypeError, match=r"^t: got dtype \w+, expected int64"):
+        kernels.cross_entropy(np.empty((3, 2)), np.zeros((3, 2)), np.array([0, 1, 1], dtype))

@@ -1,6 +1,7 @@
 """Helpers of single kernels: every task is done once and nobody is waited for, whoever comes, late or never."""
 
 import os
+import sys
 import threading
 import time
 
@@ -61,19 +62,93 @@ def run(team, job, members, like, function, context, n_tasks):
     _pool.lead(team, job, members, like, function, context, n_tasks)
 
 
-def test_helpers_do_tasks_and_the_leader_waits_for_them(fresh_pool):
-    """They do, where the system gives them a CPU within some seconds."""
+def jobs_with_help(pool, wanted):
+    """Return in how many jobs helpers did tasks: as many as wanted, or fewer after 20 seconds."""
     function = Task(who_came, _pool.KINDS).address(np.dtype(float))
     came = np.zeros(1000, np.int64)
     end = time.monotonic() + 20
     helped = 0
-    while time.monotonic() < end and helped < 20:
+    while time.monotonic() < end and helped < wanted:
         came[:] = -1
-        with fresh_pool.helping(came.size) as (_, *team):
+        with pool.helping(came.size) as (_, *team):
             run(*team, function, came, came.size)
         assert (came >= 0).all(), "the leader left before a task was done"
         helped += (came % 1000).max() > 0
-    assert helped, "no helper ever did a task"
+    return helped
+
+
+def wait_for_sleep(pool):
+    end = time.monotonic() + 20
+    while not all(pool.job[_pool._ASLEEP + seat * _pool.LINE] for seat in range(1, THREADS)):
+        assert time.monotonic() < end, "a helper never goes to sleep"
+        time.sleep(0.001)
+
+
+def test_helpers_do_tasks_and_the_leader_waits_for_them(fresh_pool):
+    """They do, where the system gives them a CPU within some seconds."""
+    assert jobs_with_help(fresh_pool, 20), "no helper ever did a task"
+
+
+def interrupt_at_line(pool, number):
+    """Ask for help, and raise KeyboardInterrupt where the pool is at its line `number`; False if it has fewer."""
+    seen = set()  # a line once: where a `with` ends, which no signal can come between, is the line of its beginning
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename != _pool.__file__ or frame.f_code.co_name == "_help":
+            return None
+        if event == "line" and frame.f_lineno not in seen:
+            seen.add(frame.f_lineno)
+            if len(seen) == number:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with pool.helping(THREADS):
+            pass
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("asleep", [False, True], ids=["to be started", "asleep"])
+def test_an_interrupt_costs_no_helper_and_doubles_none(asleep, fresh_pool, monkeypatch):
+    number = 1
+    while True:
+        if asleep:
+            assert jobs_with_help(fresh_pool, 1)
+            wait_for_sleep(fresh_pool)
+        else:
+            fresh_pool.stop()
+            fresh_pool = _pool.Pool()
+            monkeypatch.setattr(_pool, "_pool", fresh_pool)
+        if not interrupt_at_line(fresh_pool, number):
+            break
+        assert not fresh_pool._free.locked()
+        assert len(fresh_pool._helpers) < THREADS
+        assert jobs_with_help(fresh_pool, 1), f"nobody helps after an interrupt at line {number} of the pool's"
+        number += 1
+    assert number > 3
+    fresh_pool.stop()
+
+
+def test_two_threads_never_share_a_seat(fresh_pool, monkeypatch):
+    """Where Ctrl-C comes while `Thread.start` waits, the thread is on its way and nobody knows."""
+    ident, helpers = threading.Thread.ident, []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "ident", property(lambda thread: None))
+        for _ in range(3):
+            with fresh_pool.helping(2):
+                helpers += fresh_pool._helpers
+    assert threading.Thread.ident is ident
+    assert len(helpers) == 3
+    for helper in helpers[1:]:
+        helper.join(20)
+        assert not helper.is_alive()
+    assert helpers[0].is_alive()
 
 
 def test_helpers_that_never_come_hold_nobody_up(fresh_pool, rng, monkeypatch):
@@ -105,10 +180,7 @@ def test_helpers_sleep_and_are_woken(fresh_pool, rng):
         c[:] = np.nan
         matmul(c, a, b)
         np.testing.assert_array_equal(c, want)
-        end = time.monotonic() + 20
-        while not all(fresh_pool.job[_pool._ASLEEP + seat * _pool.LINE] for seat in range(1, THREADS)):
-            assert time.monotonic() < end, "a helper never goes to sleep"
-            time.sleep(0.001)
+        wait_for_sleep(fresh_pool)
     fresh_pool.stop()
     for helper in fresh_pool._helpers:
         helper.join(20)

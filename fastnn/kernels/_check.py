@@ -13,7 +13,7 @@ def check_array(
     name: str, array: Any, *, dtypes: tuple[Any, ...] = FLOATS, shape: Any = None, writable: bool = False
 ) -> None:
     """Raise unless `array` is a C-contiguous ndarray of one of `dtypes` and of `shape` (None: any length)."""
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name}: got {type(array).__name__}, expected a NumPy array")
     if array.dtype not in dtypes:
         expected = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
@@ -96,6 +96,8 @@ def check_scalar(
         return
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
+    if isinstance(value, np.floating):
+        value = float(value)  # to compare a float32 would round the bounds
     bounds = [
         text for bound, text in ((low, f">= {low}"), (high, f"<= {high}"), (below, f"< {below}")) if bound is not None
     ]
@@ -106,9 +108,9 @@ def check_scalar(
         or (below is not None and value >= below)
     )
     endless = not -_LARGEST <= value <= _LARGEST
-    if out or (endless and not (infinite and isinstance(value, (float, np.floating)))):
+    if out or (endless and not (infinite and isinstance(value, float))):
         kind = "a finite number" if endless and not out else "a number"
-        shown = value if not endless or isinstance(value, (float, np.floating)) else "an integer beyond any float"
+        shown = value if not endless or isinstance(value, float) else "an integer beyond any float"
         raise ValueError(f"{name}: got {shown}, expected {kind} {' and '.join(bounds)}".rstrip())
 
 

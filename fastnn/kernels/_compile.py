@@ -79,12 +79,13 @@ def running_beside(statements: Iterable[str]) -> Iterator[None]:
         yield
         return
     quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    optimize = ["-O"] * sys.flags.optimize  # code without assertions has a place of its own in the cache
     children: list[subprocess.Popen[bytes]] = []
     try:
         for statement in statements:
             program = f"import sys; sys.path[:] = {sys.path!r}; {statement}"
             with contextlib.suppress(OSError, ValueError):
-                children.append(subprocess.Popen([interpreter, "-c", program], **quiet))
+                children.append(subprocess.Popen([interpreter, *optimize, "-c", program], **quiet))
         yield
         for child in children:
             child.wait()

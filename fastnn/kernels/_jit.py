@@ -34,6 +34,11 @@ from numba.extending import intrinsic
 
 from fastnn.kernels._pipelines import InnerCompiler, KernelCompiler
 
+if numba.config.DISABLE_JIT:
+    raise ImportError(
+        "NUMBA_DISABLE_JIT: got 1, expected it unset: fastnn's kernels are compiled code and nothing else"
+    )
+
 EXACT = {"nsz", "contract"}
 FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
 

@@ -141,7 +141,7 @@ class Pool:
         self._free = threading.Lock()
         self._helpers: list[threading.Thread] = []
         self._allowed: set[int] = set()
-        self._bells = [threading.Lock() for _ in range(seats)]
+        self._bells, self._chairs = ([threading.Lock() for _ in range(seats)] for _ in range(2))
         for bell in self._bells:
             bell.acquire()
 
@@ -156,29 +156,28 @@ class Pool:
 
     @contextlib.contextmanager
     def _helped(self, members: int) -> Iterator[tuple[Any, ...]]:
-        if self.job[_STOP] or not self._free.acquire(blocking=False):
+        if self.job[_STOP] or self._free.locked():
             with self._alone as alone:
                 yield alone
             return
-        try:
+        with self._free:  # the one way to take a lock that Ctrl-C cannot come between
             with contextlib.suppress(RuntimeError):  # no more threads to be had: the work is done without
                 self._wake(members)
             yield len(self._bells), self.team, self.job, members, LIKE
-        finally:
-            self._free.release()
 
     def _wake(self, members: int) -> None:
-        asleep = [seat for seat in range(1, members) if self.job[_ASLEEP + seat * LINE]]
+        """Ring for helpers that sleep and start those that are missing; Ctrl-C may come between any two lines."""
+        asleep = [seat for seat in range(1, members) if self.job[_ASLEEP + seat * LINE] and self._bells[seat].locked()]
         others = self._other_cpus() if asleep else set()
         for seat in asleep:
-            self.job[_ASLEEP + seat * LINE] = 0
             thread = self._helpers[seat - 1].native_id
             if others and thread:
                 with contextlib.suppress(OSError):  # then the system decides
                     os.sched_setaffinity(thread, others)
             self._bells[seat].release()
-        for seat in range(len(self._helpers) + 1, members):
-            self._start(seat)
+        for seat in range(1, members):
+            if seat > len(self._helpers) or self._helpers[seat - 1].ident is None:
+                self._start(seat)
 
     def _other_cpus(self) -> set[int]:
         """Return the CPUs that helpers are to be woken on: not this one, where they might wait for milliseconds."""
@@ -190,15 +189,18 @@ class Pool:
     def _start(self, seat: int) -> None:
         compile_attend()
         helper = threading.Thread(target=self._help, args=(seat,), name=f"fastnn helper {seat}", daemon=True)
+        self._helpers[seat - 1 : seat] = [helper]
         helper.start()
-        self._helpers.append(helper)
 
     def _help(self, seat: int) -> None:
+        if not self._chairs[seat].acquire(blocking=False):
+            return  # another sits there, whose start was interrupted: two would write into one scratch
         last = 0
         while not self.job[_STOP]:
             last = attend(self.team, self.job, LIKE, seat, last)
             if not self.job[_STOP]:
                 self._bells[seat].acquire()
+                self.job[_ASLEEP + seat * LINE] = 0
                 if self._allowed:
                     with contextlib.suppress(OSError):
                         os.sched_setaffinity(0, self._allowed)
@@ -206,11 +208,12 @@ class Pool:
     def stop(self) -> None:
         """Send all helpers home: no thread may be in compiled code when Python takes it away."""
         self.job[_STOP] = 1
-        for seat, helper in enumerate(self._helpers, 1):
-            if self.job[_ASLEEP + seat * LINE]:
-                self.job[_ASLEEP + seat * LINE] = 0
-                self._bells[seat].release()
-            helper.join(1.0)
+        for bell in self._bells:
+            if bell.locked():
+                bell.release()
+        for helper in self._helpers:
+            if helper.is_alive():
+                helper.join(1.0)
 
 
 def compile_attend() -> None:

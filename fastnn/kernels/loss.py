@@ -265,7 +265,7 @@ def _run(
     delta: float = 1.0,
 ) -> float:
     prediction, target = names.split()
-    labelled = code == CROSS_ENTROPY and isinstance(t, np.ndarray) and t.dtype == np.int64
+    labelled = code == CROSS_ENTROPY and isinstance(t, np.ndarray) and t.dtype.kind in "biu"
     if labelled:
         check_arrays({"d" + prediction: d}, {prediction: y}, {"d" + prediction: (None, None), prediction: np.shape(d)})
         check_array(target, t, dtypes=(np.dtype(np.int64),), shape=y.shape[:1])
