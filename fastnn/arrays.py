@@ -309,46 +309,54 @@ def _as_labels(name: str, array: Array, units: int, first_row: int) -> npt.NDArr
     return _contiguous(array, np.int64)
 
 
-def as_weights(
-    sample_weight: Any,
-    class_weight: Any,
-    rows: int,
-    labels: npt.NDArray[np.int64],
-    targets: Array,
-    loss: Loss,
-    units: int,
-) -> npt.NDArray[np.float64]:
-    """Return the weight of each row, sample weight x class weight, or an empty array where all are 1.
+def as_weights(sample_weight: Any, rows: int) -> npt.NDArray[np.float64]:
+    """Return the weight of each row, or an empty array where all are 1.
 
     Parameters
     ----------
     sample_weight : array-like (rows,) or None
         Finite, >= 0.
-    class_weight : mapping from class to weight, sequence of weights, "balanced" or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type, length or range.
+    """
+    if sample_weight is None:
+        return np.empty(0)
+    array = as_numbers("sample_weight", sample_weight, f"{rows} weights")
+    if array.shape != (rows,):
+        raise ValueError(f"sample_weight: got shape {array.shape}, expected ({rows},)")
+    return _check_weights("sample_weight", array)
+
+
+def weighed_by_class(data: Data, class_weight: Any, loss: Loss, units: int) -> Data:
+    """Return data whose weights are multiplied by those of the rows' classes.
+
+    Parameters
+    ----------
+    data : Data
+    class_weight : mapping from class to weight, sequence of weights, or "balanced"
         "balanced": rows / (classes x rows of the class), as in scikit-learn. The class of a row is its label,
         the largest of its probabilities, or, with one output, whether its target exceeds 1/2.
+    loss : Loss
+    units : int
+        Of the last layer.
 
     Raises
     ------
     TypeError, ValueError
         For a wrong type, length or range, or a class that is not there.
     """
-    weights = np.empty(0)
-    if sample_weight is not None:
-        array = as_numbers("sample_weight", sample_weight, f"{rows} weights")
-        if array.shape != (rows,):
-            raise ValueError(f"sample_weight: got shape {array.shape}, expected ({rows},)")
-        weights = _check_weights("sample_weight", array)
-    if class_weight is None:
-        return weights
     if loss.takes == "values":
         raise ValueError(f"class_weight: {loss.name} takes values, expected a loss over classes, or sample_weight")
-    classes, n_classes = classes_of(labels, targets, units)
-    return _class_weights(class_weight, n_classes, classes)[classes] * (weights if len(weights) else 1.0)
+    classes, n_classes = classes_of(data.labels, data.targets, units)
+    by_class = _class_weights(class_weight, n_classes, classes)[classes]
+    return data._replace(weights=by_class * data.weights if len(data.weights) else by_class)
 
 
 def classes_of(labels: npt.NDArray[np.int64], targets: Array, units: int) -> tuple[npt.NDArray[np.int64], int]:
-    """Return the class of each row, and the number of classes; see `as_weights`."""
+    """Return the class of each row, and the number of classes; see `weighed_by_class`."""
     if len(labels):
         return labels, units
     if targets.shape[1] == 1:

@@ -20,13 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn._errors import check_flag, check_number, check_path, needed, shown
-from fastnn.schedules import metric_to_watch, resolve_mode
+from fastnn.schedules import metric_to_watch, resolve_mode, worst
 
 if TYPE_CHECKING:
     from fastnn.arrays import Data
     from fastnn.model import Sequential
 
 _EPOCH = re.compile(r"\{epoch(?::(0?[0-9]+)d?)?\}")
+
+
+def _best(state: Mapping[str, Any], mode: str) -> float:
+    """Return the best value of a state; early versions wrote NaN where there was none."""
+    best = float(state["best"])
+    return worst(mode) if math.isnan(best) else best
 
 
 class Callback:
@@ -38,9 +44,13 @@ class Callback:
     """
 
     model: Sequential
+    data: Data
     runs_last = False
     """Whether this one is told of an epoch after the others, with the epoch in the model's history."""
-    data: Data
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles have neither the model nor its data."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("model", "data")}
 
     def on_train_begin(self) -> None:
         """Before the first epoch of a `fit`."""
@@ -102,9 +112,10 @@ class LambdaCallback(Callback):
 class EarlyStopping(Callback):
     """Stop where a number has not improved for `patience` epochs, and go back to the best weights.
 
-    The state (best value, epochs waited, best weights) is the model's: it is saved with the model, and
-    another `fit` with an early stopping goes on with it, unless it has already stopped training, in which
-    case it begins anew. A `fit` that is resumed where it stopped has nothing left to train.
+    The state (best value, epochs waited, best weights) is the model's: it is saved with the model, and the next `fit`
+    with an early stopping that watches the same number goes on with it. It begins anew where it had stopped training,
+    or where epochs were trained without it. A `fit` that is resumed where it stopped has nothing left to train. NaN is
+    no improvement on anything.
 
     Parameters
     ----------
@@ -137,8 +148,9 @@ class EarlyStopping(Callback):
         self.reset()
 
     def reset(self) -> None:
-        self.best = math.nan
+        self.best = worst(self.mode)
         self.best_epoch = -1
+        self.seen = 0
         self.waited = 0
         self.stopped = False
         self._best_params: npt.NDArray[Any] | None = None
@@ -155,7 +167,8 @@ class EarlyStopping(Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         value = metric_to_watch(logs, self.monitor)
         gain = value - self.best if self.mode == "max" else self.best - value
-        if math.isnan(self.best) or gain > self.min_delta:
+        self.seen = epoch + 1
+        if gain > self.min_delta:
             self.best, self.best_epoch, self.waited = value, epoch, 0
             if self.restore_best_weights:
                 self._best_params = self.model.parameters_vector().copy()
@@ -173,15 +186,24 @@ class EarlyStopping(Callback):
     def state(self) -> dict[str, Any]:
         best: dict[str, Any] = {} if self._best_params is None else {"best_params": self._best_params}
         numbers = {
+            "monitor": self.monitor,
+            "mode": self.mode,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "seen": self.seen,
             "waited": self.waited,
             "stopped": self.stopped,
         }
         return numbers | best
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
+        # Files of early versions do not say what was watched, and till when.
+        watched = (state.get("monitor", self.monitor), state.get("mode", self.mode))
+        self.seen = int(state.get("seen", self.model.epoch))
+        if watched != (self.monitor, self.mode) or self.seen != self.model.epoch:
+            self.reset()
+            return
+        self.best, self.best_epoch = _best(state, self.mode), int(state["best_epoch"])
         self.waited, self.stopped = int(state["waited"]), bool(state["stopped"])
         best = state.get("best_params")
         self._best_params = None if best is None else np.array(best, self.model.dtype)
@@ -246,7 +268,7 @@ class Checkpoint(Callback):
         self.reset()
 
     def reset(self) -> None:
-        self.best = math.nan
+        self.best = worst(self.mode)
 
     def on_train_begin(self) -> None:
         folder = self.path.parent
@@ -256,6 +278,8 @@ class Checkpoint(Callback):
         for path in self._found(r"\.%s\..*\.part"):  # what a process that was killed left, or left unremoved
             path.unlink(missing_ok=True)
         self._remove_old()
+        if not self._saved() and not self.path.exists():
+            self.reset()  # what stands nowhere is not to be improved on
         later = [path for path in self._saved() if path not in self._saved(self.model.epoch)]
         if later and not self.model.resumed:
             warnings.warn(
@@ -272,8 +296,7 @@ class Checkpoint(Callback):
         before, now = self.best, time.monotonic()
         if self.save_best_only:
             value = metric_to_watch(logs, self.monitor)
-            better = math.isnan(self.best) or (value > self.best if self.mode == "max" else value < self.best)
-            if not better:
+            if not (value > self.best if self.mode == "max" else value < self.best):
                 return
             self.best = value
         elif (epoch + 1) % self.every or now - self._saved_at < self.every_seconds:
@@ -306,10 +329,14 @@ class Checkpoint(Callback):
         return {path: match for path, match in names.items() if match}
 
     def state(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"monitor": self.monitor, "mode": self.mode, "best": self.best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.best = float(state["best"])
+        own = self.state()  # files of early versions do not say what was watched
+        if all(state.get(name, own[name]) == own[name] for name in ("monitor", "mode")):
+            self.best = _best(state, self.mode)
+        else:
+            self.reset()
 
 
 class TensorBoard(Callback):

@@ -17,6 +17,7 @@ Key = tuple[int, int]
 """Seed and epoch, of which an order of rows is a function."""
 
 Gate = Callable[[Piece], Data]
+Change = Callable[[Data], Data]
 
 _IN_ORDER: Order = np.empty(0, np.int64)
 _BUFFER_STREAM = 0x42554646
@@ -51,6 +52,10 @@ class InMemory:
     def sample(self) -> Data:
         """Return the rows."""
         return self.data
+
+    def changed(self, change: Change) -> InMemory:
+        """Return a feed of the same rows, changed."""
+        return InMemory(change(self.data))
 
     def split(self, share: float) -> tuple[InMemory, InMemory]:
         """Return the first rows, and a share of them from the end."""
@@ -118,6 +123,10 @@ class Streamed:
         pieces = [self.gate(next(blocks[number].read(True, True))) for number in chosen]
         taken = [piece.part(0, _PROBED_ROWS) for piece in pieces]
         return Data._make(np.concatenate(parts) for parts in zip(*taken, strict=True))
+
+    def changed(self, change: Change) -> Streamed:
+        """Return a feed of the same rows, each piece changed behind the gate."""
+        return Streamed(self.stream, lambda piece: change(self.gate(piece)))
 
     def split(self, share: float) -> tuple[Feed, Feed]:
         """Return the first rows, and a share of them from the end."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fastnn._errors import check_flag, check_number, shown, unknown_name
 from fastnn.activations import check_activation
 from fastnn.initializers import Initializer, as_initializer
+from fastnn.kernels.dropout import MOST_DROPPED
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,15 @@ class Dropout(Layer):
     Parameters
     ----------
     rate : float
-        The share that is dropped, 0 <= rate < 1.
+        The share that is dropped, 0 <= rate <= 1 - 2^-31.
     """
 
     rate: float
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", check_number("rate", self.rate, low=0.0, high=1.0, high_open=True))
+        if self.rate > MOST_DROPPED:
+            raise ValueError(f"rate: got {self.rate!r}, expected at most 1 - 2^-31")
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,10 @@ class Rescale(Layer):
                 raise ValueError(
                     f"{name}: got {len(value)} numbers, expected one, or one for each of the {inputs} inputs"
                 )
-            result[row] = value
+            with np.errstate(over="ignore"):
+                result[row] = value
+            if not np.isfinite(result[row]).all():
+                raise ValueError(f"{name}: got {shown(value)}, expected numbers in the range of {dtype}")
         return result
 
 

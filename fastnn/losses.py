@@ -122,7 +122,7 @@ def as_loss(value: str | Loss) -> Loss:
     ValueError
         For an unknown name, with the nearest known one.
     """
-    if isinstance(value, Loss):
+    if isinstance(value, Loss) and type(value) is not Loss:
         return value
     if not isinstance(value, str) or value not in LOSSES:
         raise unknown_name("loss", value, LOSSES, _ELSEWHERE)

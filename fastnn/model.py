@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn import export, saving
-from fastnn._errors import check_flag, check_number, unknown_name
-from fastnn.arrays import Data, as_samples, as_targets, as_weights, balanced_weights, classes_of
+from fastnn._errors import check_flag, check_number, shown, unknown_name
+from fastnn.arrays import Data, as_samples, as_targets, as_weights, balanced_weights, classes_of, weighed_by_class
 from fastnn.callbacks import Callback
 from fastnn.devices import HERE, Place, check_place, check_precision, runtime_on
-from fastnn.feeds import Feed, InMemory, feed_of
+from fastnn.feeds import Feed, InMemory, Streamed, feed_of
 from fastnn.history import History
 from fastnn.initializers import default_for, initialize
 from fastnn.kernels import epoch as e
@@ -38,6 +38,9 @@ from fastnn.training import Trainer, step_logs
 Array = npt.NDArray[Any]
 
 _CALL_FLOPS = 2_000_000_000
+
+_SETTLED = {"layers", "loss", "seed", "dtype", "device", "matmul_precision", "l1", "l2", "l1_mode"}
+"""What holds for good once the weights are drawn."""
 
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
@@ -121,11 +124,12 @@ class Sequential:
     ) -> None:
         self.layers = _check_layers(layers)
         self.loss = as_loss(loss)
-        # A copy: some schedules keep a state, which is this model's.
-        self.optimizer = copy.deepcopy(Adam() if optimizer is None else as_optimizer(optimizer))
+        self._runtime: Runtime | None = None
+        self._few: Callable[[Any], Array | None] | None = None
+        self.optimizer = Adam() if optimizer is None else optimizer
         self.seed = check_number("seed", seed, low=0, high=2**64 - 1, integer=True)
         self.dtype = _check_dtype(dtype)
-        self.n_threads = None if n_threads is None else check_number("n_threads", n_threads, low=1, integer=True)
+        self.n_threads = n_threads
         self.device, self.matmul_precision = check_place(device, matmul_precision)
         check_precision(self.matmul_precision, self.dtype)
         self.l1 = check_number("l1", l1, low=0.0)
@@ -141,16 +145,60 @@ class Sequential:
         self.stop_training = self.resumed = False
         self._callback_states: dict[str, dict[str, Any]] = {}
         self._callbacks: tuple[Callback, ...] = ()
-        self._runtime: Runtime | None = None
-        self._few: Callable[[Any], Array | None] | None = None
         if not _per_input(self.layers):  # whether the layers make a network is known without the data
             Network(self.layers, 1, self.loss, self.dtype)
         if input_size is not None:
             self.build(input_size)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles make their own quick predictor: it holds addresses."""
-        return {**self.__dict__, "_few": None}
+        """Copies and pickles make a quick predictor of their own, since it holds addresses, and are in no `fit`."""
+        return {**self.__dict__, "_few": None, "_callbacks": ()}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SETTLED and self.__dict__.get("_runtime") is not None:
+            raise AttributeError(
+                f"{name}: got {shown(value)} for a model that has weights, expected no change; another model takes "
+                "other settings, and the weights by set_weights(model.get_weights())"
+            )
+        super().__setattr__(name, value)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer: a copy, since some schedules keep a state, which is this model's.
+
+        Another one of the same kind may be set at any time: its rate and other numbers hold from the next epoch on, and
+        the state (moments, velocities) stays. Raises ValueError for one that keeps another state, once there are
+        weights.
+        """
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, value: str | Optimizer) -> None:
+        new = copy.deepcopy(as_optimizer(value))
+        if self._runtime is not None:
+            old = self._optimizer
+            if (type(new), new.slots) != (type(old), old.slots):
+                raise ValueError(
+                    f"optimizer: got {new!r} for a model that was trained with {old!r}, expected another "
+                    f"{type(old).__name__} with the same state; another model takes another optimizer, and the weights "
+                    "by set_weights(model.get_weights())"
+                )
+            before = self._runtime
+            self._runtime = self._new_runtime(before.network, new)
+            self._runtime.params[:], self._runtime.state[:] = before.params, before.state
+            self._few = None
+        self._optimizer: Optimizer = new
+
+    @property
+    def n_threads(self) -> int | None:
+        """Threads at most; None: all that Numba has. May be set at any time."""
+        return self._n_threads
+
+    @n_threads.setter
+    def n_threads(self, value: int | None) -> None:
+        self._n_threads = None if value is None else check_number("n_threads", value, low=1, integer=True)
+        if self._runtime is not None:
+            self._runtime.n_threads = self._n_threads
 
     # The route: build, fit, evaluate, predict.
 
@@ -180,9 +228,7 @@ class Sequential:
                 )
             return self
         network = self.network_for_inputs(inputs)
-        self._runtime = runtime_on(self._place)(
-            network, self.optimizer, self.l1_mode == "truncate", self.seed, self.n_threads
-        )
+        self._runtime = self._new_runtime(network, self.optimizer)
         rng = np.random.default_rng(self.seed)
         weights = iter(network.views(self._runtime.params))
         for stage in network.stages:
@@ -193,6 +239,10 @@ class Sequential:
                 if stage.dense.use_bias:
                     next(weights)[:] = 0.0
         return self
+
+    def _new_runtime(self, network: Network, optimizer: Optimizer) -> Runtime:
+        kind = runtime_on(self._place)
+        return kind(network, optimizer, self.l1_mode == "truncate", self.seed, self.n_threads)
 
     @property
     def _place(self) -> Place:
@@ -237,9 +287,10 @@ class Sequential:
             Share of the rows, taken from the end, that is kept for validation instead; 0 <= share < 1.
         callbacks : iterable of Callback
         sample_weight : array-like (rows,), optional
-            >= 0. A batch's loss is sum(w l) / sum(w).
+            >= 0. A batch's loss is sum(w l) / sum(w), and so is an epoch's. A row of weight 0 has no part.
         class_weight : mapping, sequence or "balanced", optional
-            Multiplies the sample weights by class.
+            Multiplies the sample weights by class: in training, in the loss and the accuracy of an epoch as well, not
+            in validation.
         shuffle : bool
             Whether every epoch takes the rows in an order of its own, a function of (seed, epoch). A batch of all rows
             needs none.
@@ -279,7 +330,7 @@ class Sequential:
         callbacks = _check_callbacks(callbacks)
         found = None if resume is None else saving.load_to_resume(Sequential, resume, self._place)
         network = self._network_for(x)
-        feed = self._feed(network, x, y, sample_weight, class_weight)
+        feed = self._feed(network, x, y, sample_weight)
         validation = None
         if validation_data is not None:
             if isinstance(validation_data, Stream):
@@ -287,9 +338,11 @@ class Sequential:
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
                 raise ValueError("validation_data: expected (x, y) or (x, y, sample_weight), or a stream")
             xv, yv, wv = (*validation_data, None)[:3]
-            validation = self._feed(network, xv, yv, wv, None, prefix="validation_")
+            validation = self._feed(network, xv, yv, wv, prefix="validation_")
         elif share > 0.0:
             feed, validation = feed.split(share)
+        if class_weight is not None:
+            feed = self._weighed(network, feed, class_weight)
         self.resumed = found is not None
         if found is None:
             self.build(network.inputs)
@@ -314,7 +367,7 @@ class Sequential:
             The loss includes the penalty. R2 is 1 - sum (y - t)^2 / sum (t - mean t)^2, the mean over
             outputs.
         """
-        return self.evaluate_feed(self._feed(self.network, x, y, sample_weight, None))
+        return self.evaluate_feed(self._feed(self.network, x, y, sample_weight))
 
     def predict(self, x: Any) -> Array:
         """Return the outputs of the last layer, shape (rows, outputs).
@@ -394,10 +447,12 @@ class Sequential:
             If the loss is NaN or infinite; no step is taken.
         """
         network = self._network_for(x)
-        data = self._gate(network, x, y, sample_weight, class_weight)
+        data = self._gate(network, x, y, sample_weight)
+        if class_weight is not None:
+            data = weighed_by_class(data, class_weight, self.loss, network.units)
         self.build(network.inputs)
         runtime = self.runtime
-        rates = as_schedule(self.optimizer.lr).rates(self.step, self.epoch, 1)
+        rates = as_schedule(self.optimizer.lr).checked_rates(self.step, self.epoch, 1)
         report = np.zeros((1, e.N_REPORT))
         steps = runtime.training_calls(data, data.rows)
         steps(np.empty(0, np.int64), 0, data.rows, self.step, rates, report)
@@ -420,7 +475,7 @@ class Sequential:
         """
         check_flag("training", training)
         network = self._network_for(x)
-        data = self._gate(network, x, y, sample_weight, None)
+        data = self._gate(network, x, y, sample_weight)
         self.build(network.inputs)
         report = self.runtime.gradient(data, self.step, training)
         total = report[0, e.REPORT_WEIGHT]
@@ -510,7 +565,7 @@ class Sequential:
         for number, (new, old) in enumerate(zip(weights, own, strict=True)):
             try:
                 with np.errstate(over="ignore"):
-                    array = np.asarray(new)
+                    array = np.asarray(new.detach() if hasattr(new, "detach") else new)
                     if array.dtype.kind in "biuf":
                         array = array.astype(self.dtype)
             except ValueError:
@@ -640,12 +695,18 @@ class Sequential:
         return self.loss.folds is not None
 
     def parameters_vector(self) -> Array:
-        """Return all parameters as one flat vector: the model's own memory, not a copy."""
+        """Return all parameters as one flat vector: the model's own memory, not a copy.
+
+        With ``device="cuda"`` it is the host's, which shows what training made of them when `fit` has ended, or at the
+        next call of this.
+        """
         return self.runtime.params
 
     def penalty(self) -> float:
         """Return l1 sum|W| + l2/2 sum W^2 over all weights."""
         segments = self.network.segments
+        if not any(s.l1 or s.l2 for s in segments):
+            return 0.0  # without a look at the weights, which may be on a device
         views = self.network.views(self.runtime.params)
         return sum(penalty(view, s.l1, s.l2) for s, view in zip(segments, views, strict=True) if s.l1 or s.l2)
 
@@ -659,7 +720,7 @@ class Sequential:
                 r2.add(out, data.targets, data.weights)
         report = np.concatenate(reports)
         weight = report[:, e.REPORT_WEIGHT].sum()
-        loss = float(report[:, e.REPORT_LOSS].sum() / weight) if weight > 0 else 0.0
+        loss = float(report[:, e.REPORT_LOSS].sum() / weight) if weight > 0 else float("nan")
         result = {"loss": loss + self.penalty()}
         if self.counts_correct:
             result["accuracy"] = float(report[:, e.REPORT_CORRECT].sum() / weight) if weight > 0 else float("nan")
@@ -667,15 +728,17 @@ class Sequential:
             result["r2"] = r2.value()
         return result
 
-    def attach_callbacks(self, callbacks: Sequence[Callback]) -> None:
-        """Give each callback the state that the model keeps for it, or a fresh one."""
-        self._callbacks = tuple(callbacks)
+    def attach_callbacks(self, callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
+        """Give each callback the state that the model keeps for it, or a fresh one; return those that were at work."""
+        self.collect_callback_states()
+        before, self._callbacks = self._callbacks, tuple(callbacks)
         for name, callback in self._named_callbacks():
             state = self._callback_states.get(name)
             if state is None:
                 callback.reset()
             else:
                 callback.restore(state)
+        return before
 
     def collect_callback_states(self) -> None:
         """Take the states of the callbacks at work into the model, to be saved with it."""
@@ -684,10 +747,10 @@ class Sequential:
             if state:
                 self._callback_states[name] = state
 
-    def detach_callbacks(self) -> None:
-        """Keep the callbacks' states and forget the callbacks."""
+    def detach_callbacks(self, before: tuple[Callback, ...]) -> None:
+        """Keep the callbacks' states and go back to those that were at work before."""
         self.collect_callback_states()
-        self._callbacks = ()
+        self._callbacks = before
 
     def _named_callbacks(self) -> list[tuple[str, Callback]]:
         """Name callbacks by kind, the second and later ones of a kind by their number as well."""
@@ -727,24 +790,28 @@ class Sequential:
         """Return the tables for samples of a width, without any array of weights."""
         return Network(self.layers, inputs, self.loss, self.dtype, self.l1, self.l2)
 
-    def _feed(self, network: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any, prefix: str = "") -> Feed:
+    def _feed(self, network: Network, x: Any, y: Any, sample_weight: Any, prefix: str = "") -> Feed:
         """Return what training and evaluation take their rows from."""
         if not (isinstance(x, Stream) or reads_rows(x)):
-            return InMemory(self._gate(network, x, y, sample_weight, class_weight, prefix))
+            return InMemory(self._gate(network, x, y, sample_weight, prefix))
         stream = _as_stream(network, x, y, sample_weight, prefix)
         if not stream.has_target:
             if not isinstance(x, Stream):
                 raise TypeError(f"{prefix}y: got None, expected the targets of {stream.rows} samples")
             raise TypeError(f"{prefix}y: got a stream without target, expected fastnn.stream(..., target=...)")
-        if isinstance(class_weight, str) and class_weight == "balanced":
-            class_weight = self._balanced(network, stream, prefix)
-        return feed_of(stream, lambda p: self._gate(network, p.x, p.y, p.weight, class_weight, prefix, p.first))
+        return feed_of(stream, lambda p: self._gate(network, p.x, p.y, p.weight, prefix, p.first))
 
-    def _balanced(self, network: Network, stream: Stream, prefix: str) -> Array:
+    def _weighed(self, network: Network, feed: Feed, class_weight: Any) -> Feed:
+        """Return the rows of a feed with their weights multiplied by class."""
+        if isinstance(feed, Streamed) and isinstance(class_weight, str) and class_weight == "balanced":
+            class_weight = self._balanced(network, feed.stream)
+        return feed.changed(lambda data: weighed_by_class(data, class_weight, self.loss, network.units))
+
+    def _balanced(self, network: Network, stream: Stream) -> Array:
         """Read the targets of a stream and return the balanced weight of each class."""
         counts = np.zeros(max(2, network.units), np.int64)
         for piece in stream.targets():
-            labels, targets = self._targets(network, piece.y, len(piece.y), prefix, piece.first)
+            labels, targets = self._targets(network, piece.y, len(piece.y), "", piece.first)
             classes, _ = classes_of(labels, targets, network.units)
             counts += np.bincount(classes, minlength=len(counts))
         return balanced_weights(counts)
@@ -755,15 +822,13 @@ class Sequential:
         x: Any,
         y: Any,
         sample_weight: Any,
-        class_weight: Any,
         prefix: str = "",
         first_row: int = 0,
     ) -> Data:
         samples, bytes_ = as_samples(f"{prefix}x", x, network.inputs, self.dtype, self.check_finite, first_row)
         rows = max(len(samples), len(bytes_))
         labels, targets = self._targets(network, y, rows, prefix, first_row)
-        weights = as_weights(sample_weight, class_weight, rows, labels, targets, self.loss, network.units)
-        return Data(samples, bytes_, labels, targets, weights)
+        return Data(samples, bytes_, labels, targets, as_weights(sample_weight, rows))
 
     def _targets(
         self, network: Network, y: Any, rows: int, prefix: str, first_row: int
@@ -846,7 +911,7 @@ def _check_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     if not layers:
         raise ValueError("layers: got an empty list, expected at least one layer")
     for number, layer in enumerate(layers):
-        if not isinstance(layer, Layer):
+        if not isinstance(layer, Layer) or type(layer) is Layer:
             raise TypeError(
                 f"layers[{number}]: got {layer!r} ({type(layer).__name__}), expected a layer such as Dense(10)"
             )

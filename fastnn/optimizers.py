@@ -270,7 +270,7 @@ def as_optimizer(value: str | Optimizer) -> Optimizer:
     ValueError
         For an unknown name, with the nearest known one.
     """
-    if isinstance(value, Optimizer):
+    if isinstance(value, Optimizer) and type(value) is not Optimizer:
         return value
     if not isinstance(value, str) or value.lower() not in OPTIMIZERS:
         raise unknown_name("optimizer", value, OPTIMIZERS)

@@ -72,6 +72,10 @@ class Runtime:
         self._plan: Plan | None = None
         self._work = np.empty(0, dtype)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles have no workspace: it holds rows that were trained on."""
+        return {**self.__dict__, "_plan": None, "_work": np.empty(0, self.network.dtype)}
+
     def snapshot(self) -> tuple[Any, Any]:
         """Return copies of parameters and optimizer state, for `restore`."""
         return self.params.copy(), self.state.copy()

@@ -37,6 +37,7 @@ __all__ = [
     "from_config",
     "metric_to_watch",
     "resolve_mode",
+    "worst",
 ]
 
 Rates = npt.NDArray[np.float64]
@@ -71,7 +72,27 @@ class Schedule(ABC):
 
     def rate(self, step: int, epoch: int) -> float:
         """Return the rate of one step, counted as in `rates`."""
-        return float(self.rates(step, epoch, 1)[0])
+        return float(self.checked_rates(step, epoch, 1)[0])
+
+    def checked_rates(self, step: int, epoch: int, n_steps: int) -> Rates:
+        """Return a copy of what `rates` gives, fit for compiled code, which looks at nothing.
+
+        Raises
+        ------
+        ValueError
+            If it is not `n_steps` numbers, none of them negative.
+        """
+        given = self.rates(step, epoch, n_steps)
+        try:
+            rates = np.array(given, np.float64)
+        except (TypeError, ValueError):
+            rates = np.empty(0)
+        name = f"{type(self).__name__}.rates"
+        if rates.shape != (n_steps,):
+            raise ValueError(f"{name}: got {shown(given)}, expected an array of {n_steps} rates")
+        if (rates < 0).any():
+            raise ValueError(f"{name}: got {rates.min()}, expected rates >= 0")
+        return rates
 
     def epoch_end(self, logs: Mapping[str, float]) -> None:  # noqa: B027, most schedules do not listen
         """Hear what the epoch that just ended gave ("loss", "val_loss", ...)."""
@@ -305,7 +326,8 @@ class ReduceOnPlateau(Schedule):
     monitor : str
         The metric. Where there is no validation, "val_loss" means "loss".
     mode : {"auto", "min", "max"}
-        Whether smaller or larger is better; "auto" takes larger for accuracy and R2, else smaller.
+        Whether smaller or larger is better; "auto" takes larger for accuracy, R2 and what ends in "score", else
+        smaller.
     """
 
     lr: float
@@ -412,7 +434,7 @@ class Warmup(Schedule):
         """Return the rates of the schedule behind, scaled; see `Schedule.rates`."""
         rates = self.schedule.rates(step, epoch, n_steps)
         if step < self.steps:
-            rates *= np.minimum(np.arange(step + 1, step + n_steps + 1) / self.steps, 1.0)
+            rates = rates * np.minimum(np.arange(step + 1, step + n_steps + 1) / self.steps, 1.0)
         return rates
 
     def epoch_end(self, logs: Mapping[str, float]) -> None:
@@ -498,15 +520,20 @@ def resolve_mode(monitor: str, mode: str) -> str:
     monitor : str
         The metric, such as "val_loss".
     mode : {"auto", "min", "max"}
-        "auto" takes "max" for accuracy and R2, else "min".
+        "auto" takes "max" for accuracy, R2 and what ends in "score", else "min".
     """
     if not isinstance(monitor, str):
         raise TypeError(f"monitor: got {shown(monitor)} ({type(monitor).__name__}), expected a metric's name")
     if mode not in ("auto", "min", "max"):
         raise unknown_name("mode", mode, ("auto", "min", "max"))
     if mode == "auto":
-        return "max" if monitor.removeprefix("val_") in ("accuracy", "r2") else "min"
+        return "max" if monitor.removeprefix("val_") in ("accuracy", "r2") or monitor.endswith("score") else "min"
     return mode
+
+
+def worst(mode: str) -> float:
+    """Return what every number improves on, in a mode of `resolve_mode`."""
+    return -math.inf if mode == "max" else math.inf
 
 
 def metric_to_watch(logs: Mapping[str, float], monitor: str) -> float:

@@ -71,9 +71,11 @@ def _notes(model: Sequential) -> list[str]:
     size = network.dtype.itemsize
     rows = runtime.rows or 32
     work = network.plan(rows, runtime.threads).work_size * size
+    slots = len(runtime.slots)
+    own, copies = slots + 2, 2 * (slots + 1)
     return [
-        f"{network.n_params:,} parameters, {network.n_params * size / 1e6:.2f} MB; "
-        f"training keeps {len(runtime.slots) + 2} such vectors",
+        f"{network.n_params:,} parameters, {network.n_params * size / 1e6:.2f} MB; training keeps {own} such vectors, "
+        f"and {copies} to go back to",
         f"workspace for batches of {rows:,}: {work / 1e6:.2f} MB",
     ]
 

@@ -34,7 +34,7 @@ REPORT_STEPS = 8192
 _NO_ORDER: Order = np.empty(0, np.int64)
 
 Snapshot = tuple[Any, ...]
-"""What training can go back to: weights, optimizer state, counters and the schedule's state."""
+"""What training can go back to: weights, optimizer state, counters, and the states of schedule and callbacks."""
 
 TrainingCalls = Callable[[Order, int, int, int, npt.NDArray[np.float64], npt.NDArray[np.float64]], None]
 """Steps on the same data: of an order, from a place in it, so many rows, from a step, at rates, into a report."""
@@ -77,7 +77,7 @@ class Trainer:
         # A batch of all rows sums the same, whatever their order.
         self.shuffle = shuffle and self.batch < feed.rows
         self.callbacks, self.verbose = callbacks, verbose
-        self.schedule = as_schedule(model.optimizer.lr)
+        self._optimizer, self.schedule = model.optimizer, as_schedule(model.optimizer.lr)
         self._steps_an_epoch = -(-feed.rows // self.batch)
         self._steps_a_call = model.runtime.first_steps(self.batch)
         self._one_by_one = False
@@ -88,19 +88,20 @@ class Trainer:
         self._check_watched()
         model = self.model
         model.stop_training = False
-        self._good = self._snapshot()
         sample = self.feed.sample() if self.callbacks else None
-        for callback in self.callbacks:
-            assert sample is not None
-            callback.model, callback.data = model, sample
-        model.attach_callbacks(self.callbacks)
-        for callback in self.callbacks:
-            callback.on_train_begin()
-        model.runtime.compile()
-        model.runtime.keep_data(True)
-        if isinstance(self.feed, InMemory):
-            self._training_calls(self.feed.data)  # a GPU takes its copy before the first epoch is timed
-        try:
+        with contextlib.ExitStack() as ends:
+            for callback in self.callbacks:
+                assert sample is not None
+                callback.model, callback.data = model, sample
+            ends.callback(model.detach_callbacks, model.attach_callbacks(self.callbacks))
+            self._good = self._snapshot()
+            begun: list[Callback] = []
+            ends.callback(self._end, begun)
+            for callback in self.callbacks:
+                begun.append(callback)
+                callback.on_train_begin()
+            model.runtime.compile()
+            self._begin()
             silent = self.verbose in (0, False) or not sys.stderr.isatty()
             with ProgressBar(max(0, last - model.epoch) * self.feed.rows, silent) as bar:
                 while model.epoch < last and not model.stop_training:
@@ -110,12 +111,24 @@ class Trainer:
                         self._several(epochs, bar)
                     else:
                         self._epoch(bar)
-        finally:
-            model.history.settle()
-            model.runtime.keep_data(False)
-            for callback in self.callbacks:
-                callback.on_train_end()
-            model.detach_callbacks()
+
+    def _end(self, begun: list[Callback]) -> None:
+        """Let go of the data, and tell each callback that began, whatever another one raises."""
+        self.model.history.settle()
+        self.model.runtime.keep_data(False)
+        with contextlib.ExitStack() as ends:
+            for callback in reversed(begun):
+                ends.callback(callback.on_train_end)
+
+    def _begin(self) -> None:
+        """Make ready for epochs with the model's optimizer as it is now."""
+        model = self.model
+        self._optimizer, self.schedule = model.optimizer, as_schedule(model.optimizer.lr)
+        self._good = (*self._good[:3], self.schedule.state(), self._good[-1])
+        self._calls = None
+        model.runtime.keep_data(True)
+        if isinstance(self.feed, InMemory):
+            self._training_calls(self.feed.data)  # a GPU takes its copy before the first epoch is timed
 
     def _check_watched(self) -> None:
         """Refuse what watches a number that no epoch will have.
@@ -160,7 +173,7 @@ class Trainer:
         numbers = range(model.epoch, model.epoch + epochs)
         order = feed.orders(model.seed, numbers) if self.shuffle else _NO_ORDER
         firsts = range(model.step, model.step + epochs * each, each)
-        rates = [self.schedule.rates(step, epoch, each) for step, epoch in zip(firsts, numbers, strict=True)]
+        rates = [self.schedule.checked_rates(step, epoch, each) for step, epoch in zip(firsts, numbers, strict=True)]
         report = np.zeros((epochs, each, e.N_REPORT))
         calls, start = self._training_calls(feed.data), time.perf_counter()
         try:
@@ -181,6 +194,8 @@ class Trainer:
         model, epoch = self.model, self.model.epoch
         for callback in self.callbacks:
             callback.on_epoch_begin(epoch)
+        if model.optimizer is not self._optimizer:
+            self._begin()
         start = time.perf_counter()
         logs = self._steps(bar)
         seconds = time.perf_counter() - start
@@ -240,7 +255,7 @@ class Trainer:
         while at < data.rows:
             part = report.next(min(self._steps_a_call, -(-(data.rows - at) // batch)))
             rows = min(data.rows - at, len(part) * batch)
-            rates = self.schedule.rates(model.step, model.epoch, len(part))
+            rates = self.schedule.checked_rates(model.step, model.epoch, len(part))
             before = time.perf_counter()
             try:
                 self._training_calls(data)(order, at, rows, model.step, rates, part)
@@ -268,13 +283,17 @@ class Trainer:
 
     def _snapshot(self) -> Snapshot:
         runtime, model = self.model.runtime, self.model
-        return runtime.snapshot(), model.step, model.epoch, self.schedule.state()
+        states = [callback.state() for callback in self.callbacks]
+        return runtime.snapshot(), model.step, model.epoch, self.schedule.state(), states
 
     def _go_back(self, to: Snapshot) -> None:
         model = self.model
-        weights, model.step, model.epoch, schedule = to
+        weights, model.step, model.epoch, schedule, states = to
         model.runtime.restore(weights)
         self.schedule.restore(schedule)
+        for callback, state in zip(self.callbacks, states, strict=True):
+            if state:
+                callback.restore(state)
         model.history.truncate(model.epoch)
 
     def _diverged(self, step: int) -> None:
@@ -296,7 +315,7 @@ class EpochReport:
     def __init__(self, steps: int) -> None:
         self._steps = np.zeros((min(steps, REPORT_STEPS), e.N_REPORT))
         self._used = 0
-        self._sums = np.zeros(4)
+        self._sums = np.zeros(5)
 
     def next(self, steps: int) -> npt.NDArray[np.float64]:
         """Return zeros for the report of at least one and at most so many steps to come."""
@@ -309,7 +328,7 @@ class EpochReport:
         return part
 
     def logs(self, counts_correct: bool) -> dict[str, float]:
-        """Return loss (mean over rows, penalty included) and accuracy of all steps."""
+        """Return loss (weighted mean over rows, penalty included) and accuracy of all steps."""
         return _logs(self._sums + _sums(self._steps[: self._used]), counts_correct)
 
 
@@ -325,15 +344,15 @@ def step_logs(report: npt.NDArray[np.float64], counts_correct: bool) -> dict[str
 
 
 def _sums(report: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return loss times rows, rows, correct and weight of the steps in a report."""
-    rows, weight = report[:, e.REPORT_ROWS], report[:, e.REPORT_WEIGHT]
-    losses = report[:, e.REPORT_LOSS] / np.where(weight > 0, weight, 1.0) + report[:, e.REPORT_PENALTY]
-    return np.array([(losses * rows).sum(), rows.sum(), report[:, e.REPORT_CORRECT].sum(), weight.sum()])
+    """Return loss, correct, weight, penalty times rows, and rows of the steps in a report."""
+    rows = report[:, e.REPORT_ROWS]
+    sums = report[:, [e.REPORT_LOSS, e.REPORT_CORRECT, e.REPORT_WEIGHT]].sum(axis=0)
+    return np.array([*sums, (report[:, e.REPORT_PENALTY] * rows).sum(), rows.sum()])
 
 
 def _logs(sums: npt.NDArray[np.float64], counts_correct: bool) -> dict[str, float]:
-    losses, rows, correct, weight = sums.tolist()
-    logs = {"loss": losses / rows}
+    loss, correct, weight, penalty, rows = sums.tolist()
+    logs = {"loss": (loss / weight if weight > 0 else math.nan) + penalty / rows}
     if counts_correct:
         logs["accuracy"] = correct / weight if weight > 0 else math.nan
     return logs

@@ -338,6 +338,107 @@ def test_two_early_stoppings_keep_apart(tmp_path):
     assert [(s.best, s.best_epoch, s.waited) for s in second] == [(2, 1, 1), (0.5, 0, 2)]
 
 
+def test_early_stopping_begins_anew_where_another_number_is_watched():
+    model = build()
+    fit(model, 2, [Script([0.1, 0.2], "val_accuracy"), EarlyStopping("val_accuracy", patience=9)])
+    second = EarlyStopping("loss", patience=9)
+    history = fit(model, 3, [second])
+    assert second.best == min(history.history["loss"][2:])
+    assert second.best_epoch >= 2
+
+
+def test_early_stopping_begins_anew_after_epochs_that_it_has_not_seen():
+    model = build()
+    fit(model, 2, [Script([0.1, 0.2]), EarlyStopping(patience=9)])
+    fit(model, 1, [])
+    stopping, script = EarlyStopping(patience=9), Script([0, 0, 0, 4, 3])
+    fit(model, 2, [script, stopping])
+    assert (stopping.best, stopping.best_epoch) == (3, 4)
+    assert weight_bytes(model) == script.weights[4]
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_nan_is_no_improvement(mode, tmp_path):
+    model, script = build(), Script([NAN] * 9, "mine")
+    stopping = EarlyStopping("mine", patience=3, mode=mode)
+    fit(model, 9, [script, stopping, Checkpoint(tmp_path / "best", save_best_only=True, monitor="mine", mode=mode)])
+    assert (stopping.best_epoch, model.epoch) == (-1, 3)
+    assert weight_bytes(model) == script.weights[2], "there are no best weights to go back to"
+    assert list((tmp_path / "best").iterdir()) == []
+    model, script = build(), Script([NAN, 2, NAN, 1, NAN, NAN, NAN], "mine")
+    fit(model, 7, [script, EarlyStopping("mine", patience=3, mode=mode)])
+    assert weight_bytes(model) == script.weights[3 if mode == "min" else 1]
+
+
+@pytest.mark.parametrize("watched", ["loss", "val_loss"])
+def test_what_diverged_is_nobodys_best(watched):
+    """The first epoch's loss is finite, its weights are not good for a second one."""
+    x, y = data()
+
+    def train(callbacks):
+        model = Sequential([Dense(4, "relu"), Dense(3)], "cross_entropy", fastnn.SGD(1e20), seed=1, input_size=5)
+        before = weight_bytes(model)
+        with pytest.raises(fastnn.TrainingDiverged):
+            model.fit(x, y, epochs=5, batch_size=24, validation_data=(x, y), callbacks=callbacks)
+        return weight_bytes(model) == before, model.epoch
+
+    assert train([EarlyStopping(watched)]) == train([LambdaCallback(lambda epoch, logs: None)]) == (True, 0)
+
+
+class Failing(Callback):
+    def __init__(self, when):
+        self.when = when
+
+    def on_train_begin(self):
+        if self.when == "begin":
+            raise RuntimeError("not today")
+
+    def on_train_end(self):
+        if self.when == "end":
+            raise RuntimeError("not today")
+
+
+@pytest.mark.parametrize("when", ["begin", "end"])
+def test_a_callback_that_fails_at_an_end_fails_alone(when):
+    model, script, before, after = build(), Script([1, 2, 3]), EarlyStopping(patience=9), Diary()
+    with pytest.raises(RuntimeError, match="not today"):
+        fit(model, 3, [script, before, Failing(when), after])
+    assert model._callbacks == ()
+    if when == "end":
+        assert weight_bytes(model) == script.weights[0], "early stopping went back to the best weights"
+        assert after.entries[-1] == "train ends"
+    else:
+        assert after.entries == [], "what did not begin does not end"
+    later = EarlyStopping(patience=9)
+    fit(model, 1, [Script([0.5, 0, 0, 0.5]), later])
+    assert later.best == 0.5
+
+
+def test_a_fit_within_a_fit_leaves_the_outer_callbacks_at_work():
+    class Nested(Callback):
+        def on_epoch_end(self, epoch, logs):
+            if epoch == 0:
+                x, y = data()
+                self.model.fit(x, y, epochs=1, verbose=False)
+
+    model, stopping = build(), EarlyStopping("loss", patience=9)
+    fit(model, 2, [Nested(), stopping])
+    assert "EarlyStopping" in model._callback_states
+
+
+def test_a_best_checkpoint_of_another_file_or_number_is_a_best_of_its_own(tmp_path):
+    def best(name, monitor="val_loss"):
+        return Checkpoint(tmp_path / f"{name}.safetensors", save_best_only=True, monitor=monitor)
+
+    model = build()
+    fit(model, 1, [Script([0.1]), best("a")])
+    fit(model, 1, [Script([0, 5]), best("a")])
+    fit(model, 1, [Script([0, 0, 5]), best("b")])
+    assert [fastnn.load(tmp_path / f"{name}.safetensors").epoch for name in "ab"] == [1, 3]
+    fit(model, 1, [Script([0, 0, 0, 0.5], "val_accuracy"), best("b", "val_accuracy")])
+    assert fastnn.load(tmp_path / "b.safetensors").epoch == 4
+
+
 # ----------------------------------------------------------------------------------------- checkpoints
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import assert_ulps
 
 from fastnn import cuda, kernels
-from fastnn.cuda import _arrays, check
+from fastnn.cuda import _arrays, _launch, _numba, check
 from fastnn.cuda._numba import SIMULATED, driver
 
 pytestmark = pytest.mark.skipif(bool(cuda.missing()), reason=cuda.missing())
@@ -347,3 +347,29 @@ def test_a_tensor_of_another_library_that_may_only_be_read_is_not_written_to(mon
     assert _arrays.check_array("w", Tensor(True)) is view
     with pytest.raises(ValueError, match="w: got a read-only array, expected a writable one"):
         _arrays.check_array("w", Tensor(True), writable=True)
+
+
+def a_card(monkeypatch, module, **properties):
+    """Put the properties of a card where `module` asks for them."""
+    card = types.SimpleNamespace(**properties)
+    fake = types.SimpleNamespace(
+        is_available=lambda: True, get_current_device=lambda: card, jit=lambda signature: lambda function: None
+    )
+    monkeypatch.setattr(module, "SIMULATED", False)
+    monkeypatch.setattr(module, "driver", fake)
+    return card
+
+
+@pytest.mark.parametrize(("capability", "fits"), [((5, 2), False), ((6, 1), False), ((7, 0), True), ((12, 0), True)])
+def test_a_card_that_is_too_old_is_missing(capability, fits, monkeypatch):
+    a_card(monkeypatch, _numba, compute_capability=capability)
+    have = ".".join(map(str, capability))
+    want = "" if fits else f"this device has compute capability {have}, and kernels take 7.0 or more"
+    assert _numba.missing.__wrapped__() == want
+
+
+def test_multiprocessors_are_those_of_the_current_device(monkeypatch):
+    card = a_card(monkeypatch, _launch, MULTIPROCESSOR_COUNT=132)
+    assert _launch.processors() == 132
+    card.MULTIPROCESSOR_COUNT = 84
+    assert (_launch.processors(), _launch.grid_of(10**9)) == (84, 8 * 84)

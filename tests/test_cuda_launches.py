@@ -127,6 +127,36 @@ def test_an_epilogue_that_fails_is_not_used(standin):
     assert with_epilogue("bias") == (False, True, True)
 
 
+def test_a_first_step_that_diverges_spoils_no_trial(standin, rng):
+    x, y = rng.normal(size=(8, 2)).astype(np.float32), rng.integers(0, 3, 8)
+    infinite = np.full_like(x, np.inf)
+    model = fastnn.Sequential(
+        [fastnn.Dense(4, "relu"), fastnn.Dense(3)], "cross_entropy", device="cuda", check_finite=False
+    )
+    with pytest.raises(fastnn.TrainingDiverged), np.errstate(all="ignore"):  # the stand-in multiplies by NumPy
+        model.fit(infinite, y, epochs=1, batch_size=8, verbose=False)
+    relu_network("cuda", x, y)
+    assert all(done == asked > 0 for done, asked in _cublas.loaded().epilogues().values())
+
+
+@pytest.mark.parametrize("name", EPILOGUES)
+def test_a_trial_has_numbers_of_its_own(standin, name, monkeypatch):
+    """A bias of NaN is not told from factors that are."""
+    tried, run = [], _cublas.Cublas._run
+    monkeypatch.setattr(
+        _cublas.Cublas, "_run", lambda self, plan, c, a, b, v: tried.append((a, b)) or run(self, plan, c, a, b, v)
+    )
+    poor = driver.to_device(np.full(64, np.nan, np.float32))
+    factors = Matrix(poor, 3, 2, 5, True), Matrix(poor, 16, 2, 3)
+    vector = Matrix(driver.to_device(np.ones(3, np.float32)), 0, 1, 3)
+    into = Matrix(driver.to_device(np.ones(15, np.float32)), 0, 5, 3)
+    assert _cublas.loaded().product(into, *factors, epilogue=EPILOGUES[name], vector=vector)
+    assert len(tried) == 2
+    for own, given in zip(tried[0], factors, strict=True):
+        assert (own[2:], own.alignment) == (given[2:], given.alignment)
+        assert np.isfinite(own.to_host()).all()
+
+
 def relu_network(device, x, y, dropout=0.0):
     """Train for 3 steps and evaluate; return the weights and both losses."""
     layers = [fastnn.Dense(4, "relu"), *([fastnn.Dropout(dropout)] if dropout else []), fastnn.Dense(3, use_bias=False)]
@@ -302,6 +332,25 @@ def test_a_graph_stops_where_the_loss_is_not_finite(standin, samples):
     assert launches.how() == "a CUDA graph"
     for got, want in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+@pytest.mark.parametrize("row", [0, 2])
+def test_steps_of_which_one_diverges_prove_no_graph(standin, samples, monkeypatch, row, lost):
+    """The first step is done plainly, the second in both ways: behind an infinite loss both do nothing alike."""
+    x, y = samples
+    want = plainly(monkeypatch, x, y)
+    standin.lost = lost
+    monkeypatch.setattr(CudaRuntime, "first_steps", lambda self, batch: 5)
+    bad = x.copy()
+    bad[row] = np.nan
+    optimizer = fastnn.Adam(fastnn.StepDecay(0.05, 0.5, every=2, unit="step"), clip_norm=0.5)
+    model = fastnn.Sequential(LAYERS, "cross_entropy", optimizer, seed=4, l2=0.01, device="cuda", check_finite=False)
+    with pytest.raises(fastnn.TrainingDiverged, match=f"in step {row // 2 + 1} "):
+        model.fit(bad, y, batch_size=2, epochs=1, shuffle=False, verbose=False)
+    assert (launches._proven, standin.alive) == ({}, 0)
+    assert trained(x, y) == want
+    assert ("params" in launches.how()) == (lost == 2)
 
 
 def test_precision_goes_where_the_model_goes_but_not_into_its_file(standin, rng, tmp_path):

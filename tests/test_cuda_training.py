@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 
 import naive
 import numpy as np
@@ -14,6 +15,7 @@ from support import naive_layers, naive_weights, run_python
 import fastnn
 from fastnn import cuda
 from fastnn.cuda import gradient
+from fastnn.cuda import runtime as cuda_runtime
 from fastnn.cuda import step as s
 from fastnn.cuda._numba import SIMULATED
 from fastnn.cuda.runtime import CudaRuntime
@@ -91,8 +93,7 @@ def assert_same_training(model, x, y, loss, numbers, epochs=2, batch=5, weights=
         w=weights,
         l1_mode=model.l1_mode,
     )
-    if weights is None:  # the oracle weighs batches by their weight, `fit` by their rows
-        assert history.history["loss"] == pytest.approx(want, rel=max(rtol, 1e-6))
+    assert history.history["loss"] == pytest.approx(want, rel=max(rtol, 1e-6))
     for got, wanted in zip(model.get_weights(), naive_weights(layers), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=rtol, atol=rtol)
 
@@ -150,7 +151,7 @@ def test_several_epochs_in_one_call(shuffled, rng, monkeypatch):
     ]
     reports = np.zeros((2, 9, 6))
     for model, report, calls in zip(models, reports, (1, 3), strict=True):
-        train = model.runtime.training_calls(model._gate(model.network, x, y, None, None), 4)
+        train = model.runtime.training_calls(model._gate(model.network, x, y, None), 4)
         for part in np.split(np.arange(3), calls):
             steps = slice(3 * part[0], 3 * part[-1] + 3)
             train(orders[part].reshape(-1), 0, 11, steps.start, np.full(9, 0.01)[steps], report[steps])
@@ -188,6 +189,22 @@ def test_bytes_rescaled_streams_and_validation(rng):
         assert there.history.history[name] == pytest.approx(here.history.history[name], rel=2e-5, nan_ok=True)
     for got, want in zip(there.get_weights(), here.get_weights(), strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_row_of_weight_0_may_be_beyond_all_numbers(shuffle, route, rng):
+    """The bits are those of a row of zeros there."""
+    x, y = data(rng, 9, 4, 3, "cross_entropy")
+    weights = np.array([1, 0, 2, 1, 1, 0.5, 0, 1, 1])
+    bits = set()
+    for bad in (0.0, 3e38, np.nan):
+        x[weights == 0] = bad
+        model = fastnn.Sequential(
+            [fastnn.Dense(6, "relu"), fastnn.Dense(3)], "cross_entropy", "sgd", device="cuda", check_finite=False
+        )
+        model.fit(x, y, epochs=2, batch_size=4, sample_weight=weights, shuffle=shuffle, verbose=False)
+        bits.add(b"".join(weight.tobytes() for weight in model.get_weights()))
+    assert len(bits) == 1
 
 
 @pytest.mark.parametrize("last", [None, "softmax"])
@@ -346,3 +363,232 @@ def test_a_row_of_weight_0_counts_nothing_whatever_its_loss(route, rng):
             losses.append(model.evaluate(x, y, sample_weight=weights)["loss"])
     assert np.isfinite(losses).all()
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def small(device="cuda", **settings):
+    layers = [fastnn.Dense(4, "relu"), fastnn.Dense(3)]
+    return fastnn.Sequential(layers, "cross_entropy", fastnn.Adam(0.01), device=device, input_size=4, **settings)
+
+
+@pytest.fixture
+def travels(monkeypatch):
+    """What goes to the device, one (name, direction) a copy: arrays of parameters, gradients and optimizer state."""
+    seen, get, send = [], CudaRuntime._get, CudaRuntime._to_device
+
+    class Watched:
+        """A device array that tells of copies."""
+
+        def __init__(self, there, name):
+            self.there, self.name = there, name
+
+        def copy_to_device(self, array):
+            if isinstance(array, np.ndarray):
+                seen.append((self.name, "up"))
+            self.there.copy_to_device(array)
+
+        def copy_to_host(self, *array):
+            seen.append((self.name, "down"))
+            return self.there.copy_to_host(*array)
+
+    def watched(method):
+        def call(runtime, *names):
+            real = runtime._on_device
+            runtime._on_device = {name: Watched(there, name) for name, there in real.items()}
+            try:
+                return method(runtime, *names)
+            finally:
+                now = runtime._on_device
+                runtime._on_device = {name: getattr(there, "there", there) for name, there in now.items()}
+                seen.extend((name, "up") for name in now if name not in real)
+
+        return call
+
+    monkeypatch.setattr(CudaRuntime, "_get", watched(get))
+    monkeypatch.setattr(CudaRuntime, "_to_device", watched(send))
+    return seen
+
+
+def test_only_what_was_written_travels(travels, rng):
+    x, y = data(rng, 8, 4, 3, "cross_entropy")
+    model = small()
+    model.predict(x)
+    assert travels == [("params", "up")]  # what a prediction does not read is not even there
+    travels.clear()
+    counts = []
+    for epochs in (1, 4):
+        travels.clear()
+        model.fit(x, y, epochs=epochs, validation_data=(x, y), callbacks=[fastnn.Callback()], verbose=False)
+        counts.append([travels.count((name, way)) for name in cuda_runtime.VECTORS for way in ("up", "down")])
+    assert counts[0][:5] == [0, 1, 1, 0, counts[0][4]]  # parameters are there, and come back at the end
+    assert counts[1] == [0, 1, 0, 0, 0, 0]  # no more for more epochs
+    weights = model.get_weights()
+    travels.clear()
+    for _ in range(2):
+        model.predict(x)
+        model.evaluate(x, y)
+    model.gradients(x, y)
+    assert set(travels) <= {("grads", "down")}
+    travels.clear()
+    model.set_weights([2 * weight for weight in weights])
+    model.predict(x)
+    model.predict(x)
+    assert travels == [("params", "up")]
+
+
+def test_what_a_held_vector_shows_and_takes(rng):
+    x, y = data(rng, 8, 4, 3, "cross_entropy")
+    model = small()
+    held = model.parameters_vector()
+    before = held.copy()
+    model.fit(x, y, epochs=1, verbose=False)
+    shown = held.copy()
+    assert (shown != before).any()
+    np.testing.assert_array_equal(shown[: 4 * 4], model.get_weights()[0].reshape(-1))
+    model.fit(x, y, epochs=1, verbose=False)
+    held[:] = 0.0
+    assert not model.predict(x).any()
+
+
+def test_a_thread_that_reads_weights_undoes_no_step(rng, monkeypatch):
+    """A copy to the host that takes longer than the steps meanwhile."""
+    if not SIMULATED:
+        pytest.skip("a copy is made to wait by the simulator's array")
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+    x, y = data(rng, 8, 4, 3, "cross_entropy")
+    order, reports = np.empty(0, np.int64), np.zeros((2, 1, 6))
+    weights = []
+    for reads in (False, True):
+        model = small(dtype="float64")
+        train = model.runtime.training_calls(model._gate(model.network, x, y, None, None), 8)
+        train(order, 0, 8, 0, np.full(1, 0.1), reports[0])
+        copied, stepped, copy_to_host = threading.Event(), threading.Event(), FakeCUDAArray.copy_to_host
+
+        def slow(self, *to, copied=copied, stepped=stepped, copy_to_host=copy_to_host):
+            array = copy_to_host(self, *to)
+            if threading.current_thread() is not threading.main_thread() and not copied.is_set():
+                copied.set()
+                stepped.wait(0.5)
+            return array
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeCUDAArray, "copy_to_host", slow)
+            reader = threading.Thread(target=model.get_weights)
+            if reads:
+                reader.start()
+                assert copied.wait(30)
+            train(order, 0, 8, 1, np.full(1, 0.1), reports[1])
+            stepped.set()
+            if reads:
+                reader.join()
+        train(order, 0, 8, 2, np.full(1, 0.1), reports[1])
+        weights.append(model.get_weights())
+    for got, want in zip(*weights, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_an_interrupt_counts_the_steps_that_were_done(rng, monkeypatch):
+    """It is raised when the host has waited for the launch."""
+    x, y = data(rng, 32, 4, 3, "cross_entropy")
+    launch, launched = CudaRuntime._launch, []
+
+    def interrupted(self, *arguments):
+        launch(self, *arguments)
+        launched.append(1)
+        if len(launched) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(CudaRuntime, "first_steps", lambda self, batch: 1)
+    monkeypatch.setattr(fastnn.training, "CALL_SECONDS", 0.0)
+    monkeypatch.setattr(CudaRuntime, "_launch", interrupted)
+    models = [small(dtype="float64") for _ in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        models[0].fit(x, y, epochs=1, batch_size=4, shuffle=False, verbose=False)
+    assert models[0].step == 3
+    monkeypatch.setattr(CudaRuntime, "_launch", launch)
+    models[1].fit(x[:12], y[:12], epochs=1, batch_size=4, shuffle=False, verbose=False)
+    for got, want in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.fixture
+def uploads(monkeypatch):
+    """The rows of each set of samples that goes to the device."""
+    seen, make = [], cuda_runtime.DeviceData.__init__
+
+    def counted(self, data):
+        seen.append(data.rows)
+        make(self, data)
+
+    monkeypatch.setattr(cuda_runtime.DeviceData, "__init__", counted)
+    return seen
+
+
+def test_training_data_stay_whatever_callbacks_look_at(uploads, rng):
+    x, y = data(rng, 9, 4, 3, "cross_entropy")
+
+    class Looks(fastnn.Callback):
+        def on_epoch_end(self, epoch, logs):
+            for rows in (2, 3, 4):
+                self.model.predict(x[:rows])
+
+    model = small()
+    model.fit(x, y, epochs=3, batch_size=4, callbacks=[Looks()], verbose=False)
+    assert uploads == [9] + 3 * [2, 3, 4]
+
+
+def test_lbfgs_takes_its_data_to_the_device_once(uploads, rng, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(CudaRuntime, "blocks_of_rows", lambda self, rows: min(rows, 8))
+    x, y = rng.normal(size=(20, 3)), rng.integers(0, 3, 20)
+    options = {"hidden_layer_sizes": (3,), "solver": "lbfgs", "max_iter": 2, "random_state": 0}
+    with pytest.warns(UserWarning, match="lbfgs"):
+        here, there = (fastnn.MLPClassifier(**options, device=device).fit(x, y) for device in ("cpu", "cuda"))
+    assert uploads == [20]
+    for got, want in zip(there.coefs_, here.coefs_, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-9)
+
+
+def test_room_for_gradients_of_chunks_only_where_they_are_made(rng, monkeypatch):
+    if not SIMULATED:
+        pytest.skip("compiled kernels have their chunk size built in")
+    monkeypatch.setattr(gradient, "CHUNK_ROWS", 3)
+    x, y = data(rng, 12, 4, 3, "cross_entropy")
+    model, other = small(), small()
+    model.predict(x)
+    before, taken, empty = model.runtime._device_work, [], cuda_runtime.empty
+
+    def make(size, dtype):
+        if size > before.size:
+            taken.append(model.runtime._device_work)
+        return empty(size, dtype)
+
+    monkeypatch.setattr(cuda_runtime, "empty", make)
+    model.fit(x, y, epochs=1, batch_size=12, verbose=False)
+    assert model.runtime._device_work.size - before.size == 4 * model.network.params_size
+    assert taken == [None]  # the old one is given back before more is asked for
+    installed(monkeypatch)
+    other.fit(x, y, epochs=1, batch_size=12, verbose=False)
+    assert other.runtime._device_work.size == before.size
+
+
+def test_a_pickle_without_a_device_says_what_is_missing(tmp_path, rng):
+    x, _ = data(rng, 5, 4, 3, "cross_entropy")
+    path = tmp_path / "model.pickle"
+    path.write_bytes(pickle.dumps((small(), x)))
+    script = """
+import pathlib, pickle, sys
+from fastnn import cuda
+try:
+    model, x = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())
+    model.predict(x)
+except Exception as error:
+    print(error)
+if not cuda.missing():
+    print("device: got 'cuda', but pip install 'fastnn[cuda]'; a file that Sequential.save writes loads anywhere")
+"""
+    text = run_python(script, path, NUMBA_ENABLE_CUDASIM="0").strip()
+    assert text.startswith("device: got 'cuda', but ")
+    assert "pip install 'fastnn[cuda]'" in text
+    assert text.endswith("; a file that Sequential.save writes loads anywhere")
+    assert text.count("\n") == 0

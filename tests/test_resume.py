@@ -332,7 +332,7 @@ def test_a_best_model_that_could_not_be_saved_is_not_the_best(tmp_path, monkeypa
     monkeypatch.setattr(saving, "write_atomically", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(build(), 1, best)
-    assert np.isnan(best.best)
+    assert best.best == np.inf
 
 
 # --------------------------------------------------------------------------------------------- Ctrl-C

@@ -27,7 +27,7 @@ def test_a_terminal_shows_the_table_as_it_is():
         ["Activation", "tanh", "30", "0"],
         ["Dense", "identity", "10", "300", "l2", "0.25"],
     ]
-    assert lines[7].startswith("3,330 parameters, 0.01 MB; training keeps 4 such vectors")
+    assert lines[7].startswith("3,330 parameters, 0.01 MB; training keeps 4 such vectors, and 6 to go back to")
     assert lines[8].startswith("workspace for batches of 32: ")
 
 

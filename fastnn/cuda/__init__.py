@@ -2,7 +2,8 @@
 
 Arrays are what ``numba.cuda.to_device`` returns, or anything else with ``__cuda_array_interface__``: CuPy's arrays
 and PyTorch's CUDA tensors pass in without a copy. A kernel checks its arguments, writes into its outputs and returns
-nothing (a loss or a norm returns its number). ``Sequential(..., device="cuda")`` trains whole models here.
+nothing (a loss or a norm returns its number). It runs on the default stream: what another library wrote on a stream of
+its own must be waited for first. ``Sequential(..., device="cuda")`` trains whole models here.
 
 Numba's CUDA is imported when the first kernel is asked for. ``pip install 'fastnn[cuda]'`` brings it with its compiler.
 With ``NUMBA_ENABLE_CUDASIM=1`` the kernels run in Numba's simulator, without a GPU, and slowly.

@@ -266,10 +266,14 @@ class Cublas:
         return plan if status == 0 and found.value and plan.heuristic.status == 0 else None
 
     def _does(self, plan: Plan, c: Matrix, a: Matrix, b: Matrix, epilogue: int) -> bool:
-        """Try an epilogue: does a bias of NaN reach all of C, also through a ReLU, or are the sums those of B?"""
-        poison = Matrix(to_device(np.full(c.columns, np.nan, c.array.dtype)), 0, 1, c.columns)
-        driver.synchronize()
+        """Try an epilogue: does a bias of NaN reach all of C, also through a ReLU, or are the sums those of B?
+
+        On factors of its own: with NaN in those at hand, C is NaN without a bias, and no sum is what it should be.
+        """
         try:
+            a, b = _trial_factors(a, b)
+            poison = Matrix(to_device(np.full(c.columns, np.nan, c.array.dtype)), 0, 1, c.columns)
+            driver.synchronize()
             self._run(plan, c, a, b, poison)
             driver.synchronize()
         except Exception:  # what was planned cannot be done
@@ -279,6 +283,14 @@ class Cublas:
         columns = b.to_host()
         off = np.abs(poison.to_host() - columns.sum(axis=0))
         return bool((off <= SUMS_WITHIN * np.abs(columns).sum(axis=0)).all())
+
+
+def _trial_factors(a: Matrix, b: Matrix) -> list[Matrix]:
+    """Return factors of the same shapes and alignments, in the same memory: 1, 2 and 3 by the columns of B."""
+    starts = [x.alignment % ALIGNED // int(x.array.dtype.itemsize) for x in (a, b)]
+    size = max(start + x.rows * x.columns for start, x in zip(starts, (a, b), strict=True))
+    numbers = to_device(np.resize((1 + np.arange(b.columns) % 3).astype(b.array.dtype), size))
+    return [Matrix(numbers, start, *x[2:]) for start, x in zip(starts, (a, b), strict=True)]
 
 
 def _load() -> Any:

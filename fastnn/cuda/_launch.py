@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,9 +16,8 @@ lock = threading.RLock()
 card, would wait for each other for ever. (The simulator can run one kernel at a time only.)"""
 
 
-@functools.cache
 def processors() -> int:
-    """Return how many multiprocessors the device has; the simulator runs one block at a time."""
+    """Return how many multiprocessors the current device has; the simulator runs one block at a time."""
     return 1 if SIMULATED else int(driver.get_current_device().MULTIPROCESSOR_COUNT)
 
 

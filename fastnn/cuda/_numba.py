@@ -43,6 +43,9 @@ INSTALL = "pip install 'fastnn[cuda]' brings Numba's CUDA target and compiler; a
 DROPPED = "row_stack"
 """What NumPy 2.5 no longer has, and numba-cuda 0.30.4 asks for when it compiles or loads its first kernel."""
 
+LEAST_CAPABILITY = (7, 0)
+"""Compute capability from which a card has what blocks meet by (`reduction.grid_barrier`)."""
+
 SIMULATOR = "NUMBA_ENABLE_CUDASIM=1 in the environment runs the kernels in Numba's simulator, slowly, for tests"
 
 
@@ -108,6 +111,11 @@ def missing() -> str:
     try:
         if not driver.is_available():
             reason = str(driver.cuda_error() or "no CUDA device was found")
+        elif driver.get_current_device().compute_capability < LEAST_CAPABILITY:
+            have, want = driver.get_current_device().compute_capability, LEAST_CAPABILITY
+            return (
+                f"this device has compute capability {have[0]}.{have[1]}, and kernels take {want[0]}.{want[1]} or more"
+            )
     except Exception as error:  # whatever an incomplete installation leads to
         reason = str(error)
     if reason:

@@ -13,7 +13,7 @@ the launches of two steps of whole batches are the same, and can be recorded as 
    its own and try its epilogues, since none of that can be done while a stream is recorded.
 2. The step is recorded, which does nothing yet.
 3. The second step of its kind is done in both ways from the same weights, and the bits are compared: a graph that does
-   anything else is not used in this process (`how` says so).
+   anything else is not used in this process (`how` says so). Where the loss was not finite, nothing is known yet.
 4. The other whole batches, in later calls all of them, are launches of the graph. The last, shorter batch is done
    launch by launch.
 
@@ -331,13 +331,17 @@ def run_steps(
             )  # fmt: skip
             if key not in _proven:
                 step(batch)
+                if _stopped(arguments):
+                    return
                 done = 1
             if not _proven.get(key):
                 try:
                     graphs.append(graph.Graph(graph.pointer(stream), lambda: step(batch)))
                     if key not in _proven:
-                        _proven[key] = _prove(arguments, lambda: step(batch), graphs[0].launch)
-                        done = 2
+                        wrong = _prove(arguments, lambda: step(batch), graphs[0].launch)
+                        if _stopped(arguments):
+                            return
+                        _proven[key], done = wrong, 2
                 except Exception as error:  # an old driver, or whatever cannot be recorded; what is wrong stays wrong
                     _proven[key] = " ".join(str(error).split())
             if _proven[key]:
@@ -350,9 +354,17 @@ def run_steps(
         for i in range(done, int(numbers[e.N_STEPS])):
             step(min(batch, taken - i * batch))
     finally:
-        driver.synchronize()
-        for each in graphs:
-            each.close()
+        try:
+            driver.synchronize()
+        finally:  # an interrupt is raised when the device is done
+            for each in graphs:
+                each.close()
+
+
+def _stopped(arguments: tuple[Any, ...]) -> bool:
+    """Wait, and return whether a loss was not finite: launches behind it do nothing, and so they prove nothing."""
+    driver.synchronize()
+    return bool(_array(arguments, "arrivals").copy_to_host()[0])
 
 
 def _prove(arguments: tuple[Any, ...], plain: Callable[[], None], replayed: Callable[[], None]) -> str:

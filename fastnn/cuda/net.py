@@ -110,11 +110,19 @@ def source_row(net, b):
 
 
 @device_function
-def input_at(net, source, j):
-    """Return the input `j` of the sample that begins at `source`, scaled where asked."""
-    value = like(net.x_bytes[source + j], net.params[0]) if net.numbers[BYTES] != 0 else net.x[source + j]
+def input_at(net, row, j):
+    """Return the input `j` of a row of the data, scaled where asked.
+
+    It is 0 where gradients are summed and the row weighs nothing: 0 times infinity would be NaN there.
+    """
+    n = net.stages[0, N_IN]
+    at = row * n + j
+    value = like(net.x_bytes[at], net.params[0]) if net.numbers[BYTES] != 0 else net.x[at]
     if net.numbers[RESCALED] != 0:
-        value = value * net.rescale[j] + net.rescale[net.stages[0, N_IN] + j]
+        value = value * net.rescale[j] + net.rescale[n + j]
+    learning = net.numbers[MODE] == TRAIN or net.numbers[MODE] == GRADIENT
+    if learning and net.numbers[WEIGHTED] != 0 and net.weights[row] == 0.0:
+        value = like(0.0, value)
     return value
 
 
@@ -137,10 +145,10 @@ def gather(net, row0, first, last):
         b1, j1 = next_place(b0, j0, down, right, n)
         b2, j2 = next_place(b1, j1, down, right, n)
         b3, j3 = next_place(b2, j2, down, right, n)
-        x0 = input_at(net, source_row(net, row0 + b0) * n, j0)
-        x1 = input_at(net, source_row(net, row0 + min(b1, end)) * n, j1)
-        x2 = input_at(net, source_row(net, row0 + min(b2, end)) * n, j2)
-        x3 = input_at(net, source_row(net, row0 + min(b3, end)) * n, j3)
+        x0 = input_at(net, source_row(net, row0 + b0), j0)
+        x1 = input_at(net, source_row(net, row0 + min(b1, end)), j1)
+        x2 = input_at(net, source_row(net, row0 + min(b2, end)), j2)
+        x3 = input_at(net, source_row(net, row0 + min(b3, end)), j3)
         store(net.work, at + b0 * n + j0, x0)
         if b1 < last:
             store(net.work, at + b1 * n + j1, x1)

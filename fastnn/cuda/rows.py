@@ -109,14 +109,15 @@ def gather_rows(net, row0, i0, i1, to):
     t, end, n = cuda.threadIdx.x, i1 - 1, net.stages[0, N_IN]
     s0, s1 = source_row(net, row0 + i0), source_row(net, row0 + min(i0 + 1, end))
     s2, s3 = source_row(net, row0 + min(i0 + 2, end)), source_row(net, row0 + min(i0 + 3, end))
-    plain, at, j = net.numbers[BYTES] == 0 and net.numbers[RESCALED] == 0, net.numbers[X_OFFSET] + i0 * n, t
+    plain = net.numbers[BYTES] == 0 and net.numbers[RESCALED] == 0 and net.numbers[WEIGHTED] == 0
+    at, j = net.numbers[X_OFFSET] + i0 * n, t
     while j < n:
         if plain:
             a, b = load(net.x, s0 * n + j), load(net.x, s1 * n + j)
             c, d = load(net.x, s2 * n + j), load(net.x, s3 * n + j)
         else:
-            a, b = input_at(net, s0 * n, j), input_at(net, s1 * n, j)
-            c, d = input_at(net, s2 * n, j), input_at(net, s3 * n, j)
+            a, b = input_at(net, s0, j), input_at(net, s1, j)
+            c, d = input_at(net, s2, j), input_at(net, s3, j)
         store4(net.shared, to + 4 * j, (a, b, c, d))
         store(net.work, at + j, a)
         if i0 + 1 < i1:

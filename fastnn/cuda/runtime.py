@@ -38,6 +38,10 @@ UPDATE_CHUNK = 1024
 
 _NO_ORDER = np.empty(0, np.int64)
 
+VECTORS = ("params", "grads", "state")
+WRITTEN = {e.TRAIN: set(VECTORS), e.GRADIENT: {"grads"}}
+"""What a launch of a mode writes; other modes write none of these."""
+
 
 @dataclass(frozen=True)
 class DevicePlan:
@@ -52,10 +56,13 @@ class DevicePlan:
     shape: s.Shape
     tasks: int
     shared: int
+    by_library: bool
 
 
-def make_plan(network: Network, rows: int, blocks: npt.NDArray[np.int64], with_dx: bool) -> DevicePlan:
-    """Lay out a workspace; `blocks` are those of parameters."""
+def make_plan(
+    network: Network, rows: int, blocks: npt.NDArray[np.int64], with_dx: bool, learning: bool = True
+) -> DevicePlan:
+    """Lay out a workspace; `blocks` are those of parameters, `learning` says whether there are gradients."""
     table, place = _place_stages(network, rows)
     widths = [stage.units for stage in network.stages]
     shape = s.shape_for(network.inputs, widths, rows, network.dtype)
@@ -65,7 +72,9 @@ def make_plan(network: Network, rows: int, blocks: npt.NDArray[np.int64], with_d
         n.WANTED_AREA: wanted,
     }  # fmt: skip
     place += _aligned(rows * network.inputs) if with_dx else 0
-    chunks = min(gradient.MOST_CHUNKS, tiles(rows, gradient.CHUNK_ROWS))
+    by_library = launches.is_worth(6.0 * rows * network.n_params, shape.way == s.STAGED)
+    own_gradient = learning and not by_library
+    chunks = min(gradient.MOST_CHUNKS, tiles(rows, gradient.CHUNK_ROWS)) if own_gradient else 1
     numbers[n.PARTIAL] = place
     place += chunks * network.params_size if chunks > 1 else 0
     row_tasks = tiles(rows, shape.rows)
@@ -85,7 +94,7 @@ def make_plan(network: Network, rows: int, blocks: npt.NDArray[np.int64], with_d
     across = max(tiles(width, shape.tile.columns) for width in widths) if shape.way == s.STAGED else 1
     tasks = max(row_tasks * across, len(gradient_tiles) * chunks, len(blocks) if chunks > 1 else 0)
     shared = s.shared_room(shape, network.inputs, widths, network.dtype)
-    return DevicePlan(rows, table, gradient_tiles, numbers, place, at, shape, tasks, shared)
+    return DevicePlan(rows, table, gradient_tiles, numbers, place, at, shape, tasks, shared, by_library)
 
 
 def _tiles_of(network: Network, table: npt.NDArray[Any], blocks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -167,7 +176,8 @@ class CudaRuntime(Runtime):
     """Parameters, gradients, optimizer state and workspace on the device.
 
     Who asks for `params`, `grads` or `state` gets host arrays, as on the CPU, with what the device has made of them;
-    what is written there goes to the device before the next launch. While nobody asks, they stay on the device.
+    what is written into `params` or `state` goes to the device before the next launch that reads it. While nobody asks,
+    they stay on the device.
 
     Parameters
     ----------
@@ -191,15 +201,15 @@ class CudaRuntime(Runtime):
         n_threads: int | None,
         matmul_precision: str = "float32",
     ) -> None:
-        if missing():
-            raise RuntimeError(f"device: got 'cuda', but {missing()}")
+        _check_there()
         self.matmul_precision = matmul_precision
         self._host: dict[str, Array] = {}
         self._on_device: dict[str, Any] = {}
-        self._newer: str = "host"
+        self._ahead: set[str] = set()  # what the device has written, and the host has not read yet
+        self._known: Array | None = None  # the parameters that are on the device, unless it is ahead with them
         super().__init__(network, optimizer, truncate, seed, n_threads)
-        self._plans_made: dict[tuple[int, bool], DevicePlan] = {}
-        self._kept: list[tuple[Data, DeviceData]] | None = None
+        self._plans_made: dict[tuple[int, bool, bool], DevicePlan] = {}
+        self._kept: dict[bool, tuple[Data, DeviceData]] | None = None  # what is trained on, and what is not
         self._orders: list[tuple[Array, Any]] = []
         self._parts = _split(self.blocks, self.block_floats, UPDATE_CHUNK)
         self._device_work: Any = None
@@ -210,9 +220,12 @@ class CudaRuntime(Runtime):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles begin with the host's arrays."""
-        self.to_host()
+        for name in VECTORS:
+            self._get(name)
         nothing: dict[str, Any] = {
             "_on_device": {},
+            "_ahead": set(),
+            "_known": None,
             "_kept": None,
             "_orders": [],
             "_device_work": None,
@@ -222,40 +235,56 @@ class CudaRuntime(Runtime):
         }
         return {**self.__dict__, **nothing, "_last": None}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _check_there("; a file that Sequential.save writes loads anywhere")
+        self.__dict__.update(state)
+
     def _get(self, name: str) -> Array:
-        if self._newer == "device":
-            for each, array in self._on_device.items():
-                if self._host[each].size:
-                    array.copy_to_host(self._host[each])
-        self._newer = "host"
-        return self._host[name]
+        with lock:
+            host = self._host[name]
+            if name in self._ahead:
+                if host.size:
+                    self._on_device[name].copy_to_host(host)
+                self._ahead.discard(name)
+                if name == "params":
+                    self._known = host.copy()
+            return host
 
     def _set(self, name: str, array: Array) -> None:
-        if name in self._host:
-            self._get(name)
-        self._host[name] = array
-        self._on_device.pop(name, None)
+        with lock:
+            if name in self._host:
+                self._get(name)
+            self._host[name] = array
+            self._on_device.pop(name, None)
 
     params = property(lambda self: self._get("params"), lambda self, array: self._set("params", array))
     grads = property(lambda self: self._get("grads"), lambda self, array: self._set("grads", array))
     state = property(lambda self: self._get("state"), lambda self, array: self._set("state", array))
 
-    def _to_device(self) -> None:
-        """Bring what the host may have written to the device."""
-        if self._newer == "device":
-            return
-        for name, array in self._host.items():
-            if not array.size:
-                self._on_device[name] = empty(1, array.dtype)
-            elif name in self._on_device:
-                self._on_device[name].copy_to_device(array)
+    def _to_device(self, *names: str) -> None:
+        """Bring what the host may have written to the device, and what is not there yet."""
+        for name in names:
+            host = self._host[name]
+            if name not in self._on_device:
+                self._on_device[name] = to_device(host) if host.size else empty(1, host.dtype)
+            elif self._may_be_newer(name):
+                self._on_device[name].copy_to_device(host)
             else:
-                self._on_device[name] = to_device(array)
+                continue
+            if name == "params":
+                self._known = host.copy()
+
+    def _may_be_newer(self, name: str) -> bool:
+        """Return whether the host may have what the device has not; only parameters are read without being written."""
+        host = self._host[name]
+        if name in self._ahead or not host.size or name == "grads":  # a launch that reads a gradient has written it
+            return False
+        return name == "state" or self._known is None or not _same_bits(host, self._known)
 
     def snapshot(self) -> tuple[Any, Any]:
         """Return copies on the device."""
         with lock:
-            self._to_device()
+            self._to_device("params", "state")
             copies = []
             for name in ("params", "state"):
                 there = self._on_device[name]
@@ -265,18 +294,18 @@ class CudaRuntime(Runtime):
 
     def restore(self, snapshot: tuple[Any, Any]) -> None:
         with lock:
-            self._to_device()
+            self._to_device("params", "state")
             for name, there in zip(("params", "state"), snapshot, strict=True):
                 self._on_device[name].copy_to_device(there)
-            self._newer = "device"
+                self._ahead.add(name)
 
     def is_finite(self) -> bool:
-        if self._newer == "host":
-            return super().is_finite()
-        return is_finite(self._on_device["params"])
+        with lock:
+            return is_finite(self._on_device["params"]) if "params" in self._ahead else super().is_finite()
 
     def to_host(self) -> None:
-        self._get("params")
+        for name in ("params", "state"):
+            self._get(name)
 
     def first_steps(self, batch: int) -> int:
         """Return what takes some 30 ms on a large card: a call costs as much as 30 small steps."""
@@ -287,17 +316,20 @@ class CudaRuntime(Runtime):
         """Do nothing: kernels are compiled for a plan, when it is known."""
 
     def keep_data(self, keep: bool) -> None:
-        self._kept, self._orders = ((self._kept or []) if keep else None), []
+        self._kept, self._orders = ((self._kept or {}) if keep else None), []
+        if not keep:  # whoever holds the host's parameters finds there what became of them
+            self._get("params")
 
-    def _data(self, data: Data) -> DeviceData:
-        """Return data on the device: kept from an earlier call while it trains."""
+    def _data(self, data: Data, trains: bool = False) -> DeviceData:
+        """Return data on the device, while it trains kept from an earlier call: what is trained on, and one other."""
         if self._kept is None:
             return DeviceData(data)
-        for known, there in self._kept:
+        for known, there in self._kept.values():
             if known is data:
                 return there
-        self._kept = [*self._kept[-1:], (data, DeviceData(data))]
-        return self._kept[-1][1]
+        self._kept.pop(trains, None)  # its memory is free before more is taken
+        self._kept[trains] = data, DeviceData(data)
+        return self._kept[trains][1]
 
     def _order(self, order: Array) -> Any:
         if not order.size:
@@ -310,10 +342,10 @@ class CudaRuntime(Runtime):
 
     def training_calls(self, data: Data, batch: int) -> Callable[[Array, int, int, int, Array, Report], None]:
         if self._kept is not None:  # all that is taken to the device once goes there before the first step
-            plan = self._plan_for(batch, False)
             with lock:
-                self._data(data)
-                self._to_device()
+                plan = self._plan_for(batch, False, True)
+                self._data(data, trains=True)
+                self._to_device(*VECTORS)
                 self._room(plan)
                 self._constants_of(plan)
 
@@ -335,9 +367,12 @@ class CudaRuntime(Runtime):
         return train
 
     def gradient_calls(self, data: Data, most: int) -> Callable[[int, int], Report]:
+        with lock:
+            there = self._data(data)
+
         def gradient(first: int, rows: int) -> Report:
             report = np.zeros((1, e.N_REPORT))
-            self._run(e.GRADIENT, data, _NO_ORDER, first=first, rows=rows, batch=rows, report=report)
+            self._run(e.GRADIENT, there, _NO_ORDER, first=first, rows=rows, batch=rows, report=report)
             return report
 
         return gradient
@@ -374,20 +409,21 @@ class CudaRuntime(Runtime):
     @property
     def rows(self) -> int:
         """Rows of the largest batch so far; 0 before the first."""
-        return max((rows for rows, _ in self._plans_made), default=0)
+        return max((rows for rows, _, _ in self._plans_made), default=0)
 
-    def _plan_for(self, rows: int, with_dx: bool) -> DevicePlan:
+    def _plan_for(self, rows: int, with_dx: bool, learning: bool) -> DevicePlan:
         """Return the plan for batches of up to `rows` rows; the last ones are kept."""
-        key = (rows, with_dx)
+        key = (rows, with_dx, learning)
         if key not in self._plans_made:
             if len(self._plans_made) == 8:
                 self._plans_made.clear()
-            self._plans_made[key] = make_plan(self.network, rows, self._parts[0], with_dx)
+            self._plans_made[key] = make_plan(self.network, rows, self._parts[0], with_dx, learning)
         return self._plans_made[key]
 
     def _room(self, plan: DevicePlan) -> None:
         """Make the workspace as large as a plan wants it."""
         if self._device_work is None or self._device_work.size < plan.work_size:
+            self._device_work = self._last = None  # its memory is free before more is taken
             self._device_work = empty(plan.work_size, self.network.dtype)
         if self._device_sums is None or self._device_sums.size < plan.sums_size:
             self._device_sums = empty(plan.sums_size, np.float64)
@@ -395,7 +431,7 @@ class CudaRuntime(Runtime):
     def _run(
         self,
         mode: int,
-        data: Data,
+        data: Data | DeviceData,
         order: Array,
         *,
         rows: int,
@@ -411,10 +447,11 @@ class CudaRuntime(Runtime):
         external: bool = False,
     ) -> None:
         """Launch what does the steps asked for, and wait for it."""
-        plan = self._plan_for(batch, want_dx)  # by the size of batches: a shorter one sums in the same order
+        written = WRITTEN.get(mode, set())
         with lock:
-            there = self._data(data)
-            self._to_device()
+            plan = self._plan_for(batch, want_dx, bool(written))  # a shorter batch sums in the same order
+            there = data if isinstance(data, DeviceData) else self._data(data, mode == e.TRAIN)
+            self._to_device(*{"params", *written})
             self._room(plan)
             sheet = self._sheet_for(len(report))
             sheet.numbers[:] = self._numbers(plan, there, order)
@@ -432,16 +469,22 @@ class CudaRuntime(Runtime):
             arguments = (
                 told["numbers"], known["table"], told["floats"], known["scales"], known["hyper"], known["tiles"],
                 known["blocks"], known["block floats"],
-                *(self._on_device[name] for name in ("params", "grads", "state")), work, self._device_sums,
+                *self._vectors(), work, self._device_sums,
                 there.x, there.x_bytes, known["rescale"], there.labels, there.targets, there.weights,
                 self._order(order), told["rates"], told["report"], result, told["arrivals"],
             )  # fmt: skip
-            self._launch(plan, arguments, sheet.numbers)
-            self._newer = "device" if mode in (e.TRAIN, e.GRADIENT) else self._newer
-            report[:] = told["report"].copy_to_host()
+            self._ahead |= written
+            try:
+                self._launch(plan, arguments, sheet.numbers)
+            finally:  # an interrupt is raised when the launch is over: its steps count
+                report[:] = told["report"].copy_to_host()
             if out is not None:
                 out[:] = result.copy_to_host().reshape(out.shape)
             self._last = (plan, work)
+
+    def _vectors(self) -> list[Any]:
+        """Return the device's arrays; parameters in the place of what is not there, since no launch wanted it yet."""
+        return [self._on_device.get(name, self._on_device["params"]) for name in VECTORS]
 
     def _sheet_for(self, steps: int) -> Sheet:
         """Return what a launch of so many steps is told by; the last few are kept."""
@@ -466,7 +509,7 @@ class CudaRuntime(Runtime):
         return {name: there for name, (_, there) in self._constants.items()}
 
     def _launch(self, plan: DevicePlan, arguments: tuple[Any, ...], numbers: npt.NDArray[np.int64]) -> None:
-        if launches.is_worth(6.0 * plan.rows * self.network.n_params, plan.shape.way == s.STAGED):
+        if plan.by_library:
             launches.run_steps(arguments, plan.table, numbers, self._clip_norm < math.inf, self.matmul_precision)
             return
         dtype = self.network.dtype
@@ -498,6 +541,18 @@ class CudaRuntime(Runtime):
         t = np.arange(step + 1, step + 1 + len(rates))
         first, second = 1.0 - self._hyper[BETA1] ** t, np.sqrt(1.0 - self._hyper[BETA2] ** t)
         return np.stack([rates, first, second], axis=1)
+
+
+def _check_there(advice: str = "") -> None:
+    """Raise a RuntimeError where no kernel can run."""
+    if missing():
+        raise RuntimeError(f"device: got 'cuda', but {missing()}{advice}")
+
+
+def _same_bits(a: Array, b: Array) -> bool:
+    """Return whether vectors of one float type and size are the same, NaN and the sign of 0 included."""
+    kind = f"i{a.dtype.itemsize}"
+    return bool(np.array_equal(a.view(kind), b.view(kind)))
 
 
 def _split(

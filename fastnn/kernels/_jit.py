@@ -34,7 +34,8 @@ from numba.extending import intrinsic
 
 from fastnn.kernels._pipelines import InnerCompiler, KernelCompiler
 
-if numba.config.DISABLE_JIT:
+_config: Any = numba.config
+if _config.DISABLE_JIT:
     raise ImportError(
         "NUMBA_DISABLE_JIT: got 1, expected it unset: fastnn's kernels are compiled code and nothing else"
     )

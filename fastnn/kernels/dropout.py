@@ -82,6 +82,10 @@ def _dropout_task(p, element, task, seat):
 _DROPOUT = Task(_dropout_task, KINDS)
 
 
+MOST_DROPPED = 1.0 - 2.0**-31
+"""The largest rate: one nearer to 1 would round to all words, of which there is none beyond."""
+
+
 def threshold_of(rate: float) -> int:
     """Return rate * 2^32, rounded: a unit is kept where its random word is at least that."""
     return round(rate * 2.0**32)
@@ -94,7 +98,7 @@ def signed(seed: int) -> int:
 
 
 def _run(y: np.ndarray, x: np.ndarray, rate: float, seed: int, step: int, layer: int) -> None:
-    check_scalar("rate", rate, low=0.0, high=1.0 - 2.0**-31)
+    check_scalar("rate", rate, low=0.0, high=MOST_DROPPED)
     check_key(seed, step, layer, ("step", "layer"))
     scale = np.full(1, 1.0 / (1.0 - rate), y.dtype)
     counts = (MULTIPLY_MASK.address(y.dtype), threshold_of(rate), step, layer, signed(seed))

@@ -20,7 +20,7 @@ import numpy as np
 from numba import types
 
 from fastnn.kernels import activation, dropout, formulas, gemm, loss, update
-from fastnn.kernels._blocks import add, copy, copy_past_caches, make_stack
+from fastnn.kernels._blocks import add, copy, copy_past_caches, fill, make_stack
 from fastnn.kernels._compile import announce, compile_tasks
 from fastnn.kernels._context import (
     SLOTS,
@@ -303,6 +303,13 @@ def _rescale(row, rescale):
             row[j] = row[j] * scale[j] + offset[j]
 
 
+@inlined
+def _leave_out(c, row, weight):
+    """Make a row that weighs nothing one of zeros where gradients are summed: 0 times infinity would be NaN there."""
+    if weight == 0.0 and (c[MODE] == TRAIN or c[MODE] == GRADIENT):
+        fill(row, like(0.0, row[0]))
+
+
 @block
 def _gather(c, params, first, last):
     """Copy rows of the batch into the workspace in the given order, scaled where asked, with what belongs to them."""
@@ -332,6 +339,7 @@ def _gather(c, params, first, last):
             batch_labels[b] = labels[source]
         if weights.size:
             batch_weights[b] = weights[source]
+            _leave_out(c, row, weights[source])
         if n_targets:
             copy(work[c[T_OFFSET] + b * n_targets : c[T_OFFSET] + (b + 1) * n_targets], targets[source])
 
@@ -350,6 +358,8 @@ def _copy_batch(c, params, first, last):
         copy(integers_at(c, BATCH_LABELS)[first:last], labels[source:])
     if weights.size:
         copy(doubles_at(c, BATCH_WEIGHTS)[first:last], weights[source:])
+        for b in range(last - first):
+            _leave_out(c, rows[b * n : (b + 1) * n], weights[source + b])
     if n_targets:
         targets = floats_at(c, TARGETS, params)[source * n_targets :]
         copy(work[c[T_OFFSET] + first * n_targets : c[T_OFFSET] + last * n_targets], targets)
