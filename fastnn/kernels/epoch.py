@@ -951,27 +951,28 @@ def _execute_together(team, job, members, of_any_type, c):
 
 
 @entry
-def forward_rows(c, x):
-    """Return the outputs for the few rows of x, on this thread; an array of no rows where x is not finite.
+def forward_rows(c, x, out):
+    """Write the outputs for the few rows of x, on this thread, and return True; False where x is not finite.
 
     Parameters
     ----------
     c : array of int64 (N_CONTEXT,), in and out
         A context of mode FORWARD with one member and one step, kept from call to call: only rows change in it.
     x : array (rows, inputs), in
+    out : array (rows, outputs), out
+        Made by Python: to return one costs 0.3 us more.
     """
     total = x.dtype.type(0)
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             total += x[i, j] * x.dtype.type(0)  # 0 where x is finite, else NaN
-    rows = x.shape[0] if total == 0 else 0
-    out = np.empty((rows, integer_rows_at(c, STAGES)[-1, N_OUT]), x.dtype)
-    if rows > 0:
-        c[N_ROWS] = rows
-        c[X], c[X + 1] = x.ctypes.data, rows
-        c[RESULT], c[RESULT + 1] = out.ctypes.data, rows
-        _call_member(c[RUN_MEMBER], c, floats_at(c, PARAMS, x), LEADS, 0)
-    return out
+    if total != 0:
+        return False
+    c[N_ROWS] = x.shape[0]
+    c[X], c[X + 1] = x.ctypes.data, x.shape[0]
+    c[RESULT], c[RESULT + 1] = out.ctypes.data, x.shape[0]
+    _call_member(c[RUN_MEMBER], c, floats_at(c, PARAMS, x), LEADS, 0)
+    return True
 
 
 ENTRIES = (_execute_alone, _execute_together)
@@ -989,7 +990,8 @@ def compile_entries(dtype: np.dtype) -> None:
 @functools.cache
 def compile_forward_rows(dtype: np.dtype) -> None:
     """Compile or load `forward_rows` for floats of `dtype`."""
-    forward_rows.compile((types.Array(types.int64, 1, "C"), types.Array(numba.from_dtype(dtype), 2, "C")))
+    rows = types.Array(numba.from_dtype(dtype), 2, "C")
+    forward_rows.compile((types.Array(types.int64, 1, "C"), rows, rows))
 
 
 def execute(c: np.ndarray, params: np.ndarray) -> None:
