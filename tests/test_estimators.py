@@ -28,10 +28,11 @@ from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.utils.fixes import parse_version  # noqa: E402
 
 import fastnn  # noqa: E402
-from fastnn.estimators import _samples  # noqa: E402
+from fastnn.estimators import _engine, _samples  # noqa: E402
 from fastnn.estimators._engine import Engine  # noqa: E402
 from fastnn.estimators._samples import Samples  # noqa: E402
 from fastnn.runtime import Runtime  # noqa: E402
+from fastnn.schedules import resolve_mode  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -226,6 +227,46 @@ def test_warm_start_goes_on():
     assert len(ours.loss_curve_) == 15
 
 
+def test_warm_start_after_it_converged():
+    """One epoch more each time, as in scikit-learn: what stood still goes on standing still."""
+    x, y = make_data("classes")
+    options = {"tol": 0.5, "n_iter_no_change": 2, "warm_start": True, "random_state": 0}
+    ours, reference = (cls(8, **options) for cls in kinds_of("classes"))
+    for _ in range(3):
+        ours.fit(x, y), reference.fit(x, y)
+        assert ours.n_iter_ == reference.n_iter_
+    same_fit(ours, reference)
+
+
+@since_1_7
+@pytest.mark.parametrize("better", [False, True])
+def test_warm_start_with_early_stopping(better):
+    """Where no epoch of the second fit is better than the best of the first, its last weights stay."""
+    x, y = make_data("values")
+    options = {"hidden_layer_sizes": 4, "early_stopping": True, "warm_start": True, "random_state": 0, "max_iter": 6}
+    ours, reference = (cls(**options).fit(x, y) for cls in kinds_of("values"))
+    first = ours.coefs_[0].copy()
+    for model in (ours, reference):
+        model.fit(x, 3 - 5 * y if better else y)
+    same_fit(ours, reference)
+    assert np.abs(ours.coefs_[0] - first).max() > 1e-4
+    assert (ours.best_validation_score_ in ours.validation_scores_[6:]) == better
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_new_fit_takes_new_memory(solver):
+    """What was handed out stays as it was: an array, and a copy that shares the arrays."""
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=4, max_iter=3, random_state=0, solver=solver).fit(x, y)
+    first, twin = model.coefs_[0], copy.copy(model)
+    kept, predicted = first.copy(), twin.predict(x)
+    model.set_params(random_state=1).fit(x, y)
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(twin.predict(x), predicted)
+    fresh = fastnn.MLPRegressor(hidden_layer_sizes=4, max_iter=3, random_state=1, solver=solver).fit(x, y)
+    np.testing.assert_array_equal(model.coefs_[0], fresh.coefs_[0])
+
+
 def test_early_stopping_may_be_turned_on_and_off():
     """And another solver taken: the records begin anew, the weights go on."""
     x, y = make_data("values")
@@ -251,6 +292,53 @@ def test_weights_of_ones_own():
     before = [coef.copy() for coef in model.coefs_]
     model.partial_fit(x, y)
     assert all(0 < np.abs(new - old).max() < 0.1 for new, old in zip(model.coefs_, before, strict=True))
+
+
+def test_weights_of_another_width():
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=4, max_iter=2, random_state=0).fit(x, y)
+    model.coefs_[0] = model.coefs_[0][:3]
+    with pytest.raises(ValueError, match=r"coefs_\[0\]: got 3 rows, expected 7, as many as X has columns"):
+        model.predict(x)
+
+
+CHANGED = {
+    "hidden_layer_sizes": (4, 4, 4), "activation": "identity", "loss": "poisson", "dropout": [0.1, 0.1, 0.1],
+    "alpha": 3.0, "solver": "lbfgs",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("parameter", CHANGED)
+def test_predictions_are_those_of_what_was_fitted(parameter):
+    """`set_params` is for the next fit."""
+    x, y = make_data("values")
+    options = {"hidden_layer_sizes": (8, 5), "activation": ["tanh", "gelu"], "dropout": 0.2, "random_state": 0}
+    model = fastnn.MLPRegressor(max_iter=3, **options).fit(x, y)
+    want = model.predict(x)
+    model.set_params(**{parameter: CHANGED[parameter]})
+    for twin in (model, pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(twin.predict(x), want)
+
+
+def test_predictions_of_what_was_put_together():
+    """Weights without a fit: the activation is that of the parameters."""
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=8, activation="tanh", max_iter=2, random_state=0).fit(x, y)
+    made = fastnn.MLPRegressor(activation="tanh")
+    for name in ("coefs_", "intercepts_", "n_layers_", "n_outputs_", "out_activation_"):
+        setattr(made, name, getattr(model, name))
+    np.testing.assert_array_equal(made.predict(x), model.predict(x))
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", ["logistic"], ("sigmoid",)])
+def test_logistic_by_other_names_starts_alike(activation):
+    x, y = make_data("values")
+    models = [
+        fastnn.MLPRegressor(hidden_layer_sizes=4, activation=each, max_iter=3, random_state=0).fit(x, y)
+        for each in ("logistic", activation)
+    ]
+    np.testing.assert_array_equal(models[0].coefs_[0], models[1].coefs_[0])
+    assert models[0].loss_curve_ == models[1].loss_curve_
 
 
 @since_1_7
@@ -372,6 +460,24 @@ def test_sparse_rows(kind, solver, monkeypatch):
         np.testing.assert_allclose(getattr(model, outputs)(made), getattr(dense, outputs)(x), rtol=1e-9)
     stopped = ours(**{**options, "solver": "adam"}, early_stopping=True).fit(sparse.csr_matrix(x), y)
     assert len(stopped.validation_scores_) == 6
+
+
+@pytest.mark.parametrize("together", [1, 4, 16])
+@pytest.mark.parametrize("rows", ["at once", "by blocks"])
+def test_sparse_rows_give_the_same_bits(rows, together, monkeypatch):
+    """However many epochs share a call."""
+    x, y = make_data("values")
+    x[x < 0.3] = 0.0
+    options = {"hidden_layer_sizes": 9, "max_iter": 37, "random_state": 0, "batch_size": 16, "tol": 0.0}
+    dense = fastnn.MLPRegressor(**options).fit(x, y)
+    if rows == "by blocks":
+        monkeypatch.setattr(_samples, "BLOCK_ELEMENTS", 50 * INPUTS)
+    else:
+        monkeypatch.setattr(Engine, "epochs_a_call", lambda *of: together)
+    model = fastnn.MLPRegressor(**options).fit(sparse.csr_matrix(x), y)
+    assert model.loss_curve_ == dense.loss_curve_
+    for got, want in zip(model.coefs_, dense.coefs_, strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 def test_a_large_sparse_matrix_is_never_dense_as_a_whole(monkeypatch):
@@ -524,6 +630,37 @@ def test_class_weight_is_a_weight_of_the_rows(class_weight):
     assert by_class.validation_scores_ == pytest.approx(by_row.validation_scores_)
 
 
+def test_weights_of_classes_that_are_not_there():
+    """A batch, or the rows held out, may lack a class that has a weight; a class without one has 1."""
+    x, y = make_data("classes")
+    options = {"hidden_layer_sizes": 6, "max_iter": 3, "random_state": 0}
+    table, rows = {"a": 3.0, "c": 0.5}, np.select([y == "a", y == "c"], [3.0, 0.5], 1.0)
+    some = y != "c"
+    by_class, by_row = fastnn.MLPClassifier(class_weight=table, **options), fastnn.MLPClassifier(**options)
+    for part in (slice(None), some):
+        by_class.partial_fit(x[part], y[part], classes=list("abcd"))
+        by_row.partial_fit(x[part], y[part], rows[part], classes=list("abcd"))
+    np.testing.assert_allclose(by_class.coefs_[0], by_row.coefs_[0], rtol=1e-12)
+    for model in (by_class, by_row):
+        model.set_params(early_stopping=True)
+    by_class.fit(x, y, X_val=x[some], y_val=y[some])
+    by_row.fit(x, y, rows, X_val=x[some], y_val=y[some], sample_weight_val=rows[some])
+    assert by_class.validation_scores_ == pytest.approx(by_row.validation_scores_)
+
+
+def test_weights_of_labels():
+    x, y = make_data("labels")
+    options = {"hidden_layer_sizes": 6, "max_iter": 3, "random_state": 0}
+    tables = [{0: 1.0, 1: 2.0}, {1: 3.0}, {0: 0.5}]
+    rows = np.array([2.0, 3.0, 1.0]) ** y
+    rows[:, 2] = np.where(y[:, 2] == 0, 0.5, 1.0)
+    by_class, by_row = fastnn.MLPClassifier(class_weight=tables, **options), fastnn.MLPClassifier(**options)
+    for part in (slice(None), y[:, 1] == 0):
+        by_class.partial_fit(x[part], y[part], classes=[0, 1, 2])
+        by_row.partial_fit(x[part], y[part], rows.prod(axis=1)[part], classes=[0, 1, 2])
+    np.testing.assert_allclose(by_class.coefs_[0], by_row.coefs_[0], rtol=1e-12)
+
+
 def test_threads_do_not_change_a_bit(threads):
     threads(2)
     x, y = make_data("classes")
@@ -593,6 +730,103 @@ def test_a_schedule_watches_the_score():
         assert schedule.rate(0, 0) == 0.01, "the parameter is left as it was given"
 
 
+def test_larger_scores_are_better():
+    """A score that rises leaves the rate alone, without a mode."""
+    assert [resolve_mode(name, "auto") for name in ("val_score", "score", "val_loss")] == ["max", "max", "min"]
+    x, y = make_data("values")
+    schedule = fastnn.ReduceOnPlateau(0.01, patience=0, monitor="val_score")
+    model = fastnn.MLPRegressor("squared_error", 20, learning_rate=schedule, early_stopping=True, random_state=0)
+    model.set_params(max_iter=5).fit(x, y, X_val=x, y_val=y)
+    assert np.diff(model.validation_scores_).min() > 1e-4
+    assert model._optimizer.learning_rate == 0.01
+
+
+class Spy(fastnn.ReduceOnPlateau):
+    """A schedule that takes down what it hears."""
+
+    def epoch_end(self, logs):
+        self.__dict__.setdefault("heard", []).append(dict(logs))
+
+
+HEARD = {
+    "val_loss": (None, {"loss", "val_loss", "val_score", "val_accuracy"}),
+    "loss": (None, {"loss", "val_score", "val_accuracy"}),
+    "val_accuracy": ("accuracy", {"loss", "val_score", "val_accuracy"}),
+    "val_score": ("loss", {"loss", "val_score", "val_loss"}),
+    "val_score by a scorer": ("f1_macro", {"loss", "val_score"}),
+}
+
+
+@pytest.mark.parametrize("case", HEARD)
+def test_what_a_schedule_hears(case):
+    """The loss of the rows held out is there where it is watched."""
+    scoring, names = HEARD[case]
+    x, y = make_data("classes")
+    model = fastnn.MLPClassifier(
+        20, learning_rate=Spy(0.01, monitor=case.split()[0]), early_stopping=True, scoring=scoring, max_iter=4,
+        random_state=0, n_iter_no_change=10,
+    ).fit(x, y, X_val=x, y_val=y)  # fmt: skip
+    heard = model._optimizer.schedule.heard
+    assert set(heard[0]) == names
+    assert [logs["val_score"] for logs in heard] == model.validation_scores_
+    if case == "val_loss":
+        again = fastnn.MLPClassifier(
+            20, learning_rate=fastnn.Constant(0.01), early_stopping=True, scoring="loss", max_iter=4, random_state=0
+        ).fit(x, y, X_val=x, y_val=y)
+        assert [-logs["val_loss"] for logs in heard] == again.validation_scores_
+
+
+def test_r2_by_its_name_may_be_watched():
+    x, y = make_data("values")
+    schedule = fastnn.ReduceOnPlateau(0.01, monitor="val_r2")
+    options = {"hidden_layer_sizes": 5, "learning_rate": schedule, "early_stopping": True, "max_iter": 2}
+    assert len(fastnn.MLPRegressor(scoring="r2", **options).fit(x, y).validation_scores_) == 2
+
+
+@pytest.mark.parametrize("scoring", ["roc_auc", lambda *of: -math.inf])
+def test_no_score_was_finite(scoring):
+    """The weights of the last epoch stay, and a warning says so."""
+    x, y = make_data("two classes")
+    options = {"hidden_layer_sizes": 5, "max_iter": 4, "random_state": 0}
+    model = fastnn.MLPClassifier(early_stopping=True, scoring=scoring, **options)
+    one_class = {"X_val": x[y == "no"], "y_val": y[y == "no"]}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(x, y, **one_class)
+    told = [str(warning.message) for warning in caught if warning.category is ConvergenceWarning]
+    assert any("no validation score was finite" in message for message in told)
+    np.testing.assert_array_equal(model.coefs_[0], fastnn.MLPClassifier(**options).fit(x, y).coefs_[0])
+
+
+@pytest.mark.parametrize("scoring", [None, "r2"])
+def test_r2_needs_two_rows(scoring):
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=4, max_iter=2, early_stopping=True, scoring=scoring)
+    with pytest.raises(ValueError, match="X_val: got 1 row, expected at least 2"):
+        model.fit(x, y, X_val=x[:1], y_val=y[:1])
+    model.set_params(scoring="loss").fit(x, y, X_val=x[:1], y_val=y[:1])
+
+
+def test_a_scorer_needs_to_take_weights():
+    x, y = make_data("two classes")
+
+    def plain(estimator, x_val, y_val):
+        return 1.0
+
+    def weighing(estimator, x_val, y_val, sample_weight=None):
+        return float(np.average(estimator.predict(x_val) == y_val, weights=sample_weight))
+
+    options = {"hidden_layer_sizes": 5, "max_iter": 2, "early_stopping": True, "random_state": 0}
+    for more, weights in (({}, sample_weights()), ({"class_weight": "balanced"}, None)):
+        with pytest.raises(ValueError, match=r"scoring: got .* without a parameter sample_weight, expected one"):
+            fastnn.MLPClassifier(scoring=plain, **more, **options).fit(x, y, weights)
+        by_function, by_name = (
+            fastnn.MLPClassifier(scoring=scoring, **more, **options).fit(x, y, weights)
+            for scoring in (weighing, "accuracy")
+        )
+        assert by_function.validation_scores_ == pytest.approx(by_name.validation_scores_)
+
+
 # ------------------------------------------------------------------------------------------------ callbacks
 
 
@@ -654,6 +888,17 @@ REFUSED = {
     "dropout and lbfgs": ({"solver": "lbfgs", "dropout": 0.1}, {}, "dropout: got 0.1 with solver='lbfgs'"),
     "l1 and lbfgs": ({"solver": "lbfgs", "l1": 0.1}, {}, "l1: got 0.1 with solver='lbfgs'"),
     "clipping and lbfgs": ({"solver": "lbfgs", "clip_norm": 1.0}, {}, "clip_norm: got 1.0 with solver='lbfgs'"),
+    "a schedule and lbfgs": (
+        {"solver": "lbfgs", "learning_rate": fastnn.Cosine(0.1, steps=3)}, {}, "learning_rate: got Cosine(lr=0.1",
+    ),
+    "a negative class weight": (
+        {"class_weight": {"a": -2.0}}, {}, "class_weight: got -2.0, expected a number >= 0",
+    ),
+    "a class weight that is none": ({"class_weight": {"a": math.nan}}, {}, "class_weight: got nan, expected a number"),
+    "a weight of an unknown class": (
+        {"class_weight": {"a": 1.0, "z": 1.0}}, {}, "class_weight: got weights of ['a', 'z'], expected those of the",
+    ),
+    "weights of labels for classes": ({"class_weight": [{0: 1}]}, {}, "class_weight: got [{0: 1}], expected a dict"),
     "an unknown activation": ({"activation": ["relux"]}, {}, "activation: got 'relux', expected one of 'logistic'"),
     "too many activations": ({"activation": ["relu", "tanh"]}, {}, "activation: got 2 for 1 hidden layers"),
     "too many rates": ({"dropout": [0.1, 0.2]}, {}, "dropout: got 2 for 1 hidden layers"),
@@ -690,6 +935,27 @@ def test_refused_of_a_regressor():
     model = fastnn.MLPRegressor(hidden_layer_sizes=4, warm_start=True, max_iter=1).fit(x, y)
     with pytest.raises(ValueError, match=r"hidden_layer_sizes: got layers of \(7, 5, 1\), but the fitted weights"):
         model.set_params(hidden_layer_sizes=5).fit(x, y)
+
+
+@pytest.mark.parametrize("words", [["one", "two"], ["1", "2"]])
+def test_words_are_no_values(words):
+    x, _ = make_data("values")
+    with pytest.raises(TypeError, match=r"y: got values of type <U\d, expected numbers"):
+        fastnn.MLPRegressor().fit(x, np.resize(words, ROWS))
+
+
+def test_columns_of_labels():
+    """Neither classes for labels, nor labels for classes."""
+    x, labels = make_data("labels")
+    options = {"hidden_layer_sizes": 5, "max_iter": 2, "early_stopping": True}
+    with pytest.raises(ValueError, match="y_val: got 1 columns, expected 3"):
+        fastnn.MLPClassifier(**options).fit(x, labels, X_val=x, y_val=labels[:, 0])
+    with pytest.raises(ValueError, match="y_val: got 2 columns, expected 3"):
+        fastnn.MLPClassifier(**options).fit(x, labels, X_val=x, y_val=labels[:, :2])
+    with pytest.raises(ValueError, match="y_val: got 3 columns, expected 1"):
+        fastnn.MLPClassifier(**options).fit(x, labels[:, 0], X_val=x, y_val=labels)
+    with pytest.raises(ValueError, match=r"class_weight: got \{0: 1.0\}, expected a list of 3"):
+        fastnn.MLPClassifier(class_weight={0: 1.0}, hidden_layer_sizes=5).fit(x, labels)
 
 
 def test_balanced_weights_need_all_rows():
@@ -830,6 +1096,23 @@ def test_the_data_are_let_go():
         model = fastnn.MLPRegressor(solver=solver, max_iter=2).fit(x, y)
         assert model._engine._calls is None
         assert model._engine._gradient_calls is None
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_large_workspace_is_let_go(early_stopping, monkeypatch):
+    """With the network around it, which predictions and the next step make anew."""
+    x, y = make_data("values")
+    options = {"hidden_layer_sizes": 5, "max_iter": 3, "random_state": 0, "early_stopping": early_stopping}
+    models = []
+    for most in (1 << 22, 100):
+        monkeypatch.setattr(_engine, "_MOST_KEPT", most)
+        models.append(fastnn.MLPRegressor(**options).fit(x, y))
+        assert hasattr(models[-1], "_engine") == (most > 100)
+    kept, dropped = models
+    for _ in range(2):
+        np.testing.assert_array_equal(dropped.predict(x), kept.predict(x))
+        for model in models:
+            model.set_params(early_stopping=False).partial_fit(x, y)
 
 
 def test_samples_weigh():

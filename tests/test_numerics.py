@@ -115,7 +115,7 @@ def test_all_weights_0_change_nothing():
     model = Sequential([Dense(2)], "cross_entropy", "sgd", seed=0, input_size=5)
     before = [w.copy() for w in model.get_weights()]
     history = model.fit(X, LABELS, epochs=1, sample_weight=np.zeros(60), verbose=False).history
-    assert history["loss"] == [0.0]
+    assert np.isnan(history["loss"]).all(), "a mean over nothing"
     for one, two in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, two)
 

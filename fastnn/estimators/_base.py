@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.metrics import check_scoring, get_scorer, get_scorer_names
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -25,7 +27,7 @@ from fastnn._errors import check_number, shown
 from fastnn.activations import NAMES, SOFTMAX
 from fastnn.devices import DEVICES, PRECISIONS, check_place
 from fastnn.estimators._compat import CallbackSupportMixin, OldTags, validate_data
-from fastnn.estimators._engine import Engine, Objective, Shape
+from fastnn.estimators._engine import OUTPUTS, Engine, Objective, Shape
 from fastnn.estimators._lbfgs import minimize_loss
 from fastnn.estimators._optimizer import STOCHASTIC, Steps
 from fastnn.estimators._samples import Samples
@@ -37,13 +39,39 @@ ACTIVATIONS = ("logistic", *(name for name in NAMES if name != SOFTMAX))
 DTYPES = (np.float64, np.float32)
 
 
-class Held(NamedTuple):
-    """Rows kept out of training for early stopping: as they are scored by a scorer, and as the network takes them."""
+@dataclass
+class Held:
+    """Rows kept out of training for early stopping, and the weights to go back to.
+
+    Parameters
+    ----------
+    x, y, weights
+        The rows as a scorer takes them.
+    samples : Samples
+        The rows as the network takes them.
+    engine : Engine
+        The network.
+    best : array
+        Its parameters after the best epoch of this fit, before one was better than any: at its beginning.
+    improved : bool
+        Whether there is such an epoch.
+    """
 
     x: Any
     y: Array
     weights: Array | None
     samples: Samples
+    engine: Engine
+    best: Array
+    improved: bool = False
+
+    def keep_best(self) -> None:
+        """Remember the parameters as they are."""
+        self.best, self.improved = self.engine.params.copy(), True
+
+    def loss(self) -> float:
+        """Return the loss of the rows, without penalties."""
+        return self.engine.loss(self.samples)
 
 
 class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
@@ -138,7 +166,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         """Return the default score of early stopping."""
 
     _y_numeric = False
-    _score_name = ""
+    _default_score = ""
 
     # The route of a fit.
 
@@ -155,15 +183,15 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         self._check_solver_options(incremental, validation)
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, y = self._check_rows(X, y, reset=first_pass)
-        weights = self._row_weights(X, y, sample_weight, incremental)
         y = self._encode(y, incremental)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
+        weights = self._row_weights(X, y, sample_weight, incremental)
         self.n_outputs_ = y.shape[1]
         sizes = (X.shape[1], *hidden, y.shape[1])
         self._random_state = check_random_state(self.random_state)
         if first_pass:
             self._initialize(sizes, X.dtype)
-        engine = self._training_engine(sizes, activations, dropout, incremental)
+        engine = self._training_engine(sizes, activations, dropout, incremental, first_pass)
         context = None if incremental else self._begin_callbacks(given)
         if self.solver == "lbfgs":
             samples = self._samples(X, y, weights, engine)
@@ -190,17 +218,18 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         for units in hidden:
             if not isinstance(units, Integral) or units < 1:
                 raise ValueError(f"hidden_layer_sizes: got {shown(sizes)}, expected integers >= 1")
-        names = self._per_layer("activation", self.activation, len(hidden))
+        activations = self._activation_names(len(hidden))
+        rates = self._per_layer("dropout", self.dropout, len(hidden))
+        rates = [check_number("dropout", rate, low=0.0, high=1.0, high_open=True) for rate in rates]
+        return tuple(int(units) for units in hidden), activations, tuple(rates)
+
+    def _activation_names(self, layers: int) -> tuple[str, ...]:
+        """Return the parameter `activation` as fastnn's names, one for each hidden layer."""
+        names = self._per_layer("activation", self.activation, layers)
         for name in names:
             if name not in ACTIVATIONS:
                 raise ValueError(f"activation: got {shown(name)}, expected one of {', '.join(map(repr, ACTIVATIONS))}")
-        rates = self._per_layer("dropout", self.dropout, len(hidden))
-        rates = [check_number("dropout", rate, low=0.0, high=1.0, high_open=True) for rate in rates]
-        return (
-            tuple(int(units) for units in hidden),
-            tuple("sigmoid" if name == "logistic" else name for name in names),
-            tuple(rates),
-        )
+        return tuple("sigmoid" if name == "logistic" else name for name in names)
 
     def _per_layer(self, name: str, value: Any, layers: int) -> list[Any]:
         if not isinstance(value, (list, tuple)):
@@ -216,6 +245,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
             for name, used in (
                 ("dropout", any(rates)), ("l1", self.l1 > 0), ("clip_norm", self.clip_norm is not None),
                 ("clip_value", self.clip_value is not None),
+                ("learning_rate", isinstance(self.learning_rate, Schedule)),
             ):  # fmt: skip
                 if used:
                     raise ValueError(
@@ -241,7 +271,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         return X, y
 
     def _row_weights(self, X: Any, y: Array, sample_weight: Any, incremental: bool) -> Array | None:
-        """Return the weights of the rows as float64, or None where all are 1."""
+        """Return the weights of the rows as float64, or None where all are 1; `y` is encoded."""
         if sample_weight is None:
             return None
         weights: Array = _check_sample_weight(sample_weight, X, dtype=np.float64)
@@ -256,8 +286,10 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         self.out_activation_ = self._objective().name
         self.coefs_: list[Array] = []
         self.intercepts_: list[Array] = []
+        names = [self.activation] if isinstance(self.activation, str) else self.activation
+        factor = 2.0 if set(names) and set(names) <= {"logistic", "sigmoid"} else 6.0
         for inputs, units in pairwise(sizes):
-            bound = math.sqrt((2.0 if self.activation == "logistic" else 6.0) / (inputs + units))
+            bound = math.sqrt(factor / (inputs + units))
             for arrays, size in ((self.coefs_, (inputs, units)), (self.intercepts_, (units,))):
                 arrays.append(self._random_state.uniform(-bound, bound, size).astype(dtype, copy=False))
         self.__dict__.pop("_optimizer", None)
@@ -276,22 +308,28 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         self.best_loss_: Any = None if self.early_stopping else math.inf
         self.validation_scores_: Any = [] if self.early_stopping else None
         self.best_validation_score_: Any = -math.inf if self.early_stopping else None
-        self._keep_best()
 
-    def _shape(self, sizes: tuple[int, ...], activations: tuple[str, ...], dropout: tuple[float, ...]) -> Shape:
-        truncate = self.l1_mode == "truncate"
+    def _weights_dtype(self) -> np.dtype[Any]:
         dtype = np.dtype(self.coefs_[0].dtype)
-        dtype = dtype if dtype in DTYPES else np.dtype(np.float64)
-        return Shape(
-            sizes, activations, dropout, self._objective(), dtype, self.l1, self.alpha, truncate, self.n_threads,
-            check_place(self.device, self.matmul_precision),
-        )  # fmt: skip
+        return dtype if dtype in DTYPES else np.dtype(np.float64)
 
     def _training_engine(
-        self, sizes: tuple[int, ...], activations: tuple[str, ...], dropout: tuple[float, ...], incremental: bool
+        self,
+        sizes: tuple[int, ...],
+        activations: tuple[str, ...],
+        dropout: tuple[float, ...],
+        incremental: bool,
+        first_pass: bool,
     ) -> Engine:
-        """Return the network with the estimator's weights in it; from now on `coefs_` are views of its parameters."""
-        shape = self._shape(sizes, activations, dropout)
+        """Return the network with the estimator's weights in it; from now on `coefs_` are views of its parameters.
+
+        A fit that begins anew gets new memory: the arrays of the one before may have been handed out.
+        """
+        shape = Shape(
+            sizes, activations, dropout, self._objective(), self._weights_dtype(), self.l1, self.alpha,
+            self.l1_mode == "truncate", self.n_threads, check_place(self.device, self.matmul_precision),
+        )  # fmt: skip
+        self._activations = activations
         steps = getattr(self, "_optimizer", None) if incremental else None
         if self.solver in STOCHASTIC and not self._records_fit():
             self._begin_records()
@@ -302,6 +340,8 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         engine = self.__dict__.get("_engine")
         if engine is None or (engine.shape, engine.rule, engine.seed) != (shape, rule, seed):
             engine = Engine(shape, rule, seed)
+        elif first_pass:
+            engine.renew()
         engine.load(self.coefs_, self.intercepts_)
         self._engine = engine
         if steps is not None:
@@ -339,24 +379,47 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
                     f"The validation set is too small: validation_fraction={self.validation_fraction} leaves "
                     f"{x_held.shape[0]} rows, expected at least 2"
                 )
+        if w_held is not None:
+            self._check_scorer()
         samples = self._samples(x_held, y_held, w_held, engine)
-        return X, y, weights, Held(x_held, y_held, w_held, samples)
+        return X, y, weights, Held(x_held, y_held, w_held, samples, engine, engine.params.copy())
+
+    @property
+    def _score_name(self) -> str | None:
+        """What is known of the score of early stopping: "accuracy", "r2", "loss", or None."""
+        if self.scoring is None:
+            return self._default_score
+        return self.scoring if isinstance(self.scoring, str) and self.scoring in ("accuracy", "r2", "loss") else None
+
+    def _check_scorer(self) -> None:
+        """Refuse a scorer that cannot take weights."""
+        if self.scoring in (None, "loss"):
+            return
+        scorer = get_scorer(self.scoring)
+        function = getattr(scorer, "_score_func", scorer)  # behind a scorer that hands on all options
+        parameters = inspect.signature(function).parameters.values()
+        if not any(each.name == "sample_weight" or each.kind is each.VAR_KEYWORD for each in parameters):
+            raise ValueError(
+                f"scoring: got {shown(self.scoring)} without a parameter sample_weight, expected one: the rows are "
+                "weighted, by sample_weight or class_weight"
+            )
 
     def _given_validation(self, X_val: Any, y_val: Any, sample_weight_val: Any) -> tuple[Any, Array, Array | None]:
         X, y = self._check_rows(X_val, y_val, reset=False)
-        weights = self._row_weights(X, y, sample_weight_val, False)
+        if X.shape[0] < 2 and self._score_name == "r2":
+            raise ValueError("X_val: got 1 row, expected at least 2, since R2 of one row is not defined")
         y = self._encode_known("y_val", y)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
         if y.shape[1] != self.n_outputs_:
             raise ValueError(f"y_val: got {y.shape[1]} outputs, expected {self.n_outputs_}")
-        return X, y, weights
+        return X, y, self._row_weights(X, y, sample_weight_val, False)
 
     def _score_held(self, held: Held) -> float:
         """Return the score of early stopping; larger is better, NaN where the outputs are not finite."""
         if self.scoring is None:
             return self._held_score(held)
         if self.scoring == "loss":
-            return -self._engine.loss(held.samples)
+            return -held.loss()
         probe = copy.copy(self)  # the rows have been checked: they have no names any more
         probe.__dict__.pop("feature_names_in_", None)
         scorer = check_scoring(probe, self.scoring)
@@ -378,14 +441,21 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         )
         if score > self.best_validation_score_:
             self.best_validation_score_ = score
-            self._keep_best()
+            held.keep_best()
 
     def _loss_stands_still(self) -> bool:
         return bool(self.loss_ > self.best_loss_ - self.tol)
 
-    def _keep_best(self) -> None:
-        self._best_coefs = [coef.copy() for coef in self.coefs_]
-        self._best_intercepts = [intercept.copy() for intercept in self.intercepts_]
+    def _go_back(self, held: Held) -> None:
+        """Take the best weights of this fit.
+
+        As in scikit-learn the last ones stay where no epoch was better than the best of an earlier fit, or had a score;
+        unless they are not finite.
+        """
+        if held.improved or not np.isfinite(held.engine.params).all():
+            held.engine.params[:] = held.best
+        elif self.n_iter_ and not np.isfinite(self.validation_scores_[-self.n_iter_ :]).any():
+            self._warn("no validation score was finite, so the weights are those of the last epoch and not of the best")
 
     # Training by steps.
 
@@ -416,8 +486,10 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
             warnings.warn("Training interrupted by user.", stacklevel=4)
         finally:
             engine.forget_data()
+            if engine.large:
+                self.__dict__.pop("_engine", None)
         if held is not None:
-            engine.load(self._best_coefs, self._best_intercepts)
+            self._go_back(held)
 
     def _rows_a_step(self, rows: int) -> int:
         if self.batch_size == "auto":
@@ -438,7 +510,8 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
     def _epochs_a_call(self, engine: Engine, samples: Samples, batch: int) -> int:
         """Return how many epochs the next call may take: nothing is decided within so many."""
         undecided = self.n_iter_no_change + 1 - self._no_improvement_count
-        return int(min(self.max_iter - self.n_iter_, undecided, engine.epochs_a_call(samples, batch, self._optimizer)))
+        allowed = engine.epochs_a_call(samples, batch, self._optimizer)
+        return int(max(1, min(self.max_iter - self.n_iter_, undecided, allowed)))
 
     def _several(self, engine: Engine, samples: Samples, orders: list[Array], batch: int) -> bool:
         """Train for an epoch in each of the orders; False, with nothing done, where the numbers broke in one."""
@@ -467,17 +540,20 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         if self.verbose:
             print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
         self._update_no_improvement_count(held)
-        self._optimizer.end_epoch(self.t_, self._logs())
+        self._optimizer.end_epoch(self.t_, self._logs(held))
 
-    def _logs(self) -> dict[str, float]:
-        """Return what a schedule may watch."""
-        if not self.validation_scores_:
-            return {"loss": self.loss_}
-        score = self.validation_scores_[-1]
-        names = {None: self._score_name, "loss": "val_loss"}
-        own = names.get(self.scoring) if self.scoring is None or isinstance(self.scoring, str) else None
-        value = -score if self.scoring == "loss" else score
-        return {"loss": self.loss_, "val_score": score} | ({own: value} if own else {})
+    def _logs(self, held: Held | None) -> dict[str, float]:
+        """Return what a schedule may watch; the loss of the rows held out only where it does, since it takes time."""
+        logs = {"loss": self.loss_}
+        if held is None:
+            return logs
+        score, name = self.validation_scores_[-1], self._score_name
+        logs["val_score"] = score
+        if name is not None:
+            logs[f"val_{name}"] = -score if name == "loss" else score
+        if self._optimizer.watched == "val_loss" and name != "loss":
+            logs["val_loss"] = held.loss()
+        return logs
 
     def _converged(self) -> bool:
         """Whether nothing has improved for too long, and the learning rate is not to be lowered instead."""
@@ -535,16 +611,26 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         """Return the outputs of the network for the user's rows."""
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        if len(self.coefs_[0]) != X.shape[1]:
+            raise ValueError(
+                f"coefs_[0]: got {len(self.coefs_[0])} rows, expected {X.shape[1]}, as many as X has columns"
+            )
         engine = self._prediction_engine()
         return engine.forward(Samples(X, engine.shape.dtype))
 
     def _prediction_engine(self) -> Engine:
-        """Return a network that holds `coefs_` and `intercepts_`, whoever set them."""
-        _, activations, dropout = self._hidden_layers()
-        sizes = (np.shape(self.coefs_[0])[0], *(np.shape(coef)[1] for coef in self.coefs_))
-        shape = self._shape(sizes, activations, dropout)
+        """Return the network that was fitted, with `coefs_` and `intercepts_` in it, whoever set them."""
+        sizes = (len(self.coefs_[0]), *(np.shape(coef)[1] for coef in self.coefs_))
+        hidden = len(sizes) - 2
+        activations = getattr(self, "_activations", ())
+        if len(activations) != hidden:  # not fitted, but put together from weights
+            activations = self._activation_names(hidden)
+        shape = Shape(
+            sizes, activations, (0.0,) * hidden, OUTPUTS[self.out_activation_], self._weights_dtype(), 0.0, 0.0, False,
+            self.n_threads, check_place(self.device, self.matmul_precision),
+        )  # fmt: skip
         engine = self.__dict__.get("_engine")
-        if engine is None or engine.shape != shape:
+        if engine is None or engine.shape.outputs != shape.outputs:
             engine = self._engine = Engine(shape)
         engine.load(self.coefs_, self.intercepts_)
         return engine

@@ -18,7 +18,7 @@ from fastnn.estimators._samples import Samples
 from fastnn.kernels import epoch as e
 from fastnn.layers import Dense, Dropout, Layer
 from fastnn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
-from fastnn.network import Network
+from fastnn.network import Network, aligned_empty
 from fastnn.optimizers import SGD, Optimizer
 from fastnn.training import CALL_SECONDS, ROWS_A_CALL
 
@@ -75,6 +75,12 @@ VALUES = {
     "huber": Objective(Huber(), None, "identity"),
 }
 
+OUTPUTS = {objective.name: objective for objective in (CLASSES, LABELS, VALUES["squared_error"], VALUES["poisson"])}
+"""An objective by the output's activation, for prediction, where nothing else of it matters."""
+
+_MOST_KEPT = 1 << 22
+"""Largest training workspace, in elements and roughly, that is kept for the next fit."""
+
 
 def value_objective(loss: str | Loss) -> Objective:
     """Return the objective of a regressor's `loss`."""
@@ -115,6 +121,11 @@ class Shape:
     n_threads: int | None
     place: Place = HERE
 
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        """All that the outputs depend on, weights aside."""
+        return self.sizes, self.activations, self.objective.name, self.dtype, self.n_threads, self.place
+
     def network(self) -> Network:
         """Return the network as data."""
         layers: list[Layer] = []
@@ -143,8 +154,7 @@ class Engine:
         self.runtime = runtime_on(shape.place)(self.network, rule or SGD(), shape.truncate, seed, shape.n_threads)
         self.runtime.loss_scale = shape.objective.gradient(shape.sizes[-1])
         self.runtime.penalty_per_weight = True
-        views = self.network.views(self.runtime.params)
-        self.coefs, self.intercepts = views[0::2], views[1::2]
+        self._view_params()
         self._decay = np.zeros_like(self.runtime.params)
         for coef in self.network.views(self._decay)[0::2]:
             coef[:] = shape.l2
@@ -152,10 +162,25 @@ class Engine:
         self._calls: tuple[tuple[int, ...], tuple[Any, ...], Callable[..., None]] | None = None
         self._gradient_calls: tuple[Data, int, Callable[[int, int], Array]] | None = None
 
+    def _view_params(self) -> None:
+        views = self.network.views(self.runtime.params)
+        self.coefs, self.intercepts = views[0::2], views[1::2]
+
+    def renew(self) -> None:
+        """Take new memory for the parameters: views of the old one may have been handed out."""
+        self.runtime.params = aligned_empty(self.network.params_size, self.shape.dtype)
+        self.runtime.params[:] = 0.0
+        self._view_params()
+
     @property
     def params(self) -> Array:
         """All parameters, one flat vector."""
         return self.runtime.params
+
+    @property
+    def large(self) -> bool:
+        """Whether the workspace of training takes more memory than another one takes time."""
+        return self.runtime.rows * sum(self.shape.sizes) > _MOST_KEPT
 
     def load(self, coefs: Sequence[Any], intercepts: Sequence[Any]) -> None:
         """Take over weights that are not this engine's own views.

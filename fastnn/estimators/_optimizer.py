@@ -94,6 +94,11 @@ class Steps:
         self.state = np.asarray(np.require(self.state, dtype, ["C", "A", "W"]))
 
     @property
+    def watched(self) -> str | None:
+        """What a schedule looks at after each epoch."""
+        return None if self.schedule is None else self.schedule.watched()
+
+    @property
     def alike(self) -> bool:
         """Whether the rate stays as it is from epoch to epoch, until `give_up` changes it."""
         return self.schedule is None and self.change != "invscaling"
@@ -101,7 +106,7 @@ class Steps:
     def rates(self, n: int) -> npt.NDArray[np.float64]:
         """Return the learning rates of the next n steps."""
         if isinstance(self.schedule, Schedule):
-            return self.schedule.rates(self.step, self.epoch, n)
+            return self.schedule.checked_rates(self.step, self.epoch, n)
         return np.full(n, self.learning_rate)
 
     def end_epoch(self, rows_seen: int, logs: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Rows with their targets, dense or sparse; sparse rows become dense ones a block at a time."""
+"""Rows with their targets; many sparse rows become dense ones a block at a time, few of them at once."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ class Samples:
     ) -> None:
         self.rows, self.inputs = x.shape
         self.dtype = dtype
+        if sparse.issparse(x) and self.rows <= self._rows_a_block:
+            x = x.toarray()
         self._sparse = sparse.csr_matrix(x) if sparse.issparse(x) else None
         dense = np.empty((0, 0), dtype) if self._sparse is not None else _plain(x, dtype)
         self._data = Data(
@@ -64,7 +66,11 @@ class Samples:
     @property
     def rows_at_a_time(self) -> int:
         """How many rows `part` should be asked for at most."""
-        return self.rows if self._sparse is None else max(1, BLOCK_ELEMENTS // self.inputs)
+        return self.rows if self._sparse is None else self._rows_a_block
+
+    @property
+    def _rows_a_block(self) -> int:
+        return max(1, BLOCK_ELEMENTS // self.inputs)
 
     def part(self, order: Array, first: int, last: int) -> tuple[Data, Array, int]:
         """Return (data, order, first) by which a compiled call finds the rows order[first:last].

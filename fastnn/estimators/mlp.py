@@ -15,7 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted
 
-from fastnn._errors import shown
+from fastnn._errors import check_number, shown
 from fastnn.estimators._base import BaseMLP, Held
 from fastnn.estimators._compat import with_callbacks
 from fastnn.estimators._engine import CLASSES, LABELS, VALUES, Objective, value_objective
@@ -29,6 +29,17 @@ def _keep(estimator: Any, parameters: dict[str, Any]) -> None:
     for name, value in parameters.items():
         if name not in ("self", "__class__"):
             setattr(estimator, name, value)
+
+
+def _weights_of(classes: Any, table: dict[Any, float]) -> Array:
+    """Return the weights of the classes in the order of `classes`: 1 for one that `table` has not."""
+    for weight in table.values():
+        check_number("class_weight", weight, low=0)
+    missing = [c for c in classes if c not in table]
+    strange = len(table) > len(classes) - len(missing)
+    if missing and strange:  # scikit-learn's rule: a fold may lack a class
+        raise ValueError(f"class_weight: got weights of {shown(list(table))}, expected those of the classes {classes}")
+    return np.array([table.get(c, 1.0) for c in classes], np.float64)
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):
@@ -52,7 +63,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     learning_rate : {"constant", "invscaling", "adaptive"} or Schedule, default="constant"
         "invscaling": learning_rate_init / (rows seen + 1)^power_t; "adaptive": divided by 5 where nothing improves;
         these two for "sgd" alone. A schedule of `fastnn.schedules` goes with every solver but "lbfgs" and has its own
-        rate; `ReduceOnPlateau` may watch "loss" and, with early stopping, "val_score", "val_accuracy" or "val_loss".
+        rate; `ReduceOnPlateau` may watch "loss" and, with early stopping, "val_score", "val_loss" (worked out where it
+        is watched) and the score by its name, "val_accuracy" or "val_r2"; without, "val_loss" is "loss".
     learning_rate_init : float, default=1e-3
     power_t : float, default=0.5
     max_iter : int, default=200
@@ -95,11 +107,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     clip_norm, clip_value : float or None, default=None
         Largest Euclidean norm of the gradient, penalties included, and largest element of it.
     class_weight : dict, list of dict, "balanced" or None, default=None
-        Multiplies the sample weights by class, in the score of early stopping as well; as in scikit-learn's
-        `compute_sample_weight`.
+        Multiplies the sample weights by class, in the score of early stopping as well; one dict for each of several
+        labels. A class that is not in a dict has weight 1.
     scoring : str, callable or None, default=None
         What early stopping looks at: a scorer of scikit-learn, "loss" (without penalties, its sign turned), or the
-        accuracy.
+        accuracy. A function (estimator, X, y) needs a parameter `sample_weight` too where rows are weighted.
     n_threads : int or None, default=None
         Threads at most; the result does not depend on it.
     device : {"cpu", "cuda", "auto"}, default="cpu"
@@ -136,7 +148,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     """
 
     loss = "log_loss"
-    _score_name = "val_accuracy"
+    _default_score = "accuracy"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLP._parameter_constraints,
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
@@ -274,6 +286,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _objective(self) -> Objective:
         return CLASSES if self._label_binarizer.y_type_ == "multiclass" else LABELS
 
+    @property
+    def _multilabel(self) -> bool:
+        return bool(self._label_binarizer.y_type_.startswith("multilabel"))
+
     def _encode(self, y: Any, incremental: bool) -> Array:
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
@@ -286,6 +302,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return self._encode_known("y", y)
 
     def _encode_known(self, name: str, y: Any) -> Array:
+        columns = y.shape[1] if y.ndim == 2 else 1
+        expected = len(self._label_binarizer.classes_) if self._multilabel else 1
+        if columns != expected:
+            raise ValueError(f"{name}: got {columns} columns, expected {expected}, as in the first fit")
         unknown = np.setdiff1d(unique_labels(y), self.classes_)
         if len(unknown):
             raise ValueError(f"{name}: got classes {unknown}, expected those of `classes_`, {self.classes_}")
@@ -304,11 +324,28 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             raise ValueError(
                 "class_weight: got 'balanced' in partial_fit, which sees a part of the rows; expected a dict of weights"
             )
-        by_class: Array = compute_sample_weight(self.class_weight, y)
+        by_class = self._weights_by_class(y)
         return by_class if weights is None else weights * by_class
 
+    def _weights_by_class(self, y: Array) -> Array:
+        """Return the weight of each row by its class, or the product of those by its labels."""
+        classes = y if self._multilabel or y.shape[1] == 1 else y.argmax(axis=1, keepdims=True)
+        if self.class_weight == "balanced":
+            return np.asarray(compute_sample_weight("balanced", classes))
+        known = (0, 1) if self._multilabel else self.classes_
+        weights = [_weights_of(known, table) for table in self._class_tables(classes.shape[1])]
+        return np.prod([of[column] for of, column in zip(weights, classes.T.astype(np.int64), strict=True)], axis=0)
+
+    def _class_tables(self, columns: int) -> list[dict[Any, float]]:
+        """Return `class_weight` as a dict for each column of classes."""
+        tables = self.class_weight if self._multilabel else [self.class_weight]
+        if not isinstance(tables, list) or [isinstance(table, dict) for table in tables] != [True] * columns:
+            expected = f"a list of {columns} dicts" if self._multilabel else "a dict"
+            raise ValueError(f"class_weight: got {shown(self.class_weight)}, expected {expected} or 'balanced'")
+        return tables
+
     def _held_score(self, held: Held) -> float:
-        out = self._engine.forward(held.samples)
+        out = held.engine.forward(held.samples)
         if not np.isfinite(out).all():
             return float("nan")
         if self.out_activation_ == "softmax":
@@ -365,7 +402,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     True
     """
 
-    _score_name = "val_r2"
+    _default_score = "r2"
     _y_numeric = True
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLP._parameter_constraints,
@@ -483,6 +520,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     def _encode_known(self, name: str, y: Any) -> Array:
         values: Array = np.asarray(y)
+        if values.dtype.kind not in "biuf":
+            raise TypeError(f"{name}: got values of type {values.dtype}, expected numbers")
         if self.loss == "poisson" and (values < 0).any():
             raise ValueError(f"{name}: got {shown(values.min())}, expected values >= 0 for loss='poisson'")
         return values
@@ -491,7 +530,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return y.ravel() if y.shape[1] == 1 else y
 
     def _held_score(self, held: Held) -> float:
-        out = self._engine.forward(held.samples)
+        out = held.engine.forward(held.samples)
         if not np.isfinite(out).all():
             return float("nan")
         return float(r2_score(held.y, out, sample_weight=held.weights))
