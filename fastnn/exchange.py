@@ -25,7 +25,8 @@ def from_torch(module: Any, loss: str | Loss | None = None, **settings: Any) -> 
     module : torch.nn.Sequential or torch.nn.Linear
         Of Linear, Dropout, Identity, Flatten, further Sequential, and the activations that fastnn has, with
         PyTorch's own constants: ReLU, LeakyReLU, ELU, Sigmoid, Tanh, Softplus, GELU, SiLU, and Softmax at the
-        end. Flatten is left out, since fastnn flattens what lies behind the first axis of its samples.
+        end. Flatten is left out, since fastnn flattens what lies behind the first axis of its samples. A module that
+        is used twice becomes two layers, which training no longer keeps the same.
     loss : str or Loss, optional
         A module does not know its loss. None: "cross_entropy" behind a Softmax, "binary_cross_entropy" behind a
         Sigmoid at the end, else "squared_error". Name it where the outputs are logits.
@@ -41,7 +42,8 @@ def from_torch(module: Any, loss: str | Loss | None = None, **settings: Any) -> 
     Raises
     ------
     TypeError, ValueError
-        For a module, or a constant of one, that fastnn has no layer for, with the module's place.
+        For a module, or a constant of one, that fastnn has no layer for, a Sequential with a `forward` of its own, or
+        a module with forward hooks, with the module's place.
 
     Examples
     --------
@@ -82,8 +84,16 @@ def from_torch(module: Any, loss: str | Loss | None = None, **settings: Any) -> 
 
 def _torch_parts(torch: Any, module: Any, place: str = "module") -> Iterator[tuple[str, Any]]:
     """Walk through a Sequential and those within it; each module comes with where it stands."""
+    if isinstance(module, torch.nn.Module) and (module._forward_hooks or module._forward_pre_hooks):
+        raise ValueError(
+            f"{place}: got {type(module).__name__} with forward hooks, expected none: remove() takes one off"
+        )
     if isinstance(module, torch.nn.Sequential):
-        for name, child in module.named_children():
+        if type(module).forward is not torch.nn.Sequential.forward or "forward" in vars(module):
+            raise TypeError(
+                f"{place}: got {type(module).__name__} with a forward of its own, expected torch.nn.Sequential"
+            )
+        for name, child in module._modules.items():  # named_children leaves out what comes a second time
             yield from _torch_parts(torch, child, f"{place}.{name}" if place != "module" else f"module {name}")
     elif isinstance(module, torch.nn.Module):
         yield place, module

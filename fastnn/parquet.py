@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fastnn._errors import unknown_name
 from fastnn.files import errors_with_path
+from fastnn.tables import is_index
 
 _READ_AHEAD = 16 << 20
 """Bytes of all columns together that are read at once, instead of a whole row group."""
@@ -52,7 +52,7 @@ class ParquetGroups:
                 raise ValueError(f"data: got {path} with other columns than {paths[0]}, expected the same in all files")
         used = {*([target] if isinstance(target, str) else target or []), *([weight] if weight else [])}
         if features is None:
-            features = [name for name in schema.names if name not in used and not re.match("__index_level_", name)]
+            features = [name for name in schema.names if name not in used and not is_index(name)]
         for argument, names in (
             ("features", features),
             ("target", used - {weight}),

@@ -10,16 +10,18 @@ Class labels become 0, 1, ... in the order of their names; values are standardis
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import shown, unknown_name
-from fastnn.tables import Categories, Column, Table, as_categories, as_table, is_missing
+from fastnn._errors import check_flag, check_number, shown, unknown_name
+from fastnn.tables import EXACT, Categories, Column, Table, as_categories, as_table, is_missing
 
 Array = npt.NDArray[Any]
 
@@ -66,15 +68,18 @@ class Numeric:
         """The names of its inputs."""
         return (self.name, f"{self.name} is missing")[: 1 + self.indicator]
 
-    def write(self, out: Array, column: Column) -> None:
+    def write(self, out: Array, table: Table) -> None:
         """Write the inputs of every row, shape (rows, len(self.inputs))."""
-        if isinstance(column, Categories):
-            if (column.codes >= 0).any():
-                word = column.names[column.codes[column.codes >= 0][0]]
-                raise ValueError(f"column {self.name!r}: got {word!r}, expected {self.what}, as in training")
-            column = np.full(len(column.codes), np.nan)
-        scaled = (column - self.mean) / self.spread
-        out[:, 0] = np.where(np.isnan(scaled), 0.0, scaled)
+        column = without_words(self.name, table, f"{self.what}, as in training", self.dates)
+        with np.errstate(over="ignore"):
+            scaled = (column - self.mean) / self.spread
+            out[:, 0] = np.where(np.isnan(scaled), 0.0, scaled)
+        if not np.isfinite(out[:, 0]).all():
+            row = table.earliest(~np.isfinite(out[:, 0]))
+            raise ValueError(
+                f"column {self.name!r}: got {column[row]} in row {table.number(row)}, expected {self.what} that "
+                f"{out.dtype} holds as (value - {self.mean:.6g}) / {self.spread:.6g}"
+            )
         if self.indicator:
             out[:, 1] = np.isnan(column)
 
@@ -121,9 +126,9 @@ class Categorical:
         new = [code for code in np.flatnonzero(counts) if names[code] not in self.categories]
         return int(counts[new].sum()), tuple(names[code] for code in new)
 
-    def write(self, out: Array, column: Column) -> None:
+    def write(self, out: Array, table: Table) -> None:
         """Write the inputs of every row, shape (rows, len(self.inputs))."""
-        codes, names = as_categories(column)
+        codes, names = as_categories(table.columns[self.name])
         places = codes_of(names, self.categories)
         if self.indicator:
             places[-1] = len(self.categories)
@@ -150,16 +155,19 @@ def mean_and_spread(values: npt.NDArray[Any]) -> tuple[float, float]:
     Raises
     ------
     ValueError
-        If one is infinite.
+        If one is infinite, or so large that the standard deviation is no float64.
     """
     if not np.isfinite(values).all():
         raise ValueError(f"got {values[~np.isfinite(values)][0]}, expected finite numbers")
-    mean = float(values.mean(dtype=np.float64))
-    return mean, _spread(mean, float(values.std(dtype=np.float64)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    return mean, _spread(mean, deviation)
 
 
 def _spread(mean: float, deviation: float) -> float:
     """Return a standard deviation, or 1 for that of equal values, which rounding alone spreads a little."""
+    if not math.isfinite(deviation):
+        raise ValueError("got numbers too large for their standard deviation, expected some below 1e150")
     return deviation if deviation > 1e-12 * abs(mean) else 1.0
 
 
@@ -182,11 +190,13 @@ class Moments:
             return
         if not self.count:
             self.origin = float(values[0])
-        shifted = values - self.origin
-        mean = float(shifted.mean())
-        total, difference = self.count + len(values), mean - self.offset
-        self.squares += float(((shifted - mean) ** 2).sum()) + difference**2 * self.count * len(values) / total
-        self.offset += difference * len(values) / total
+        with np.errstate(over="ignore", invalid="ignore"):
+            shifted = values - self.origin
+            mean = np.float64(shifted.mean())
+            total, difference = self.count + len(values), mean - self.offset
+            between = difference**2 * self.count * len(values) / total
+            self.squares += float(((shifted - mean) ** 2).sum() + between)
+        self.offset += float(difference) * len(values) / total
         self.count = total
 
     @property
@@ -225,6 +235,10 @@ class Classes:
         numbers = np.unique(column[~np.isnan(column)])
         if (wrong := numbers[~(np.isfinite(numbers) & (numbers == np.rint(numbers)))]).size:
             raise ValueError(f"column {name!r}: got {wrong[0]}, expected words or whole numbers as classes")
+        if (large := numbers[np.abs(numbers) >= EXACT]).size:  # what float64 rounds may be two classes
+            raise ValueError(
+                f"column {name!r}: got {int(large[0])}, expected words, or whole numbers below 2**53, as classes"
+            )
         return cls(name, tuple(int(number) for number in numbers))
 
     @property
@@ -243,11 +257,11 @@ class Classes:
         codes, names = as_categories(table.column(self.name))
         labels = codes_of(names, [str(name) for name in self.classes])[codes]
         if (labels < 0).any():
-            row = int((labels < 0).argmax())
+            row = table.earliest(labels < 0)
             got = shown(names[codes[row]]) if codes[row] >= 0 else "no value"
             known = ", ".join(str(name) for name in self.classes[:10]) + ", ..." * (len(self.classes) > 10)
             raise ValueError(
-                f"column {self.name!r}: got {got} in row {table.first + row}, expected one of the classes {known}"
+                f"column {self.name!r}: got {got} in row {table.number(row)}, expected one of the classes {known}"
             )
         return labels
 
@@ -276,31 +290,85 @@ class Values:
     @classmethod
     def fit(cls, names: Sequence[str], table: Table) -> Values:
         """Return the means and spreads of columns of numbers."""
-        measured = [mean_and_spread(column) for column in numbers_of(names, table).T]
+        measured = []
+        for name, column in zip(names, numbers_of(names, table).T, strict=True):
+            with about_column(name):
+                measured.append(mean_and_spread(column))
         means, spreads = zip(*measured, strict=True)
         return cls(tuple(names), means, spreads)
 
     def encode(self, table: Table) -> npt.NDArray[np.float64]:
         """Return the standardised values of every row, shape (rows, columns)."""
-        return (numbers_of(self.names, table) - self.means) / self.spreads
+        with np.errstate(over="ignore"):
+            return (numbers_of(self.names, table) - self.means) / self.spreads
 
-    def decode(self, outputs: Array) -> Array:
-        """Return a network's outputs in the units of the columns."""
-        result = outputs.astype(np.float64) * self.spreads + self.means
-        return result.astype(outputs.dtype)
+    def decode(self, outputs: Array) -> npt.NDArray[np.float64]:
+        """Return a network's outputs in the units of the columns, whose digits float32 may not hold."""
+        result: npt.NDArray[np.float64] = outputs.astype(np.float64) * self.spreads + self.means
+        return result
 
 
 def numbers_of(names: Sequence[str], table: Table) -> npt.NDArray[np.float64]:
     """Return columns of numbers without gaps, side by side."""
-    columns = [table.column(name) for name in names]
+    columns = [without_words(name, table, "numbers") for name in names]
     for name, column in zip(names, columns, strict=True):
-        if isinstance(column, Categories):
-            raise ValueError(f"column {name!r}: got words, expected numbers")
         if not np.isfinite(column).all():
-            row = int((~np.isfinite(column)).argmax())
+            row = table.earliest(~np.isfinite(column))
             got = "no value" if np.isnan(column[row]) else shown(column[row])
-            raise ValueError(f"column {name!r}: got {got} in row {table.first + row}, expected finite numbers")
-    return np.column_stack([column for column in columns if not isinstance(column, Categories)])
+            raise ValueError(f"column {name!r}: got {got} in row {table.number(row)}, expected finite numbers")
+    return np.column_stack(columns)
+
+
+def without_words(name: str, table: Table, expected: str, dates: bool = False) -> npt.NDArray[np.float64]:
+    """Return a column's numbers, NaN for missing ones.
+
+    One word makes a whole file's column one of words, so that its numbers come as words in the batches before that.
+
+    Raises
+    ------
+    ValueError
+        For the first cell that is no number; no date, where such are expected.
+    """
+    column = table.column(name)
+    if not isinstance(column, Categories):
+        return column
+    values = np.array([*(np.nan if dates else _number(word) for word in column.names), np.nan])[column.codes]
+    wrong = np.isnan(values) & (column.codes >= 0)
+    if dates:
+        no_dates = wrong & ~np.array([*map(_is_date, column.names), True])[column.codes]
+        wrong = no_dates if no_dates.any() else wrong
+    if wrong.any():
+        row = table.earliest(wrong)
+        got = f"{shown(column.names[column.codes[row]])} in row {table.number(row)}"
+        raise ValueError(f"column {name!r}: got {got}, expected {expected}")
+    return values
+
+
+def _number(word: str) -> float:
+    """Return the finite number that a word is, NaN for none."""
+    try:
+        value = math.nan if "_" in word else float(word)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _is_date(word: str) -> bool:
+    """Whether a word is a date, a date with a time, or a time."""
+    for kind in (datetime.datetime, datetime.time):
+        with contextlib.suppress(ValueError):
+            kind.fromisoformat(word.removesuffix("Z"))
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def about_column(name: str | int) -> Iterator[None]:
+    """Put the column's name, or its number, in front of an error about its values."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"column {name!r}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -344,19 +412,22 @@ class Preparation:
             column = table.column(name)
             if is_missing(column).all():
                 continue
-            try:
+            with about_column(name):
                 if isinstance(column, Categories):
                     fitted.append(Categorical.fit(name, column))
                 else:
                     fitted.append(Numeric.fit(name, column, name in table.dates))
-            except ValueError as error:
-                raise ValueError(f"column {name!r}: {error}") from None
         return cls(tuple(fitted), target)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The names of the network's inputs."""
         return tuple(name for column in self.columns for name in column.inputs)
+
+    @property
+    def _words(self) -> tuple[str, ...]:
+        """The columns of categories."""
+        return tuple(column.name for column in self.columns if isinstance(column, Categorical))
 
     def transform(self, data: Any, dtype: npt.DTypeLike = np.float32) -> Array:
         """Return the samples of a table's rows, shape (rows, inputs).
@@ -372,7 +443,7 @@ class Preparation:
         ValueError
             If a column is missing or is not of the kind that it was in training.
         """
-        table = as_table(data)
+        table = as_table(data, self._words)
         lacking = [column.name for column in self.columns if column.name not in table.columns]
         if lacking:
             names = ", ".join(map(repr, lacking[:5])) + ", ..." * (len(lacking) > 5)
@@ -387,7 +458,7 @@ class Preparation:
         start = 0
         for column in self.columns:
             end = start + len(column.inputs)
-            column.write(out[:, start:end], table.columns[column.name])
+            column.write(out[:, start:end], table)
             start = end
         return out
 
@@ -399,7 +470,7 @@ class Preparation:
         data : Table, data frame or mapping from name to values
             With all columns of the preparation.
         """
-        table = as_table(data)
+        table = as_table(data, self._words)
         found = {
             column.name: column.unseen(table.column(column.name))
             for column in self.columns
@@ -414,15 +485,72 @@ class Preparation:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preparation:
-        """Return the preparation that `config` described."""
+        """Return the preparation that `config` described.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            For what no preparation described.
+        """
         columns = tuple(_part(part, (Numeric, Categorical)) for part in config["columns"])
         return cls(columns, _part(config["target"], (Classes, Values)))
 
 
 def _part(config: Mapping[str, Any], kinds: tuple[Any, ...]) -> Any:
-    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+    arguments = dict(config)
     kind = arguments.pop("kind", None)
     for known in kinds:
         if known.kind == kind:
-            return known(**arguments)
+            part = known(**{name: _CHECKS[name](name, value) for name, value in arguments.items()})
+            _check_sizes(part)
+            return part
     raise unknown_name("kind", kind, [known.kind for known in kinds])
+
+
+def _check_sizes(part: Any) -> None:
+    """Refuse values without a mean and spread each, and a category or class, or kind of class, that is there twice."""
+    if isinstance(part, Values) and not len(part.names) == len(part.means) == len(part.spreads):
+        raise ValueError(f"means: got {len(part.means)} and {len(part.spreads)} spreads, expected {len(part.names)}")
+    for names in (getattr(part, "categories", ()), getattr(part, "classes", ())):
+        if len(set(names)) < len(names) or len(set(map(type, names))) > 1:
+            raise ValueError(f"{part.kind}: got {shown(names)}, expected different names, or different numbers")
+
+
+def _check_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: got {shown(value)} ({type(value).__name__}), expected text")
+    return value
+
+
+def _check_spread(name: str, value: Any) -> float:
+    return check_number(name, value, low=0.0, low_open=True)
+
+
+def _check_class(name: str, value: Any) -> str | int:
+    return value if isinstance(value, str) else check_number(name, value, integer=True)
+
+
+def _check_each(check: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[Any, ...]]:
+    """Return what checks a list of one value at least."""
+
+    def check_all(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)) or not value:
+            raise TypeError(f"{name}: got {shown(value)} ({type(value).__name__}), expected a list of one at least")
+        return tuple(check(name, item) for item in value)
+
+    return check_all
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "name": _check_text,
+    "mean": check_number,
+    "spread": _check_spread,
+    "indicator": check_flag,
+    "dates": check_flag,
+    "categories": _check_each(_check_text),
+    "classes": _check_each(_check_class),
+    "names": _check_each(_check_text),
+    "means": _check_each(check_number),
+    "spreads": _check_each(_check_spread),
+}
+"""What checks each value of a part's plain data."""

@@ -216,6 +216,8 @@ def array_stream(
     rows, inputs = int(x.shape[0]), int(np.prod(x.shape[1:]))
     x = MappedRows(x) if MappedRows.suits(x) else x
     y, weight = (_beside(name, value, rows) for name, value in zip(names[1:], (y, weight), strict=True))
+    if sparse:  # of which any rows are taken, while those of files are read in slices
+        y, weight = (value[:] if isinstance(value, JoinedRows) else value for value in (y, weight))
     block, buffer = _sizes(inputs * (1 if np.dtype(x.dtype) == np.uint8 else 4), block_rows, buffer_rows)
 
     def piece(chosen: Any, first: int, with_x: bool = True, with_y: bool = True) -> Piece:
@@ -254,8 +256,13 @@ def _parquet_stream(
         if not (value is None or several or (isinstance(value, str) and argument == "target")):
             raise TypeError(f"{argument}: got {type(value).__name__}, expected names of columns")
     target = list(target) if isinstance(target, tuple) else target
+    if features is not None and not features:
+        raise ValueError("features: got no name, expected at least one column")
     groups = ParquetGroups(paths, features, target, None if weight is None else _name("sample_weight", weight))
     inputs = len(groups.columns.features)
+    rows = sum(rows for _, _, rows in groups.groups)
+    if not rows or not inputs:
+        raise ValueError(f"data: got {rows} rows of {inputs} inputs in {paths[0]}, expected at least one of each")
     block, buffer = _sizes(inputs * (1 if groups.bytes_ else 4), block_rows, buffer_rows)
     blocks, first = [], 0
 
@@ -271,8 +278,6 @@ def _parquet_stream(
     for file, group, rows in groups.groups:
         blocks.append(block_of(file, group, first, rows))
         first += rows
-    if not first or not inputs:
-        raise ValueError(f"data: got {first} rows of {inputs} inputs in {paths[0]}, expected at least one of each")
     return Stream(blocks, inputs, buffer, target is not None)
 
 

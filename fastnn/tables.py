@@ -11,6 +11,7 @@ import csv
 import gzip
 import importlib.util
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ from fastnn._errors import unknown_name
 if TYPE_CHECKING:
     import pyarrow
 
+_NO_TEXT = "got bytes that are no text, expected CSV in UTF-8, or Parquet"
+
 NEEDS_PYARROW = 'pyarrow is not installed: pip install "fastnn[table]" brings it'
 
 MISSING = (
@@ -34,6 +37,18 @@ MISSING = (
     "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
 """Cells of a CSV file that stand for a missing value: those of pandas, and the ? of the UCI repository."""
+
+_NULLS = (
+    *(" " * before + cell + " " * after for cell in MISSING[1:] for before in range(4) for after in range(2)),
+    *(" " * blanks for blanks in range(17)),
+)
+"""The cells of `MISSING`, also with a few blanks around them, which PyArrow strips of numbers alone.
+
+A few, since each column takes the time to look at them all.
+"""
+
+EXACT = 2**53
+"""Whole numbers of this size and beyond are not all float64 numbers."""
 
 
 class Categories(NamedTuple):
@@ -58,12 +73,15 @@ class Table:
         Which columns of numbers are days.
     first : int
         The number of the first row, for messages, where these are some rows of a file.
+    numbers : ndarray of int, optional
+        The number of each row, where they do not follow one another.
     """
 
     columns: Mapping[str, Column]
     rows: int
     dates: frozenset[str] = frozenset()
     first: int = 0
+    numbers: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return self.rows
@@ -80,18 +98,28 @@ class Table:
             raise ValueError(f"got no column {name!r}, expected it among {', '.join(map(repr, self.columns))}")
         return self.columns[name]
 
+    def number(self, row: int) -> int:
+        """Return the number of a row in its file, for messages."""
+        return self.first + row if self.numbers is None else int(self.numbers[row])
+
+    def earliest(self, chosen: npt.NDArray[np.bool_]) -> int:
+        """Return which of the rows where a mask is true stands first in the file."""
+        rows = np.flatnonzero(chosen)
+        return int(rows[0] if self.numbers is None else rows[self.numbers[rows].argmin()])
+
     def __getitem__(self, rows: npt.NDArray[Any]) -> Table:
         """Return the rows of these indices, or where this mask is true."""
         taken = {
             name: Categories(column.codes[rows], column.names) if isinstance(column, Categories) else column[rows]
             for name, column in self.columns.items()
         }
-        return Table(taken, int(np.count_nonzero(rows)) if rows.dtype == bool else len(rows), self.dates)
+        numbers = self.numbers[rows] if self.numbers is not None else self.first + np.arange(len(self))[rows]
+        return Table(taken, len(numbers), self.dates, self.first, numbers)
 
     def only(self, names: Sequence[str]) -> Table:
         """Return these columns."""
         kept = {name: self.columns[name] for name in names}
-        return Table(kept, self.rows, self.dates.intersection(names), self.first)
+        return Table(kept, self.rows, self.dates.intersection(names), self.first, self.numbers)
 
 
 def is_missing(column: Column) -> npt.NDArray[np.bool_]:
@@ -110,17 +138,24 @@ def as_categories(column: Column) -> Categories:
     return Categories(codes, tuple(number_name(value) for value in values))
 
 
+def is_index(name: str) -> bool:
+    """Whether pandas wrote a column of this name for the rows' index, which says nothing about them."""
+    return name.startswith("__index_level_")
+
+
 def number_name(value: float) -> str:
     """Return a number as text, a whole one without a point."""
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
-def as_table(data: Any) -> Table:
+def as_table(data: Any, words: Collection[str] = ()) -> Table:
     """Return a table for a `Table`, or whatever pyarrow takes: data frames, tables, dictionaries of columns.
 
     Parameters
     ----------
     data : Table, pandas, polars or pyarrow table, or mapping from name to values
+    words : collection of str
+        Columns that are categories: whole numbers and dates of theirs are read as text, however large.
 
     Raises
     ------
@@ -136,7 +171,7 @@ def as_table(data: Any) -> Table:
     import pyarrow
 
     try:
-        return table_of_arrow(pyarrow.table(data))
+        return table_of_arrow(pyarrow.table(data), words)
     except pyarrow.ArrowException as error:
         raise ValueError(f"data: cannot be read as a table: {error}") from None
 
@@ -224,7 +259,12 @@ def arrow_errors() -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(" ".join(str(error).split()).rstrip(".")) from None
+        message = " ".join(str(error).split()).rstrip(".")
+        if "invalid UTF8" in message:
+            message = _NO_TEXT
+        elif message.startswith("Could not skip initial"):
+            message = "got no row below the columns' names, expected some"
+        raise ValueError(message) from None
 
 
 def _named_once(names: Sequence[str]) -> tuple[str, ...]:
@@ -244,13 +284,15 @@ class CsvLayout(NamedTuple):
     def of(cls, path: Path) -> CsvLayout:
         try:
             with _open_text(path) as file:
-                delimiter = max(",;\t|", key=file.readline().count)
+                delimiter, before = _delimiter(file)
                 file.seek(0)
+                for _ in range(before):
+                    file.readline()
                 reader = csv.reader(file, delimiter=delimiter)
                 header = next((row for row in reader if row), [])
-                lines = reader.line_num
+                lines = before + reader.line_num
         except UnicodeDecodeError:
-            raise ValueError("got bytes that are no text, expected CSV in UTF-8, or Parquet") from None
+            raise ValueError(_NO_TEXT) from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"got a damaged gzip file ({error}), expected a whole one") from None
         except csv.Error as error:
@@ -260,6 +302,37 @@ class CsvLayout(NamedTuple):
         if not header:
             raise ValueError("got no line, expected one with the columns' names")
         return cls(_named_once([name.strip() for name in header]), delimiter, lines)
+
+
+def _delimiter(file: TextIO) -> tuple[str, int]:
+    """Return what stands between the cells, and how many lines come before that with the names.
+
+    A line such as "sep=;", which Excel takes, says it. Else it is what occurs most often in the first line that is
+    not blank; of several, one that splits the second as well.
+    """
+    before, first = 0, file.readline()
+    while first and not first.strip():
+        before, first = before + 1, file.readline()
+    if said := re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n"), re.IGNORECASE):
+        return said[1], before + 1
+    first = _unquoted(first, file)
+    second = file.readline()
+    while second and not second.strip():
+        second = file.readline()
+    second = _unquoted(second, file)
+    return max(",;\t|", key=lambda delimiter: (first.count(delimiter), delimiter in second)), before
+
+
+def _unquoted(line: str, file: TextIO) -> str:
+    """Return a line without what stands in quotes, which may take further lines; as it is where a quote has no end."""
+    whole, left = line, _LONGEST_NAMES
+    while whole.count('"') % 2 and left and (more := file.readline()):
+        whole, left = whole + more, left - 1
+    return line if whole.count('"') % 2 else re.sub(r'"[^"]*"', "", whole)
+
+
+_LONGEST_NAMES = 100
+"""A name or cell in quotes that takes more lines than this is taken for a quote without an end."""
 
 
 def _open_text(path: Path) -> TextIO:
@@ -278,7 +351,7 @@ def csv_options(layout: CsvLayout, columns: Sequence[str], types: Mapping[str, A
     parse = pyarrow.csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
     convert = pyarrow.csv.ConvertOptions(
         include_columns=columns,
-        null_values=MISSING,
+        null_values=_NULLS,
         strings_can_be_null=True,
         true_values=[],  # "true" and "false" are categories like any other, under the names that the file has
         false_values=[],
@@ -288,17 +361,16 @@ def csv_options(layout: CsvLayout, columns: Sequence[str], types: Mapping[str, A
 
 
 def table_of_arrow(table: pyarrow.Table, words: Collection[str] = (), first: int = 0) -> Table:
-    """Return what PyArrow read; `first` is the number of the first row, `words` are no dates but categories."""
+    """Return what PyArrow read; `first` is the number of the first row, `words` are neither dates nor numbers."""
     columns: dict[str, Column] = {}
     dates = set()
     for name in table.column_names:
         column = table.column(name)
-        if _is_date(column.type):
-            if name in words:
-                column = column.cast("string")
-            else:
-                column = _days(column)
-                dates.add(name)
+        if name in words and (_is_date(column.type) or _is_whole(column.type)):
+            column = column.cast("string")
+        elif _is_date(column.type):
+            column = _days(column)
+            dates.add(name)
         columns[name] = _column(name, column, first)
     return Table(columns, table.num_rows, frozenset(dates), first)
 
@@ -307,6 +379,12 @@ def _is_date(kind: pyarrow.DataType) -> bool:
     import pyarrow
 
     return bool(pyarrow.types.is_temporal(kind)) and not pyarrow.types.is_interval(kind)
+
+
+def _is_whole(kind: pyarrow.DataType) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_integer(kind) or (types.is_decimal(kind) and kind.scale == 0))
 
 
 def _days(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
@@ -333,9 +411,12 @@ def _column(name: str, column: pyarrow.ChunkedArray, first: int) -> Column:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _numbers(name, column.cast(pa.float64(), safe=False).to_numpy(), first)
     if not pa.types.is_dictionary(kind):
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)):
+        if pa.types.is_string_view(kind):  # polars has these, which have no dictionary
+            column = column.cast(pa.large_string())
+        elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)):
+            text = " in UTF-8" if pa.types.is_binary(kind) else ""  # what PyArrow makes of other text in CSV
             raise ValueError(
-                f"column {name!r}: got {kind}, expected numbers, dates, words or truth values; leave it out"
+                f"column {name!r}: got {kind}, expected numbers, dates, words{text} or truth values; leave it out"
             )
         column = column.dictionary_encode()
     whole = column.unify_dictionaries().combine_chunks()
@@ -374,6 +455,8 @@ def _read_numbers(path: Path, columns: list[str]) -> Table:
                 file, delimiter=layout.delimiter, skiprows=layout.lines, usecols=places, ndmin=2, comments=None,
                 converters=_number,
             )  # fmt: skip
+        except UnicodeDecodeError:
+            raise ValueError(_NO_TEXT) from None
         except ValueError as error:
             what = str(error).partition(";")[0].rstrip(".")
             raise ValueError(f"{what}; {NEEDS_PYARROW}, which reads columns of words") from None

@@ -20,6 +20,7 @@ from support import run, weight_bytes, without_notice
 import fastnn
 from fastnn import cli
 from fastnn.cli import BAD_INPUT, FAILED, INTERRUPTED, evaluate, export, main, predict, train
+from fastnn.preparation import Classes, Preparation
 
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 SMALL = ("--layers", "16", "--epochs", "3", "--threads", "1")
@@ -593,6 +594,65 @@ def test_a_reader_that_has_enough_is_no_error(folder, model_file):
         reading.stdout.close()
         assert without_notice(reading.stderr.read()) == ""
         assert reading.wait(timeout=120) == FAILED
+
+
+def test_training_goes_on_where_nobody_reads_of_it(folder):
+    options = ("--layers", "4", "--epochs", "3000", "--threads", "1", "--no-plot", "--validation", "0")
+    with process("train", *options, cwd=folder, program=("-u", "-m", "fastnn")) as training:
+        training.stdout.readline()
+        training.stdout.close()
+        assert without_notice(training.stderr.read()) == ""
+        assert training.wait(timeout=120) == 0
+    assert fastnn.load(folder / "fastnn-model.safetensors").epoch == 3000
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("command", [("info",), ("info", "--json"), ("train", *SMALL, "--no-plot", "--json")])
+def test_a_full_stdout_is_one_sentence(folder, model_file, command):
+    given = [model_file] if command[0] == "info" else []
+    root = str(pathlib.Path(fastnn.__file__).parents[1])
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastnn", command[0], *given, *command[1:]],
+            env={**os.environ, "PYTHONPATH": root}, cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert without_notice(done.stderr) == "fastnn: stdout: cannot be written: No space left on device\n"
+    assert done.returncode == FAILED
+    assert (folder / "fastnn-model.safetensors").exists() == (command[0] == "train")
+
+
+def test_stdout_of_few_characters(folder, monkeypatch):
+    """Words that it has not are escaped; JSON stays JSON."""
+    names = ("\u6771\u4eac", "\U0001f600")
+    model = fastnn.Sequential([fastnn.Dense(2)], "cross_entropy", input_size=3)
+    model.preparation = Preparation((), Classes("y", names))
+    model.save("m")
+    np.save("x.npy", np.eye(3))
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    for extra in ((), ("--json",)):
+        with process("predict", "m", "x.npy", *extra, cwd=folder) as predicting:
+            out, err = predicting.communicate(timeout=120)
+        assert (predicting.returncode, without_notice(err)) == (0, "")
+        if extra:
+            assert set(json.loads(out)["predictions"]) <= set(names)
+        else:
+            assert set(out.split()) <= {"\\u6771\\u4eac", "\\U0001f600"}
+
+
+@needs_matplotlib
+def test_a_picture_that_cannot_be_written_takes_nothing_with_it(capsys, folder):
+    (folder / "m.png").mkdir()
+    code, out, err = run(capsys, "train", *SMALL, "--json", "--output", "m.safetensors")
+    assert json.loads(out)["plot"] is None
+    assert (code, err) == (FAILED, "fastnn: m.png: cannot be written: Is a directory\n")
+
+
+def test_text_that_is_no_utf_8(capsys, folder, model_file):
+    row = b"0," * 63 + b"0\n"
+    (folder / "late.txt").write_bytes(row * 1000 + "é\n".encode("latin-1"))
+    code, _, err = run(capsys, "predict", model_file, "late.txt")
+    assert (code, err.count("\n")) == (BAD_INPUT, 1)
+    assert "UTF-8" in err
 
 
 # --------------------------------------------------------------------------------------- info, and the rest

@@ -290,12 +290,14 @@ def test_evaluate_and_predict_name_the_row_in_the_file(capsys):
     plans[200] = "new"
     parquet.write_table(pa.table({"age": ages, "city": ["Oslo"] * 300, "plan": plans}), "new.parquet")
     parquet.write_table(pa.table({"age": ages}), "lacking.parquet")
-    parquet.write_table(pa.table({"age": ["w"] * 300, "city": ["Oslo"] * 300, "plan": plans}), "words.parquet")
+    parquet.write_table(
+        pa.table({"age": ["1.5"] * 200 + ["w"] * 100, "city": ["Oslo"] * 300, "plan": plans}), "words.parquet"
+    )
     parquet.write_table(pa.table({"age": ages[:0], "city": plans[:0], "plan": plans[:0]}), "empty.parquet")
     for name, message in (
         ("new", "column 'plan': got 'new' in row 200, expected one of the classes basic, gold"),
         ("lacking", "got no column 'city', expected all columns that the model was trained on"),
-        ("words", "column 'age': got 'w', expected numbers, as in training"),
+        ("words", "column 'age': got 'w' in row 200, expected numbers, as in training"),
         ("empty", "got no rows, expected some"),
     ):
         for extra in (BATCHED, ()) if name != "empty" else (BATCHED,):

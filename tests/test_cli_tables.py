@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from support import run
 import fastnn
 from fastnn.cli import BAD_INPUT, FAILED, bench, main
 from fastnn.cli.sources import infer
-from fastnn.preparation import Classes, Values
+from fastnn.preparation import Classes, Preparation, Values
 from fastnn.tables import Categories, Table
 
 HAS_PYARROW = importlib.util.find_spec("pyarrow") is not None
@@ -474,7 +475,7 @@ def test_dates_are_learned_from(capsys, folder):
     )
     assert run(capsys, "predict", "fastnn-model.safetensors", "new.csv")[1].split() == ["half", "early", "late", "late"]
     assert "days since 1970, or missing" in run(capsys, "info", "fastnn-model.safetensors")[1]
-    for cells, got in ((["1", "2", "3"], "numbers"), (["May", "June", "July"], "'May'")):
+    for cells, got in ((["1", "2", "3"], "numbers"), (["2024-02-03", "June", "July"], "'June' in row 1")):
         write_csv("bad.csv", {"day": cells, "moment": ["2024-02-03 10:00:00"] * 3})
         code, _, err = run(capsys, "predict", "fastnn-model.safetensors", "bad.csv")
         assert (code, err) == (2, f"fastnn: bad.csv: column 'day': got {got}, expected dates, as in training\n")
@@ -510,7 +511,7 @@ def test_predict_writes_parquet(capsys, trained):
             "predict plan narrow.csv",
             "narrow.csv: got no column 'age', 'member', expected all columns that the model was",
         ),
-        ("predict plan words.csv", "words.csv: column 'age': got 'old', expected numbers, as in training"),
+        ("predict plan words.csv", "words.csv: column 'age': got 'old' in row 0, expected numbers, as in training"),
         ("predict plan x.npy", "x.npy: got .npy, expected a table, CSV or Parquet, as the model was trained on one"),
         ("predict plan nothing.csv", "nothing.csv: No such file or directory"),
         ("evaluate plan words.csv", "words.csv: column 'age': got 'old'"),
@@ -519,7 +520,10 @@ def test_predict_writes_parquet(capsys, trained):
         ("evaluate plan empty.csv", "empty.csv: got no rows, expected some"),
         ("train later.csv --target plan,spend --task classes", "got 2 columns as classes, expected one"),
         ("train later.csv --target spend --task classes", "later.csv: column 'spend': got "),
-        ("train later.csv --target plan --task values", "later.csv: column 'plan': got words, expected numbers"),
+        (
+            "train later.csv --target plan --task values",
+            "later.csv: column 'plan': got 'basic' in row 0, expected numbers",
+        ),
         ("train later.csv --target plan --test new.csv", "new.csv: got no column 'plan', expected it among 'age'"),
         ("train later.csv --target plan --ignore agee", "--ignore: got 'agee', expected one of 'id', 'age', "),
         ("train later.csv --target paln", "Did you mean 'plan'?"),
@@ -533,7 +537,7 @@ def test_predict_writes_parquet(capsys, trained):
         ("train cut.npz", "cut.npz: got a damaged file"),
         ("export plan --to keras", "--to: got 'keras', expected one of 'npz', 'onnx', 'torch'"),
         ("export plan --output net.pb", "--to: got pb, expected npz, onnx or torch"),
-        ("export plan --to torch --output plan", "--output: got plan, the model itself, expected another file"),
+        ("export plan --to torch --output plan", "--output: got plan, a file that is read, expected another name"),
     ],
 )
 def test_bad_files_are_one_sentence(capsys, folder, trained, arguments, message):
@@ -669,3 +673,154 @@ def test_bench(capsys, monkeypatch):
     seconds = 64 / result["samples_per_second"]
     assert result["us_per_step"] == pytest.approx(1e6 * seconds / 2)
     assert result["gflops"] == pytest.approx(small.flops / seconds / 1e9)
+
+
+# -------------------------------------------------------------------------------------- corners of files
+
+
+def write_parquet(name, columns):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table(columns), name)
+
+
+INDEX = "__index_level_0__"
+
+
+@pytest.mark.parametrize("extra", [(), ("--stream-from", "0")])
+def test_an_index_of_pandas_is_learned_from_where_it_is_asked_for(capsys, extra):
+    x = np.random.default_rng(0).normal(size=80)
+    write_parquet("t.parquet", {"x": x, "y": ["no", "yes"] * 40, INDEX: np.arange(80)})
+    arguments = ("train", "t.parquet", "--target", "y", "--epochs", "1", *QUICK, *extra)
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert f"'{INDEX}' is left out: the index that pandas wrote (--columns takes it in)" in out
+    assert fastnn.load("fastnn-model.safetensors").preparation.inputs == ("x",)
+    assert run(capsys, *arguments, "--quiet", "--columns", f"x,{INDEX}")[0] == 0
+    assert fastnn.load("fastnn-model.safetensors").preparation.inputs == ("x", INDEX)
+
+
+@needs_pyarrow
+def test_values_keep_the_digits_that_a_float32_network_gives_them(capsys):
+    """The target lies far from 0: in float32 it would come in steps of 128."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=300)
+    write_csv("t.csv", {"x": x.astype(str).tolist(), "y": (1.7e9 + 10 * x).astype(str).tolist()})
+    options = ("--target", "y", "--epochs", "60", "--lr", "0.01", "--quiet", *QUICK)
+    assert run(capsys, "train", "t.csv", *options)[0] == 0
+    model = "fastnn-model.safetensors"
+    _, out, _ = run(capsys, "predict", model, "t.csv")
+    printed = np.array(out.split()[1:], float)
+    assert np.abs(printed - 1.7e9 - 10 * x).mean() < 2
+    assert max(map(len, out.split()[1:])) < 19, "digits beyond those of the network's type are none"
+    told = json.loads(run(capsys, "predict", model, "t.csv", "--json")[1])["predictions"]
+    assert told == printed.tolist()
+    for name in ("p.npy", "p.parquet"):
+        assert run(capsys, "predict", model, "t.csv", "--output", name)[0] == 0
+    np.testing.assert_allclose(np.load("p.npy").ravel(), printed, atol=1e-6, rtol=0)
+
+
+def test_json_has_the_digits_of_csv(capsys, trained):
+    arguments = ("predict", trained / "plan", trained / "later.csv", "--proba")
+    shares = json.loads(run(capsys, *arguments, "--json")[1])["predictions"]
+    printed = [[float(cell) for cell in line.split(",")] for line in run(capsys, *arguments)[1].splitlines()[1:]]
+    assert shares == printed
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("extra", [(), ("--stream-from", "0")])
+def test_large_whole_numbers_as_classes(capsys, extra):
+    ids = [str(2**53 + i % 2) for i in range(40)]
+    write_csv("t.csv", {"x": [str(i % 2) for i in range(40)], "id": ids})
+    arguments = ("train", "t.csv", "--target", "id", "--epochs", "1", "--quiet", *QUICK, *extra)
+    code, _, err = run(capsys, *arguments, "--task", "classes")
+    assert (code, err.count("\n")) == (BAD_INPUT, 1)
+    assert "column 'id': got 9007199254740992, expected words, or whole numbers below 2**53, as classes" in err
+    assert run(capsys, *arguments, "--categorical", "id") == (0, "", "")
+    assert fastnn.load("fastnn-model.safetensors").preparation.target.classes == tuple(sorted(set(ids)))
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("extra", [(), ("--stream-from", "0")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--target y --columns x,x", "--columns: got 'x' more than once, expected each column once"),
+        ("--target y,y", "--target: got 'y' more than once, expected each column once"),
+        ("--target y --columns none", "t.csv: got no column with a value to learn from, expected one at least"),
+        ("--target y --columns huge", "t.csv: column 'huge': got numbers too large for their standard deviation, "),
+    ],
+)
+def test_columns_that_cannot_be_learned_from(capsys, arguments, message, extra):
+    numbers = [str(i) for i in range(40)]
+    huge = [f"{i - 20}e200" for i in range(40)]
+    write_csv("t.csv", {"x": numbers, "y": numbers, "none": [""] * 40, "huge": huge})
+    code, out, err = run(capsys, "train", "t.csv", *arguments.split(), *QUICK, *extra)
+    assert (code, out, err.count("\n")) == (BAD_INPUT, "", 1)
+    assert message in err
+
+
+@needs_pyarrow
+def test_nothing_is_left_but_names_of_rows(capsys):
+    write_csv("t.csv", {"id": [f"p{i}" for i in range(300)], "y": [str(i % 2) for i in range(300)]})
+    code, _, err = run(capsys, "train", "t.csv", "--target", "y", *QUICK)
+    assert (code, err.count("\n")) == (BAD_INPUT, 1)
+    assert "t.csv: got no column with a value to learn from ('id' is left out: 300 different words" in err
+
+
+def test_a_number_that_float32_cannot_hold(capsys, trained, recwarn):
+    write_csv("t.csv", {**people(2), "age": ["30", "1e300"]})
+    code, out, err = run(capsys, "predict", trained / "plan", "t.csv")
+    assert (code, out, err.count("\n")) == (BAD_INPUT, "", 1)
+    assert "t.csv: column 'age': got 1e+300 in row 1, expected numbers that float32 holds as (value - " in err
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+
+
+def test_a_preparation_of_another_size_is_damage(capsys, trained, folder):
+    model = fastnn.load(trained / "plan")
+    columns, target = model.preparation.columns, model.preparation.target
+    for changed, message in (
+        (Preparation(columns[:1], target), "its columns make 2 inputs, expected the network's"),
+        (Preparation(columns, Classes("plan", ("a",))), "its target has 1 classes, expected the 3"),
+    ):
+        model.preparation = changed
+        model.save(folder / "m")
+        code, out, err = run(capsys, "predict", "m", trained / "later.csv")
+        assert (code, out) == (BAD_INPUT, "")
+        assert err.startswith(f"fastnn: m: is damaged: {message}")
+
+
+OVERWRITES = [
+    "train t.npz --output t.npz",
+    "train t.npz --output ./x/../t.npz",
+    "train t.npz --output t.png",
+    "train t.npz --output m --plot link.png",
+    "train t.npz --test later.npz --output later.npz",
+    "train images --target labels --output labels",
+    "train folder --output folder/train-labels-idx1-ubyte",
+    "predict plan later.csv --output later.csv",
+    "predict plan later.csv --output plan",
+    "export plan --to npz --output plan",
+]
+
+
+@pytest.mark.parametrize("arguments", OVERWRITES)
+def test_no_file_is_written_over_another(capsys, folder, trained, arguments):
+    (folder / "x").mkdir()
+    (folder / "folder").mkdir()
+    np.savez("t.npz", x=np.zeros((9, 3)), y=np.arange(9))
+    for name in ("later.npz", "link.png"):
+        (folder / name).write_bytes((folder / "t.npz").read_bytes())
+    (folder / "link.png").unlink()
+    os.link("t.npz", "link.png")
+    for name in ("images", "labels", "folder/train-labels-idx1-ubyte"):
+        (folder / name).write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 1, 5]))
+    for name in ("plan", "later.csv"):
+        (folder / name).write_bytes((trained / name).read_bytes())
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, out, err = run(capsys, *arguments.split())
+    assert (code, out, err.count("\n")) == (BAD_INPUT, "", 1)
+    assert re.search(
+        r"--(output|plot): got .*, (a file that is read|the file of --output), expected another name$", err
+    )
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

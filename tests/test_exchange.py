@@ -153,6 +153,34 @@ def test_from_torch_reads_the_usual_networks(torch):
 
 
 @pytest.mark.torch
+def test_a_module_that_stands_twice_is_two_layers(torch):
+    nn = torch.nn
+    linear, relu = nn.Linear(4, 4), nn.ReLU()
+    module = nn.Sequential(linear, relu, linear, relu, nn.Linear(4, 2))
+    model = fastnn.from_torch(module)
+    assert [layer.activation for layer in model.layers] == ["relu", "relu", "identity"]
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    np.testing.assert_allclose(model.predict(x), module(torch.tensor(x)).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.torch
+def test_what_computes_more_than_its_layers_is_refused(torch):
+    class Tripled(torch.nn.Sequential):
+        def forward(self, x):
+            return 3 * super().forward(x)
+
+    linear = torch.nn.Linear(4, 2)
+    with pytest.raises(TypeError, match=r"^module 0: got Tripled with a forward of its own, expected torch.nn.Seq"):
+        fastnn.from_torch(torch.nn.Sequential(Tripled(linear)))
+    for register in (linear.register_forward_hook, linear.register_forward_pre_hook):
+        hook = register(lambda *_: None)
+        with pytest.raises(ValueError, match=r"^module 0: got Linear with forward hooks, expected none"):
+            fastnn.from_torch(torch.nn.Sequential(linear))
+        hook.remove()
+    assert len(fastnn.from_torch(torch.nn.Sequential(linear)).layers) == 1
+
+
+@pytest.mark.torch
 def test_what_has_no_layer_is_named(torch):
     nn = torch.nn
 

@@ -571,3 +571,16 @@ def test_bad_input_of_the_other_pictures_is_refused():
         plotting.plot_confusion_matrix([0, 1], [0, 1], labels=["one"])
     with pytest.raises(ValueError, match=r"normalize: got 'rows', expected one of 'true', 'pred', 'all'"):
         plotting.plot_confusion_matrix([0, 1], [0, 1], normalize="rows")
+
+
+def test_a_dollar_sign_is_a_dollar_sign(tmp_path):
+    title = "us$_sales_$"
+    classes = np.array(["$a_$b", "c$x$"])
+    drawn = [
+        plot_history(RUN, tmp_path / "h.png", title=title),
+        plot_gradient_flow(flow_of([[1.0, 2.0]]), tmp_path / "g.png", title=title),
+        plotting.plot_weights(network(), tmp_path / "w.png", title=title),
+        plotting.plot_confusion_matrix(classes, classes, tmp_path / "c.png", title=title),
+    ]
+    assert all(title in texts(figure) for figure in drawn)
+    assert set(classes) <= set(texts(drawn[-1]))

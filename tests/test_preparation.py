@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn.preparation import MAX_CATEGORIES, Classes, Preparation, Values
+from fastnn.preparation import MAX_CATEGORIES, Classes, Moments, Numeric, Preparation, Values
 from fastnn.tables import Categories, Table
 
 NAN = np.nan
@@ -124,7 +124,7 @@ def test_columns_without_any_value_are_left_out():
 
 def test_a_column_of_another_kind():
     prepared = fit(a=np.array([1.0, 2.0]), w=categories("1", "2"))
-    with pytest.raises(ValueError, match=r"^column 'a': got 'x', expected numbers, as in training$"):
+    with pytest.raises(ValueError, match=r"^column 'a': got 'x' in row 1, expected numbers, as in training$"):
         prepared.transform(table(a=categories(None, "x"), w=categories("1", "1")))
     got = prepared.transform(table(a=categories(None, None), w=np.array([2.0, 3.0])), np.float64)
     np.testing.assert_allclose(got, [[0, 0, 1], [0, 0, 0]], err_msg="numbers are looked up as words")
@@ -168,10 +168,10 @@ def test_values_come_back_in_their_own_units():
     np.testing.assert_allclose(encoded.mean(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(encoded.std(axis=0), [1, 1, 0], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(target.decode(encoded), np.column_stack(list(columns.values())), rtol=1e-12)
-    assert target.decode(encoded.astype(np.float32)).dtype == np.float32
+    assert target.decode(encoded.astype(np.float32)).dtype == np.float64
     with pytest.raises(ValueError, match=r"^column 'a': got no value in row 1, expected finite numbers$"):
         target.encode(table(**{**columns, "a": np.where(np.arange(30) == 1, NAN, 1.0)}))
-    with pytest.raises(ValueError, match=r"^column 'a': got words, expected numbers$"):
+    with pytest.raises(ValueError, match=r"^column 'a': got 'x' in row 0, expected numbers$"):
         Values.fit(("a",), table(a=categories("x")))
 
 
@@ -227,3 +227,77 @@ def test_a_file_whose_preparation_makes_no_sense_is_damaged(change, tmp_path, mo
     model.save(tmp_path / "m")
     with pytest.raises(fastnn.ModelFileError, match=r"is damaged"):
         fastnn.load(tmp_path / "m")
+
+
+def test_the_first_wrong_cell_of_the_file_is_named():
+    prepared = fit(a=np.array([1.0, 2.0]))
+    mixed = table(a=categories("1", None, "x", "y"))
+    with pytest.raises(ValueError, match=r"^column 'a': got 'x' in row 2, expected numbers, as in training$"):
+        prepared.transform(mixed[np.array([3, 0, 2])])
+    with pytest.raises(ValueError, match=r"^column 'a': got 'x' in row 2, expected numbers$"):
+        Values(("a",), (0.0,), (1.0,)).encode(mixed[np.array([3, 2, 0])])
+    numbers = prepared.transform(table(a=categories("1", None)), np.float64)
+    np.testing.assert_array_equal(numbers, [[-1], [0]], err_msg="a batch of a file that has words elsewhere")
+    days = table(a=categories("2026-01-02", "2026-01-02T10:00:00Z", "10:30", "May"))
+    with pytest.raises(ValueError, match=r"^column 'a': got 'May' in row 3, expected dates, as in training$"):
+        Preparation((Numeric("a", 0.0, 1.0, False, dates=True),), TARGET).transform(days)
+
+
+def test_numbers_beyond_what_can_be_scaled_are_refused():
+    huge = np.array([1e200, -1e200, 3e200])
+    message = r"^column 'a': got numbers too large for their standard deviation, expected some below 1e150$"
+    with np.errstate(all="raise"):
+        with pytest.raises(ValueError, match=message):
+            fit(a=huge)
+        with pytest.raises(ValueError, match=message):
+            Values.fit(("a",), table(a=huge))
+        moments = Moments()
+        for part in (huge[:2], huge[2:]):
+            moments.add(part)
+        with pytest.raises(ValueError, match=r"^got numbers too large"):
+            moments.mean_and_spread()
+        with pytest.raises(ValueError, match=r"^column 'a': got 1e\+300 in row 1, expected numbers that float32 holds"):
+            fit(a=np.array([1.0, 2.0])).transform(table(a=np.array([0.0, 1e300])))
+
+
+@pytest.mark.parametrize("large", [2.0**53, -(2.0**60)])
+def test_classes_that_float64_merges_are_refused(large):
+    with pytest.raises(ValueError, match=r"^column 'y': got -?\d+, expected words, or whole numbers below 2\*\*53, as"):
+        Classes.fit("y", np.array([1.0, large]))
+
+
+def test_large_whole_numbers_are_looked_up_exactly():
+    pytest.importorskip("pyarrow")
+    prepared = fit(w=categories(str(2**53), str(2**53 + 1)))
+    np.testing.assert_array_equal(prepared.transform({"w": [2**53 + 1, 2**53]}), [[0, 1], [1, 0]])
+    assert prepared.unseen({"w": [2**53 + 1, 2**53 + 2]}) == {"w": (1, (str(2**53 + 2),))}
+
+
+BROKEN = [
+    ("columns", 0, "mean", None),
+    ("columns", 0, "mean", "a"),
+    ("columns", 0, "spread", 0),
+    ("columns", 0, "name", 5),
+    ("columns", 0, "indicator", "no"),
+    ("columns", 1, "categories", "ab"),
+    ("columns", 1, "categories", ["a", "a"]),
+    ("target", None, "classes", []),
+    ("target", None, "classes", "np"),
+    ("target", None, "classes", ["n", 3]),
+]
+
+
+@pytest.mark.parametrize(("part", "place", "name", "value"), BROKEN)
+def test_plain_data_is_checked(part, place, name, value):
+    config = PREPARATIONS["classes"].config()
+    (config[part] if place is None else config[part][place])[name] = value
+    with pytest.raises((TypeError, ValueError), match=rf"^({name}|categorical|classes): got "):
+        Preparation.from_config(config)
+
+
+def test_values_have_a_mean_and_a_spread_each():
+    config = Preparation((), Values(("a", "b"), (0.0, 1.0), (1.0, 2.0))).config()
+    assert Preparation.from_config(config).config() == config
+    config["target"]["means"] = [0.0]
+    with pytest.raises(ValueError, match=r"^means: got 1 and 2 spreads, expected 2$"):
+        Preparation.from_config(config)

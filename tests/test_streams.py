@@ -163,7 +163,7 @@ def test_values_and_bytes(write, tmp_path):
     one, other = got.evaluate(source), want.evaluate(pixels, VALUES, sample_weight=WEIGHTS)
     assert one["loss"] == other["loss"]
     assert one["r2"] == pytest.approx(other["r2"], abs=1e-12)
-    data, _ = next(feeds.Streamed(source, lambda p: got._gate(got.network, p.x, p.y, p.weight, None)).buffers(9))
+    data, _ = next(feeds.Streamed(source, lambda p: got._gate(got.network, p.x, p.y, p.weight)).buffers(9))
     assert data.x_bytes.dtype == np.uint8
     assert not data.x.size
 
@@ -826,3 +826,22 @@ def test_an_index_of_pandas_is_no_feature(tmp_path):
     assert fastnn.stream(tmp_path / "f.parquet", "y").inputs == 2
     chosen = fastnn.stream(tmp_path / "f.parquet", "y", features=["b"])
     np.testing.assert_array_equal(np.asarray(next(chosen.blocks[0].read(True, False)).x["b"]), X[:, 1])
+
+
+def test_sparse_rows_with_targets_in_files(tmp_path):
+    """Any rows are taken of the matrix, while files are read in slices."""
+    scipy_sparse = pytest.importorskip("scipy.sparse")
+    x = scipy_sparse.csr_array(X * (rng.uniform(size=X.shape) < 0.3))
+    np.save(tmp_path / "y.npy", LABELS)
+    np.save(tmp_path / "w.npy", WEIGHTS)
+    source = fastnn.stream(x, tmp_path / "y.npy", sample_weight=tmp_path / "w.npy", buffer_rows=20)
+    same(fitted(source), fitted(fastnn.stream(x, LABELS, sample_weight=WEIGHTS, buffer_rows=20)))
+
+
+def test_no_columns_of_parquet(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"y": LABELS}), tmp_path / "y.parquet")
+    with pytest.raises(ValueError, match=r"^features: got no name, expected at least one column$"):
+        fastnn.stream(tmp_path / "y.parquet", "y", features=[])
+    with pytest.raises(ValueError, match=r"^data: got 103 rows of 0 inputs in .*, expected at least one of each$"):
+        fastnn.stream(tmp_path / "y.parquet", "y")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastnn import tables
-from fastnn.tables import Categories, Table, as_categories, as_table, column_names, is_missing, read_table
+from fastnn.tables import _NO_TEXT, Categories, Table, as_categories, as_table, column_names, is_missing, read_table
 
 HAS_PYARROW = importlib.util.find_spec("pyarrow") is not None
 needs_pyarrow = pytest.mark.skipif(not HAS_PYARROW, reason="pyarrow is not installed")
@@ -243,3 +243,78 @@ def test_without_pyarrow_one_sentence_says_how_to_get_it(write):
             read(write("PAR1", "t.parquet"))
     with pytest.raises(ImportError, match=f"^{hint}$"):
         as_table({"a": [1]})
+
+
+SEPARATED = {
+    "blank lines first": "\n \na;b\n1;2\n",
+    "a line that says it": "sep=;\na;b\n1;2\n",
+}
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("name", SEPARATED)
+def test_separators_that_are_hard_to_guess(write, name):
+    table = read_table(write(SEPARATED[name]))
+    assert {name: column.tolist() for name, column in table.columns.items()} == {"a": [1], "b": [2]}
+
+
+@needs_pyarrow
+def test_separators_within_names(write):
+    assert column_names(write('"Last, first, middle";y\n"a";2\n')) == ("Last, first, middle", "y")
+    assert column_names(write("amount,net;price,gross;y\n1;2;3\n")) == ("amount,net", "price,gross", "y")
+    assert column_names(write('"a,\n,b";c\n1;2\n')) == ("a,\n,b", "c")
+
+
+@needs_pyarrow
+def test_blanks_around_a_missing_cell(write):
+    table = read_table(write("a,b,c\n1,2,3\n , NA ,  ?\n"))
+    for column in table.columns.values():
+        assert is_missing(column).tolist() == [False, True]
+        assert not isinstance(column, Categories)
+
+
+@needs_pyarrow
+def test_what_a_csv_file_lacks_is_said(tmp_path):
+    (tmp_path / "latin.csv").write_bytes(b"a,b\n" + b"x,1\n" * 50_000 + "é,1\n".encode("latin-1"))
+    for named, message in (((), "column 'a': got binary, expected .* words in UTF-8"), (("a",), _NO_TEXT)):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            read_table(tmp_path / "latin.csv", words=named)
+    (tmp_path / "names.csv").write_bytes(b"a,b")
+    with pytest.raises(ValueError, match=r"^got no row below the columns' names, expected some$"):
+        read_table(tmp_path / "names.csv")
+
+
+@needs_pyarrow
+def test_whole_numbers_as_words_are_exact():
+    import pyarrow
+
+    large = [2**53, 2**53 + 1, None]
+    table = as_table(pyarrow.table({"a": large}), ["a"])
+    assert words(table.columns["a"]) == ["9007199254740992", "9007199254740993", None]
+
+
+@needs_pyarrow
+def test_string_views(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    cells = pyarrow.table({"w": pyarrow.array(["x", None, "y", "x"], pyarrow.string_view())})
+    pyarrow.parquet.write_table(cells, tmp_path / "t.parquet")
+    for table in (as_table(cells), read_table(tmp_path / "t.parquet")):
+        assert words(table.columns["w"]) == ["x", None, "y", "x"]
+
+
+@needs_pyarrow
+def test_frames_of_polars():
+    polars = pytest.importorskip("polars")
+    kinds = (polars.String, polars.Categorical, polars.Enum(["x", "y"]))
+    frame = polars.DataFrame({str(i): polars.Series(["x", None, "y"], dtype=kind) for i, kind in enumerate(kinds)})
+    for column in as_table(frame).columns.values():
+        assert words(column) == ["x", None, "y"]
+
+
+def test_rows_keep_their_numbers():
+    table = Table({"n": np.arange(5.0)}, 5, first=10)
+    part = table[np.array([3, 1, 4])][np.array([True, True, False])]
+    assert [part.number(row) for row in range(2)] == [13, 11]
+    assert part.only(["n"]).earliest(np.array([True, True])) == 1

@@ -18,14 +18,13 @@ An error is one sentence on stderr. Exit codes: 0; 1 where training or writing f
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 from fastnn._version import __version__
 from fastnn.cli import bench, evaluate, export, info, predict, train, warmup
 from fastnn.cli.options import Parser
-from fastnn.cli.shared import BAD_INPUT, FAILED, INTERRUPTED, CommandError, complain
+from fastnn.cli.shared import BAD_INPUT, FAILED, INTERRUPTED, CommandError, complain, drop_stdout, lenient_stdout
 
 __all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "main"]
 
@@ -56,13 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 1, 2 or 130; the module says which is which.
     """
     try:
-        parser = make_parser()
-        options = parser.parse_args(arguments)
-        if options.run is None:
-            names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
-            parser.error(f"got no command, expected {', '.join(names[:-1])} or {names[-1]}")
-        code: int = options.run(options)
-        sys.stdout.flush()
+        with lenient_stdout():
+            parser = make_parser()
+            options = parser.parse_args(arguments)
+            if options.run is None:
+                names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+                parser.error(f"got no command, expected {', '.join(names[:-1])} or {names[-1]}")
+            return _flushed(options.run(options))
     except SystemExit as stop:  # --help, --version, and what argparse refuses
         return stop.code if isinstance(stop.code, int) else 0
     except CommandError as error:
@@ -72,8 +71,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return complain("interrupted", INTERRUPTED)
     except BrokenPipeError:  # who read our output, such as `head`, has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         return FAILED
+    except OSError as error:  # those of other files are sentences already
+        drop_stdout()
+        return complain(f"{error.filename or 'stdout'}: cannot be written: {error.strerror or error}", FAILED)
+
+
+def _flushed(code: int) -> int:
+    """Print what is left; the code of a command that has done its work stays though nobody reads of it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_stdout()
     return code
 
 

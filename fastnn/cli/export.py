@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from fastnn import saving
 from fastnn.cli.options import add_command, add_json, add_model, one_of
-from fastnn.cli.shared import CommandError, blame, check_place, load_model, print_json, writing
+from fastnn.cli.shared import CommandError, blame, check_outputs, check_place, load_model, print_json, writing
 from fastnn.export import torch_arrays
 from fastnn.kernels import epoch as e
 from fastnn.model import Sequential
@@ -58,8 +58,7 @@ def run(options: argparse.Namespace) -> int:
         raise CommandError(f"--to: got {ending or 'none'}, expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     path = Path(options.output or Path(options.model).with_suffix(ENDINGS[kind]).name)
     check_place("--output", path)
-    if path.exists() and path.samefile(options.model):
-        raise CommandError(f"--output: got {path}, the model itself, expected another file")
+    check_outputs({"--output": path}, [options.model])
     model = load_model(options.model)
     module = ""
     with blame(f"--to {kind}"), writing(str(path)):

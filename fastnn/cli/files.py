@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fastnn.batches import BatchedTable, table_bytes
 from fastnn.datasets import load_idx, load_idx_dir
-from fastnn.preparation import Classes, Preparation
+from fastnn.preparation import Classes, Numeric, Preparation, without_words
 from fastnn.tables import Categories, Column, Table, column_names, read_table
 
 Array = npt.NDArray[Any]
@@ -204,6 +204,9 @@ class Unseen:
         """Take in a batch."""
         if not self.rows:
             self.preparation.transform(table[np.arange(1)])  # says which columns are lacking
+        for part in self.preparation.columns:
+            if isinstance(part, Numeric):
+                without_words(part.name, table, f"{part.what}, as in training", part.dates)
         self.rows += len(table)
         for name, (rows, names) in self.preparation.unseen(table).items():
             found = self.columns.setdefault(name, {"rows": 0, "categories": []})
@@ -268,6 +271,8 @@ def _read_text(path: str) -> Array:
             warnings.simplefilter("ignore", UserWarning)  # "input contained no data"
             try:
                 rows = np.loadtxt(file, delimiter=delimiter, ndmin=2, comments=None)
+            except UnicodeDecodeError:
+                raise
             except ValueError as error:
                 raise ValueError(f"{str(error).partition(';')[0].rstrip('.')}, expected rows of numbers") from None
     if not rows.size:

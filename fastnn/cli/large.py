@@ -12,8 +12,7 @@ import contextlib
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from fastnn.cli.files import Array, columns_there, pieces, write_npy_header
 from fastnn.cli.shared import FAILED, CommandError, reading, size_name, writing
 from fastnn.cli.sources import (
     Task,
+    check_inputs,
     describe,
     fit_classes,
     infer,
@@ -33,7 +33,17 @@ from fastnn.cli.sources import (
     parts_of,
     with_target,
 )
-from fastnn.preparation import Categorical, Classes, Moments, Numeric, Preparation, Values, category_counts, numbers_of
+from fastnn.preparation import (
+    Categorical,
+    Classes,
+    Moments,
+    Numeric,
+    Preparation,
+    Values,
+    about_column,
+    category_counts,
+    numbers_of,
+)
 from fastnn.streams import Stream, stream
 from fastnn.tables import Categories, Column, Table, is_missing
 
@@ -110,10 +120,10 @@ def large_task(
     name: str,
     inputs: Sequence[str],
     targets: Sequence[str],
+    notes: list[str],
     cleanup: contextlib.ExitStack,
 ) -> Task:
-    """Return the task of a table as streams of files that `cleanup` removes."""
-    notes: list[str] = []
+    """Return the task of a table as streams of files that `cleanup` removes; `notes` are those made so far."""
     with reading(options.data):
         table = BatchedTable(options.data, [*inputs, *targets], options.categorical)
         found = table.visit(lambda: Survey(targets, options.task != "values"))
@@ -133,6 +143,7 @@ def large_task(
         classes = fit_classes(targets, found.target()) if kind == "classes" else None
         parts = parts_of(options, found.rows, test is None)
         preparation, different = _learn(table, inputs, targets, parts, classes)
+        check_inputs(preparation, notes)
     notes.append(describe(preparation, inputs, different))
     counts = [int(np.count_nonzero(parts == part)) for part in range(3)]
     counts[HELD] += tested if test else 0
@@ -191,7 +202,7 @@ def _batches(
     done = 0
     for batch in table.batches():
         rows = with_target(batch, targets)
-        yield replace(rows, first=done), parts[done : done + len(rows)]
+        yield rows, parts[done : done + len(rows)]
         done += len(rows)
     if done != len(parts):
         raise ValueError(f"got {done:,} rows after {len(parts):,}, expected a file that stays as it is")
@@ -227,7 +238,7 @@ def _learn(
                 moments[name].add(values)
     target: Classes | Values
     if classes is None:
-        means, spreads = zip(*(moments[name].mean_and_spread() for name in targets), strict=True)
+        means, spreads = zip(*(_measured(name, moments) for name in targets), strict=True)
         target = Values(tuple(targets), means, spreads)
     else:
         target = classes
@@ -236,8 +247,13 @@ def _learn(
         if counts.get(name):
             columns.append(Categorical.of_counts(name, counts[name], missing[name] > 0))
         elif moments[name].count:
-            columns.append(Numeric(name, *moments[name].mean_and_spread(), missing[name] > 0, name in dates))
+            columns.append(Numeric(name, *_measured(name, moments), missing[name] > 0, name in dates))
     return Preparation(tuple(columns), target), {name: len(known) for name, known in counts.items()}
+
+
+def _measured(name: str, moments: Mapping[str, Moments]) -> tuple[float, float]:
+    with about_column(name):
+        return moments[name].mean_and_spread()
 
 
 class _Stored:

@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import itertools
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,8 +18,18 @@ import numpy.typing as npt
 from fastnn.cli.files import is_large, open_batches, pieces, read_samples, warn_unseen, write_npy_header
 from fastnn.cli.options import add_command, add_json, add_model, add_stream_from
 from fastnn.cli.scores import target_of
-from fastnn.cli.shared import CommandError, check_place, check_pyarrow, load_model, print_json, reading, writing
+from fastnn.cli.shared import (
+    CommandError,
+    check_outputs,
+    check_place,
+    check_pyarrow,
+    load_model,
+    print_json,
+    reading,
+    writing,
+)
 from fastnn.model import Sequential
+from fastnn.preparation import Values
 from fastnn.saving import replacing
 
 Array = npt.NDArray[Any]
@@ -54,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     ending = "" if options.output is None else Path(options.output).suffix.lower()
     if options.output is not None:
         check_place("--output", Path(options.output))
+        check_outputs({"--output": Path(options.output)}, [options.model, options.data])
     if ending == ".parquet":
         check_pyarrow("--output")
     model = load_model(options.model)
@@ -68,16 +80,18 @@ def run(options: argparse.Namespace) -> int:
     results, rows, unseen = (_in_batches if large else _at_once)(model, options)
     first = next(results)
     names = columns_of_answers(model, first, options.proba)
+    forms = number_forms(model, options.proba, len(names))
     facts = {"rows": rows, "columns": names, "unseen": unseen}
     if options.json and options.output is None:
-        print_json({**facts, "predictions": (first.ravel() if len(names) == 1 else first).tolist()})
+        predictions = _rounded(first, forms)
+        print_json({**facts, "predictions": (predictions.ravel() if len(names) == 1 else predictions).tolist()})
         return 0
     if not options.json:
         warn_unseen(unseen, rows)
     results = itertools.chain([first], results)
     header = names if _is_of_table(model) else None
     if options.output is None:
-        _write_text(sys.stdout, results, header)
+        _write_text(sys.stdout, results, header, forms)
         return 0
     path = Path(options.output)
     with writing(options.output), replacing(path) as file:
@@ -89,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
             _write_parquet(file, results, names)
         else:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-            _write_text(text, results, header)
+            _write_text(text, results, header, forms)
             text.detach()  # which flushes it; the file stays open
     if options.json:
         print_json({**facts, "file": options.output, "bytes": path.stat().st_size})
@@ -145,8 +159,30 @@ def columns_of_answers(model: Sequential, result: Array, proba: bool) -> list[st
     return list(target.names) if len(target.names) == width else [f"y[{i}]" for i in range(width)]
 
 
-def _write_text(file: Any, results: Iterable[Array], header: list[str] | None) -> None:
-    """Write a line a row; floats with all the digits that their type has."""
+def number_forms(model: Sequential, proba: bool, columns: int) -> list[str]:
+    """Return for each column of numbers the form that has the digits which the network's type gives them.
+
+    Values have more digits than that where their mean is far above their spread, which is what float32 was scaled to.
+    """
+    if model.dtype == np.float64:
+        return ["%.17g"] * columns
+    target = None if model.preparation is None else model.preparation.target
+    if proba or not isinstance(target, Values):
+        return ["%.9g"] * columns
+    more = [math.log10(1 + abs(mean) / spread) for mean, spread in zip(target.means, target.spreads, strict=True)]
+    return [f"%.{min(17, 9 + math.ceil(digits))}g" for digits in more]
+
+
+def _rounded(result: Array, forms: list[str]) -> Array:
+    """Return numbers as `_write_text` writes them; words and whole numbers as they are."""
+    if result.dtype.kind != "f":
+        return result
+    rows = result.reshape(len(result), len(forms)).tolist()
+    return np.array([[float(form % value) for form, value in zip(forms, row, strict=True)] for row in rows])
+
+
+def _write_text(file: Any, results: Iterable[Array], header: list[str] | None, forms: list[str]) -> None:
+    """Write a line a row."""
     lines = csv.writer(file, lineterminator="\n")
     if header is not None:
         lines.writerow(header)
@@ -154,8 +190,7 @@ def _write_text(file: Any, results: Iterable[Array], header: list[str] | None) -
         if result.dtype.kind == "U":
             lines.writerows(result.reshape(-1, 1).tolist())
             continue
-        form = "%d" if result.dtype.kind == "i" else "%.9g" if result.dtype == np.float32 else "%.17g"
-        np.savetxt(file, result, fmt=form, delimiter=",")
+        np.savetxt(file, result, fmt="%d" if result.dtype.kind == "i" else forms, delimiter=",")
 
 
 def _write_parquet(file: Any, results: Iterator[Array], names: list[str]) -> None:

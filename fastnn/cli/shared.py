@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -9,12 +10,13 @@ import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fastnn.model import Sequential, load
+from fastnn.preparation import Classes
 from fastnn.progress import ProgressBar
 from fastnn.saving import ModelFileError
 from fastnn.tables import NEEDS_PYARROW
@@ -39,13 +41,45 @@ def complain(message: str, code: int) -> int:
 
 
 def say(text: str) -> None:
-    """Print without tearing a progress bar."""
-    ProgressBar.write(text, file=sys.stdout)
+    """Print without tearing a progress bar; training goes on where nobody reads, which `main` finds out in the end."""
+    with contextlib.suppress(OSError):
+        ProgressBar.write(text, file=sys.stdout)
 
 
 def print_json(facts: dict[str, Any]) -> None:
     """Print facts as one JSON object; null for numbers that are not finite."""
-    print(json.dumps(_finite(facts), indent=2, ensure_ascii=False))
+    text = json.dumps(_finite(facts), indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(_finite(facts), indent=2)
+    print(text)
+
+
+@contextmanager
+def lenient_stdout() -> Iterator[None]:
+    """Have characters that the encoding of stdout has not be printed as \\u6771."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is None:
+        yield
+        return
+    before = sys.stdout.errors
+    reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        try:
+            reconfigure(errors=before)
+        except OSError:  # it prints what is left first
+            drop_stdout()
+
+
+def drop_stdout() -> None:
+    """Throw away what could not be printed, which Python would try again at its end."""
+    with contextlib.suppress(OSError, ValueError):  # in tests stdout is no file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _finite(value: Any) -> Any:
@@ -92,7 +126,8 @@ def reading(path: str) -> Iterator[None]:
         try:
             yield
         except UnicodeDecodeError:
-            raise ValueError("got bytes of no known kind, expected a table, IDX, .npy, .npz or numbers") from None
+            expected = "a table, IDX, .npy, .npz or numbers, all text in UTF-8"
+            raise ValueError(f"got bytes of no known kind, expected {expected}") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise ValueError(f"got a damaged file ({error}), expected a whole one") from None
 
@@ -104,6 +139,28 @@ def writing(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise CommandError(f"{path}: cannot be written: {error.strerror or error}", FAILED) from None
+
+
+def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[str | None]) -> None:
+    """Refuse files, by the options that name them, that would be written over one that is read, or over each other."""
+    others = [Path(path) for path in inputs if path is not None]
+    others += [file for folder in others if folder.is_dir() for file in folder.glob("*ubyte*")]
+    taken = dict.fromkeys(others, "a file that is read")
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        for other, what in taken.items():
+            if _same_file(path, other):
+                raise CommandError(f"{option}: got {path}, {what}, expected another name")
+        taken[path] = f"the file of {option}"
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Whether two names stand for one file, which need not be there yet."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return os.path.normcase(one.resolve()) == os.path.normcase(other.resolve())
 
 
 def check_place(option: str, path: Path) -> None:
@@ -134,6 +191,20 @@ def load_model(path: str) -> Sequential:
     """Read a model, or say why not."""
     with blame(path):
         try:
-            return load(path)
+            model = load(path)
         except ModelFileError as error:
             raise ValueError(str(error).removeprefix(f"{path}: ")) from None
+        _check_fit(model)
+        return model
+
+
+def _check_fit(model: Sequential) -> None:
+    """Refuse a preparation whose inputs or outputs are not those of the network."""
+    if model.preparation is None:
+        return
+    inputs, target, units = len(model.preparation.inputs), model.preparation.target, model.network.units
+    outputs = len(target.classes if isinstance(target, Classes) else target.names)
+    if model.preparation.columns and inputs != model.network.inputs:
+        raise ValueError(f"is damaged: its columns make {inputs} inputs, expected the network's {model.network.inputs}")
+    if outputs != units and not (isinstance(target, Classes) and (outputs, units) == (2, 1)):
+        raise ValueError(f"is damaged: its target has {outputs} {target.kind}, expected the {units} of the network")

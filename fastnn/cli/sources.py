@@ -15,7 +15,16 @@ import numpy.typing as npt
 from fastnn.cli.files import Rows
 from fastnn.cli.shared import CommandError, reading
 from fastnn.layers import Rescale
-from fastnn.preparation import MAX_CATEGORIES, Categorical, Classes, Numeric, Preparation, Values, mean_and_spread
+from fastnn.preparation import (
+    MAX_CATEGORIES,
+    Categorical,
+    Classes,
+    Numeric,
+    Preparation,
+    Values,
+    about_column,
+    mean_and_spread,
+)
 from fastnn.streams import Stream
 from fastnn.tables import Categories, Column, Table, is_missing
 
@@ -102,6 +111,7 @@ def assemble(
         target = _fit_target(kind, rows.y, learn.y)
         if isinstance(learn.x, Table):
             rescale, preparation = None, Preparation.fit(learn.x, tuple(learn.x.columns), target)
+            check_inputs(preparation, notes)
             different = {name: count_different(column) for name, column in learn.x.columns.items()}
             notes.append(describe(preparation, list(different), different))
         else:
@@ -189,6 +199,13 @@ def fit_classes(names: Sequence[str], column: Column) -> Classes:
     return target
 
 
+def check_inputs(preparation: Preparation, notes: Sequence[str]) -> None:
+    """Refuse columns that leave nothing to learn from."""
+    if not preparation.columns:
+        why = "".join(f" ({note})" for note in notes if "is left out" in note)
+        raise ValueError(f"got no column with a value to learn from{why}, expected one at least")
+
+
 def describe(preparation: Preparation, names: Sequence[str], different: Mapping[str, int]) -> str:
     """Say what the columns of these names become, and which are left out or cut, by how many categories they hold."""
     columns = preparation.columns
@@ -208,7 +225,10 @@ def _rescale(x: Array, byte_scale: float) -> Rescale:
     """Return what brings bytes to 0 .. 1, and columns of other numbers to mean 0 and spread 1."""
     if x.dtype == np.uint8:
         return Rescale(byte_scale)
-    measured = [mean_and_spread(column) for column in x.T]
+    measured = []
+    for number, column in enumerate(x.T):
+        with about_column(number):
+            measured.append(mean_and_spread(column))
     mean, spread = np.array(measured).T
     return Rescale(1.0 / spread, -mean / spread)
 

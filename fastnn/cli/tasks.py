@@ -13,7 +13,7 @@ from fastnn.cli.large import large_task
 from fastnn.cli.shared import CommandError, reading
 from fastnn.cli.sources import Task, assemble, count_different, left_out, listed, names_rows, with_target
 from fastnn.datasets import load_digits
-from fastnn.tables import Categories, Table, column_names, read_table
+from fastnn.tables import Categories, Table, column_names, is_index, read_table
 
 
 def make_task(options: argparse.Namespace, cleanup: contextlib.ExitStack) -> Task:
@@ -68,11 +68,12 @@ def _table_task(options: argparse.Namespace, name: str, cleanup: contextlib.Exit
         for name in options.columns or names
         if name not in targets and (name not in options.ignore or name in options.columns)
     ]
+    notes: list[str] = []
+    inputs = [column for column in inputs if not _counts_rows(options, column, notes)]
     if not inputs:
         raise CommandError(f"{options.data}: got no column but the target, expected one to learn from")
     if _is_large(options):
-        return large_task(options, name, inputs, targets, cleanup)
-    notes: list[str] = []
+        return large_task(options, name, inputs, targets, notes, cleanup)
     with reading(options.data):
         table = read_table(options.data, [*inputs, *targets], options.categorical)
     for target in targets:
@@ -90,6 +91,14 @@ def _table_task(options: argparse.Namespace, name: str, cleanup: contextlib.Exit
                 held.column(target)
             test = _with_target(held, [name for name in inputs if name in held.columns], targets, notes)
     return assemble(options, name, rows, test, 1.0, notes)
+
+
+def _counts_rows(options: argparse.Namespace, name: str, notes: list[str]) -> bool:
+    """Whether a column is an index that pandas wrote and nobody asked for; notes that it is left out."""
+    if not is_index(name) or name in options.columns or name in options.categorical:
+        return False
+    notes.append(f"{name!r} is left out: the index that pandas wrote (--columns takes it in)")
+    return True
 
 
 def _is_large(options: argparse.Namespace) -> bool:
@@ -115,6 +124,8 @@ def _target_names(asked: str | None, names: Sequence[str]) -> tuple[str, ...]:
 
 def _check_names(option: str, asked: Sequence[str], names: Sequence[str]) -> None:
     for name in asked:
+        if asked.count(name) > 1:
+            raise CommandError(f"--{option}: got {name!r} more than once, expected each column once")
         if name not in names:
             message = str(unknown_name(f"--{option}", name, names))
             if any(part.replace(".", "", 1).lstrip("-").isdigit() for part in names):

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastnn._version import __version__
 from fastnn.callbacks import Callback, EarlyStopping
+from fastnn.cli.files import kind_of
 from fastnn.cli.options import add_command
 from fastnn.cli.scores import brief, measure
 from fastnn.cli.shared import (
@@ -19,9 +20,11 @@ from fastnn.cli.shared import (
     CommandError,
     blame,
     check_folder,
+    check_outputs,
     check_place,
     complain,
     print_json,
+    reading,
     say,
     writing,
 )
@@ -115,6 +118,7 @@ def run(options: argparse.Namespace) -> int:
     # Everything that can be wrong with the arguments shows before the first step.
     check_place("--output", Path(options.output))
     plot = plot_place(options)
+    check_outputs({"--output": Path(options.output), "--plot": plot}, _inputs(options))
     options.device, options.matmul_precision = device_of(options)
     optimizer_of(options, epochs=1)
     if options.temp is not None:
@@ -128,6 +132,16 @@ def run(options: argparse.Namespace) -> int:
             _introduce(options, task, model)
         outcome = _fit(options, task, model, epochs, batch_size)
         return _finish(options, model, task, outcome, plot)
+
+
+def _inputs(options: argparse.Namespace) -> list[str]:
+    """Return the files that are read."""
+    files = [path for path in (options.data, options.test) if isinstance(path, str)]
+    if options.data is not None and options.target is not None:
+        with reading(options.data):
+            if kind_of(options.data) == "idx":  # whose labels are a file
+                files.append(options.target)
+    return files
 
 
 def _introduce(options: argparse.Namespace, task: Task, model: Sequential) -> None:
@@ -187,7 +201,11 @@ def _finish(options: argparse.Namespace, model: Sequential, task: Task, outcome:
         if seconds:
             say(f"{rate:,.0f} samples/s, {seconds:.1f} s of training")
         say(f"wrote {options.output}")
-    drawn, undrawn = _draw(model, plot, task)
+    drawn, undrawn, unwritten = None, "", None
+    try:
+        drawn, undrawn = _draw(model, plot, task)
+    except CommandError as error:  # the result is told before
+        unwritten = error
     if talk and (drawn or undrawn):
         say(f"wrote {drawn}" if drawn else undrawn)
     if options.json:
@@ -207,7 +225,11 @@ def _finish(options: argparse.Namespace, model: Sequential, task: Task, outcome:
             "fastnn": __version__,
         }
         print_json(facts)
-    return complain(f"{ending}; the best model so far is in {options.output}", code) if code == FAILED else code
+    if code == FAILED:
+        return complain(f"{ending}; the best model so far is in {options.output}", code)
+    if unwritten is not None:
+        raise unwritten
+    return code
 
 
 def _arguments(part: Pair | Stream) -> tuple[Any, ...]:

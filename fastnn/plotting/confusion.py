@@ -126,8 +126,10 @@ def _cells(axes: Axes, shares: npt.NDArray[np.float64], names: Sequence[str], th
         spine.set_color(theme.grid)
     if len(names) <= NUMBERED:
         long = max(map(len, names)) > 4
-        axes.set_xticks(range(len(names)), names, rotation=45 if long else 0, ha="right" if long else "center")
-        axes.set_yticks(range(len(names)), names)
+        side = "right" if long else "center"
+        # A "$" in a name begins no formula.
+        axes.set_xticks(range(len(names)), names, rotation=45 if long else 0, ha=side, parse_math=False)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
     else:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=10, integer=True))

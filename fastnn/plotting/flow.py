@@ -101,7 +101,7 @@ def plot_gradient_flow(
     elif quantity != "mean":
         percent(axes)
     if title:
-        axes.set_title(title, color=colours.ink, loc="left", fontweight="bold")
+        axes.set_title(title, color=colours.ink, loc="left", fontweight="bold", parse_math=False)
     if len(ends) <= _NAMED:
         _label_ends(axes, ends, by_decades)
     elif ends:

@@ -93,9 +93,9 @@ def check_path(path: str | os.PathLike[str] | None) -> Path | None:
 
 
 def headline(figure: Figure, title: str | None, theme: Theme) -> None:
-    """Write a title above all panels."""
+    """Write a title above all panels, as it stands: "$" begins no formula."""
     if title:
-        figure.suptitle(title, x=0.01, ha="left", color=theme.ink, fontsize=12, fontweight="bold")
+        figure.suptitle(title, x=0.01, ha="left", color=theme.ink, fontsize=12, fontweight="bold", parse_math=False)
 
 
 def finish(figure: Figure, path: Path | None) -> Figure:
