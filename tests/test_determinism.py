@@ -416,7 +416,7 @@ class Break(fastnn.Callback):
 
 
 @pytest.mark.parametrize("order", ["stopping first", "checkpoint first"])
-@pytest.mark.parametrize("epoch", [1, 6, 10])
+@pytest.mark.parametrize("epoch", [1, 6, 13])
 def test_early_stopping_resumes_from_a_checkpoint(order, epoch, tmp_path):
     """Wherever it was interrupted, it stops at the same epoch with the same best weights."""
 
@@ -429,7 +429,7 @@ def test_early_stopping_resumes_from_a_checkpoint(order, epoch, tmp_path):
     whole, watch = small_model(rule()), stopping()
     fit(whole, 40, [watch])
     assert watch.stopped
-    assert (whole.epoch, watch.best_epoch) == (12, 8)
+    assert (whole.epoch, watch.best_epoch) == (15, 11)
 
     path = tmp_path / "m.safetensors"
     callbacks = [stopping(), fastnn.Checkpoint(path)]
