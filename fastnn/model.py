@@ -586,11 +586,10 @@ class Sequential:
 
     def clone(self, *, weights: bool = True) -> Sequential:
         """Return an independent model with the same settings and, unless `weights` is False, training state."""
-        check_flag("weights", weights)
-        config = saving.config_of(self)
-        if not weights or self._runtime is None:
-            return saving.model_from_config(type(self), config, self._place)
-        return saving.from_parts(type(self), *copy.deepcopy(saving.parts_of(self)), self._place)
+        if check_flag("weights", weights) and self._runtime is not None:
+            self.collect_callback_states()
+            return copy.deepcopy(self)
+        return saving.model_from_config(type(self), saving.config_of(self), self._place)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole model to a safetensors file: network, weights, optimizer state, counters, callbacks' state.

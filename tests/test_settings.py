@@ -137,6 +137,17 @@ def test_rates_of_ones_own_are_checked_and_left_alone(data):
     np.testing.assert_array_equal(table, before)
 
 
+def test_a_clone_has_the_schedule_of_ones_own(data):
+    model = build(fastnn.SGD(Table(np.linspace(0.1, 0.2, 30))))
+    fit(model, data)
+    clone = model.clone()
+    assert clone.optimizer.lr is not model.optimizer.lr
+    fit(clone, data)
+    assert weight_bytes(clone) != weight_bytes(model)
+    fit(model, data)
+    assert weight_bytes(clone) == weight_bytes(model)
+
+
 @pytest.mark.parametrize("table", [np.full(7, 0.1), np.full((30, 2), 0.1), np.full(30, -0.1), ["a"] * 30])
 def test_bad_rates_never_reach_compiled_code(table, data):
     model = build(fastnn.SGD(Table(table)))
