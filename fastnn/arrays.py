@@ -6,6 +6,7 @@ weights: so compiled code meets one signature a dtype. Nothing here changes a mo
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from fastnn.losses import Loss
 Array = npt.NDArray[Any]
 
 _NUMBERS_AT_A_TIME = 1 << 16
-"""Numbers looked at together when values are checked: as many zeros stay in a CPU's cache."""
+"""Numbers looked at together when values are checked, so that what is made of them on the way stays small."""
 
 
 _KINDS = {
@@ -157,8 +158,10 @@ def _where(place: tuple[int, ...]) -> str:
 
 def _contiguous(array: Array, dtype: Any) -> Array:
     """Return a C-ordered, aligned, native array of `dtype`; the same one where it is so already."""
-    result = np.require(array, dtype, ["C", "A"])
-    return np.asarray(result)
+    if array.dtype == dtype and array.flags.carray:
+        return array
+    with np.errstate(over="ignore"):  # what leaves the range of `dtype` is infinite then
+        return np.asarray(np.require(array, dtype, ["C", "A"]))
 
 
 def _check_finite(name: str, array: Array, first_row: int = 0, columns: Sequence[str] = ()) -> None:
@@ -167,11 +170,13 @@ def _check_finite(name: str, array: Array, first_row: int = 0, columns: Sequence
         return
     flat = array.reshape(len(array), -1)
     step = max(1, _NUMBERS_AT_A_TIME // flat.shape[1])
-    zeros = np.zeros(step * flat.shape[1], array.dtype)
     for start in range(0, len(flat), step):
         piece = flat[start : start + step]
-        if np.vdot(piece, zeros[: piece.size]) != 0:  # NaN or infinity times 0 is NaN; one pass over the memory
-            row, column = np.argwhere(~np.isfinite(piece))[0]
+        if math.isfinite(np.vdot(piece, piece)):  # as it is in one pass over the memory, unless squares are too large
+            continue
+        bad = ~np.isfinite(piece)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
             named = f" ({columns[column]!r})" if columns else ""
             raise ValueError(
                 f"{name}: got {piece[row, column]} in row {first_row + start + row}, column {column}{named}, expected "
@@ -225,8 +230,7 @@ def as_samples(
         raise ValueError(f"{name}: got {array.shape[1]} inputs a row (shape {shape}), expected {inputs}")
     if array.dtype == np.uint8:
         return np.empty((0, 0), dtype), _contiguous(array, np.uint8)
-    with np.errstate(over="ignore"):
-        samples = _contiguous(array, dtype)
+    samples = _contiguous(array, dtype)
     if check_finite:
         _check_finite(name, samples, first_row, column_names(value))
     return samples, np.empty((0, 0), np.uint8)
@@ -280,8 +284,7 @@ def as_targets(
     if array.shape != (rows, units):
         also = f" or {rows} class labels" if loss.takes == "labels" else ""
         raise ValueError(f"{name}: got shape {array.shape}, expected {wanted}{also}")
-    with np.errstate(over="ignore"):
-        targets = _contiguous(array, dtype)
+    targets = _contiguous(array, dtype)
     if check_finite:
         _check_finite(name, targets, first_row, column_names(value))
     if loss.takes == "labels" and (targets < 0).any():

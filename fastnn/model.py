@@ -453,9 +453,7 @@ class Sequential:
         self.build(network.inputs)
         runtime = self.runtime
         rates = as_schedule(self.optimizer.lr).checked_rates(self.step, self.epoch, 1)
-        report = np.zeros((1, e.N_REPORT))
-        steps = runtime.training_calls(data, data.rows)
-        steps(np.empty(0, np.int64), 0, data.rows, self.step, rates, report)
+        report = runtime.train_once(data, self.step, rates)
         if not report[0, e.REPORT_ROWS]:
             raise FloatingPointError(f"loss: is NaN or infinite, {self.first_bad_layer(data.rows)}; no step was taken")
         self.step += 1

@@ -26,6 +26,7 @@ Array = npt.NDArray[Any]
 Report = npt.NDArray[np.float64]
 
 _NO_ORDER = np.empty(0, np.int64)
+_DATA = e.X, e.X_BYTES, e.LABELS, e.TARGETS, e.WEIGHTS
 _FEW_ROWS, _FEW_FLOPS = 64, 4_000_000
 """What `few_rows_forward` is made for: up to 100 us of work, which one thread does."""
 
@@ -71,10 +72,18 @@ class Runtime:
         self._state_offsets = [size * sum(kept[:i]) if kept[i] else -1 for i in range(len(kept))]
         self._plan: Plan | None = None
         self._work = np.empty(0, dtype)
+        self._standing_contexts: dict[tuple[int, int], Context] = {}
+        self._single: dict[int, tuple[Context, Array, Report]] = {}  # by mode, see `_once`
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles have no workspace: it holds rows that were trained on."""
-        return {**self.__dict__, "_plan": None, "_work": np.empty(0, self.network.dtype)}
+        """Copies and pickles have no workspace, which holds rows that were trained on, and no addresses."""
+        nothing: dict[str, Any] = {
+            "_plan": None,
+            "_work": np.empty(0, self.network.dtype),
+            "_standing_contexts": {},
+            "_single": {},
+        }
+        return {**self.__dict__, **nothing}
 
     def snapshot(self) -> tuple[Any, Any]:
         """Return copies of parameters and optimizer state, for `restore`."""
@@ -126,24 +135,27 @@ class Runtime:
         For one set of data and one size of batch; see `_repeated`. A report of more steps than these rows have asks for
         more passes: over the rows that follow in `order`, or over the same again where it is empty.
         """
-        c, run = self._repeated(e.TRAIN, data, batch)
-
+        c = self._repeated(e.TRAIN, data, batch)
         numbers = c.integers
 
         def train(order: Array, first: int, rows: int, step: int, rates: Array, report: Report) -> None:
             numbers[e.FIRST_STEP], numbers[e.FIRST_ROW] = step, first
             numbers[e.N_ROWS], numbers[e.N_STEPS] = rows, len(report)
             c[e.ORDER], c[e.RATES], c[e.REPORT] = order, rates, report
-            run()
+            self._do(c)
 
         return train
+
+    def train_once(self, data: Data, step: int, rates: Array) -> Report:
+        """Take one step on all rows as one batch and return its report."""
+        return self._once(e.TRAIN, data, step, True, rates=rates)
 
     def gradient_calls(self, data: Data, most: int) -> Callable[[int, int], Report]:
         """Return a function that writes into `grads` the gradient of rows [first, first + rows) as one batch.
 
         Without dropout, at most `most` rows a call. What it returns is the same array every time. See `_repeated`.
         """
-        c, run = self._repeated(e.GRADIENT, data, most)
+        c = self._repeated(e.GRADIENT, data, most)
         numbers = c.integers
         report = c[e.REPORT] = np.zeros((1, e.N_REPORT))
         numbers[e.N_STEPS] = 1
@@ -151,40 +163,69 @@ class Runtime:
         def gradient(first: int, rows: int) -> Report:
             report[:] = 0.0
             numbers[e.FIRST_ROW], numbers[e.N_ROWS], numbers[e.BATCH] = first, rows, rows
-            run()
+            self._do(c)
             return report
 
         return gradient
 
-    def _repeated(self, mode: int, data: Data, batch: int) -> tuple[Context, Callable[[], None]]:
-        """Return a context for calls on the same data, and what runs it once more.
+    def _repeated(self, mode: int, data: Data, batch: int) -> Context:
+        """Return a context for calls on the same data.
 
-        Putting a context together takes some 80 us, as much as an epoch of a small network. It holds on to the
-        data, the workspace, and the state as it is now.
+        Putting one together takes some 40 us, as much as an epoch of a small network. It holds on to the data, the
+        workspace, and the state as it is now.
         """
         self._ensure_workspace(min(batch, data.rows))
         training = mode == e.TRAIN
-        c = self._context(mode, data, _NO_ORDER, rows=0, batch=batch, dropout=training, report=np.zeros((0, 0)))
+        return self._context(mode, data, rows=0, batch=batch, dropout=training, report=np.zeros((0, 0)))
 
-        def run() -> None:
-            if self.n_threads in (None, 1):  # which is what the context finds out in 3 us
-                e.execute(c.integers, self.params)
-                return
-            with _threads(self.n_threads):
-                e.execute(c.integers, self.params)
-
-        return c, run
+    def _do(self, c: Context) -> None:
+        """Do what a context says; it is to be kept till then, since it holds the arrays."""
+        if self.n_threads in (None, 1):  # which is what `_threads` finds out in 3 us
+            e.execute(c.integers, self.params)
+            return
+        with _threads(self.n_threads):
+            e.execute(c.integers, self.params)
 
     def gradient(
         self, data: Data, step: int, dropout: bool, out: Array | None = None, external: bool = False
     ) -> Report:
         """Write the gradient of all rows as one batch into `grads`; with `out`, also that of the input."""
+        return self._once(e.GRADIENT, data, step, dropout, out=out, external=external)
+
+    def _once(
+        self,
+        mode: int,
+        data: Data,
+        step: int,
+        dropout: bool,
+        *,
+        rates: Array | float = 0.0,
+        out: Array | None = None,
+        external: bool = False,
+    ) -> Report:
+        """Work on all rows as one batch and return the report, which is the same array every time.
+
+        The context is kept for the next call of this mode, which takes a third of the time then.
+        """
         self._ensure_workspace(data.rows)
-        report = np.zeros((1, e.N_REPORT))
-        self._execute(
-            e.GRADIENT, data, _NO_ORDER, rows=data.rows, batch=data.rows, step=step, dropout=dropout, report=report,
-            out=out, want_dx=out is not None, external=external,
-        )  # fmt: skip
+        kept = self._single.pop(mode, None)  # another Python thread makes its own
+        if kept is None or not (kept[0].holds(e.WORK, self._work) and self._is_current(kept[0])):
+            rate, report = np.empty(1), np.empty((1, e.N_REPORT))
+            kept = self._context(mode, data, rows=1, batch=1, rates=rate, report=report), rate, report
+        c, rate, report = kept
+        numbers = c.integers
+        numbers[e.FIRST_STEP], numbers[e.DROPOUT] = step, dropout
+        numbers[e.LOSS] = EXTERNAL if external else self.network.loss.code
+        numbers[e.N_ROWS] = numbers[e.BATCH] = data.rows
+        rate[:] = rates
+        report[:] = 0.0
+        numbers[e.WANT_DX] = out is not None
+        if out is not None:
+            c[e.RESULT] = out
+        self._put_data(c, data)
+        self._do(c)
+        c.release(*_DATA, e.RESULT)
+        self._single[mode] = kept
         return report
 
     def blocks_of_rows(self, rows: int) -> int:
@@ -200,19 +241,12 @@ class Runtime:
         mode = e.FORWARD if report is None else e.EVALUATE
         if report is None:
             report = np.zeros((-(-rows // batch), e.N_REPORT))
-        self._execute(
-            mode,
-            data,
-            _NO_ORDER,
-            first=first,
-            rows=rows,
-            batch=batch,
-            report=report,
-            out=out,
-            want_out=True,
-            plan=plan,
-            work=work,
-        )
+        self._do(
+            self._context(
+                mode, data, first=first, rows=rows, batch=batch, report=report, out=out, want_out=True, plan=plan,
+                work=work,
+            )
+        )  # fmt: skip
 
     def few_rows_forward(self) -> Callable[[Any], Array | None]:
         """Return a function that takes input and returns the outputs, or None for what it is not made for.
@@ -250,7 +284,7 @@ class Runtime:
         plan = network.plan(rows, 1)
         data = Data.unlabelled(np.empty((rows, network.inputs), network.dtype), np.empty((0, 0), np.uint8))
         context = self._context(
-            e.FORWARD, data, _NO_ORDER, rows=rows, batch=rows, report=np.zeros((1, e.N_REPORT)),
+            e.FORWARD, data, rows=rows, batch=rows, report=np.zeros((1, e.N_REPORT)),
             out=np.empty((rows, network.units), network.dtype), want_out=True, plan=plan,
             work=aligned_empty(plan.work_size, network.dtype),
         )  # fmt: skip
@@ -270,28 +304,19 @@ class Runtime:
             self._plan = self.network.plan(rows if self._plan is None else max(rows, self._plan.rows), threads)
             self._work = aligned_empty(self._plan.work_size, self.network.dtype)
 
-    def _execute(self, mode: int, data: Data, order: Array, **options: Any) -> None:
-        with _threads(self.n_threads):
-            c = self._context(mode, data, order, **options)  # kept till the call is over: it holds the arrays
-            e.execute(c.integers, self.params)
-
     def _context(
         self,
         mode: int,
         data: Data,
-        order: Array,
         *,
         rows: int,
         batch: int,
         report: Report,
         first: int = 0,
-        step: int = 0,
         dropout: bool = False,
         rates: Array | None = None,
         out: Array | None = None,
-        want_dx: bool = False,
         want_out: bool = False,
-        external: bool = False,
         plan: Plan | None = None,
         work: Array | None = None,
     ) -> Context:
@@ -300,35 +325,58 @@ class Runtime:
         if plan is None or work is None:
             assert self._plan is not None
             plan, work = self._plan, self._work
-        c = Context(e.N_CONTEXT)
-        for position, value in plan.offsets.items():
-            c[position] = value
+        c = self._standing(plan).copy()
         numbers = c.integers
-        numbers[[e.MODE, e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, step, first, rows, batch
-        numbers[[e.N_STEPS, e.SEED]] = -(-rows // batch), signed(self.seed)
-        numbers[[e.LOSS, e.OUTPUT]] = EXTERNAL if external else network.loss.code, network.output
-        numbers[[e.THREADS, e.DROPOUT, e.WANT_DX, e.WANT_OUT]] = plan.threads, dropout, want_dx, want_out
-        numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
-        numbers[e.MEMBERS] = plan.members
+        numbers[[e.MODE, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, first, rows, batch
+        numbers[[e.N_STEPS, e.LOSS]] = -(-rows // batch), network.loss.code
+        numbers[[e.DROPOUT, e.WANT_OUT]] = dropout, want_out
         loss = None if mode == e.FORWARD else network.loss.code
         rule = optimizer.code if mode == e.TRAIN else None
         numbers[e.RUN_MEMBER : e.SOFTMAX_ROWS + 1] = e.addresses(network.dtype, network.output, loss, rule)
         floats = c[e.FLOATS] = np.ones(e.N_FLOATS)
         floats[[e.HUBER_DELTA, e.CLIP_NORM]] = network.loss.delta, self._clip_norm
         floats[[e.LOSS_SCALE, e.PER_WEIGHT]] = self.loss_scale, self.penalty_per_weight
-        c[e.STAGES], c[e.SCALES] = plan.stages, network.scales
-        c[e.BLOCKS], c[e.BLOCK_FLOATS], c[e.BLOCK_TASKS] = self.blocks, self.block_floats, self.block_tasks
-        c[e.PARAMS], c[e.GRADS], c[e.STATE], c[e.WORK] = self.params, self.grads, self.state, work
         c[e.PARTIAL] = np.zeros((max(e.MAX_LOSS_BLOCKS, len(self.block_tasks)), 2))
-        c[e.TEAM] = team_words(plan.members)
-        c[e.WEIGHT_TASKS] = plan.weight_tasks
-        c[e.X], c[e.X_BYTES], c[e.RESCALE] = data.x, data.x_bytes, network.rescale
-        c[e.LABELS], c[e.TARGETS], c[e.WEIGHTS], c[e.ORDER] = data.labels, data.targets, data.weights, order
+        c[e.TEAM], c[e.WORK] = team_words(plan.members), work
+        self._put_data(c, data)
+        c[e.ORDER] = _NO_ORDER
         c[e.BATCH_LABELS], c[e.BATCH_WEIGHTS] = np.empty(plan.rows, np.int64), np.empty(plan.rows)
         c[e.HYPER] = self._hyper.copy()
         c[e.RATES] = np.empty(0) if rates is None else rates
         c[e.REPORT] = report
         c[e.RESULT] = np.empty((0, 0), network.dtype) if out is None else out
+        return c
+
+    def _is_current(self, c: Context) -> bool:
+        """Return whether a context is of the vectors that there are now: estimators replace them."""
+        return c.holds(e.PARAMS, self.params) and c.holds(e.STATE, self.state)
+
+    @staticmethod
+    def _put_data(c: Context, data: Data) -> None:
+        """Say in a context which rows a call works on."""
+        array: Array
+        for position, array in zip(_DATA, data, strict=True):
+            c[position] = array
+
+    def _standing(self, plan: Plan) -> Context:
+        """Return what is the same in all contexts for one plan: made once, or again where vectors were replaced."""
+        key = plan.rows, plan.threads
+        kept = self._standing_contexts.get(key)
+        if kept is not None and self._is_current(kept):
+            return kept
+        network = self.network
+        c = Context(e.N_CONTEXT)
+        for position, value in plan.offsets.items():
+            c[position] = value
+        numbers = c.integers
+        numbers[[e.THREADS, e.MEMBERS]] = plan.threads, plan.members
+        numbers[[e.SEED, e.OUTPUT]] = signed(self.seed), network.output
+        numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
+        c[e.STAGES], c[e.SCALES], c[e.RESCALE] = plan.stages, network.scales, network.rescale
+        c[e.BLOCKS], c[e.BLOCK_FLOATS], c[e.BLOCK_TASKS] = self.blocks, self.block_floats, self.block_tasks
+        c[e.PARAMS], c[e.GRADS], c[e.STATE] = self.params, self.grads, self.state
+        c[e.WEIGHT_TASKS] = plan.weight_tasks
+        self._standing_contexts = {**self._standing_contexts, key: c} if len(self._standing_contexts) < 16 else {key: c}
         return c
 
 

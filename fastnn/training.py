@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -329,7 +329,7 @@ class EpochReport:
 
     def logs(self, counts_correct: bool) -> dict[str, float]:
         """Return loss (weighted mean over rows, penalty included) and accuracy of all steps."""
-        return _logs(self._sums + _sums(self._steps[: self._used]), counts_correct)
+        return _logs((self._sums + _sums(self._steps[: self._used])).tolist(), counts_correct)
 
 
 def _may_add(callback: Callback) -> bool:
@@ -340,7 +340,10 @@ def _may_add(callback: Callback) -> bool:
 
 def step_logs(report: npt.NDArray[np.float64], counts_correct: bool) -> dict[str, float]:
     """Return loss and accuracy of a few steps from their report."""
-    return _logs(_sums(report), counts_correct)
+    if len(report) > 1:
+        return _logs(_sums(report).tolist(), counts_correct)
+    loss, weight, correct, penalty, _, rows = report[0].tolist()  # a call of `train_on_batch` counts microseconds
+    return _logs((loss, correct, weight, penalty * rows, rows), counts_correct)
 
 
 def _sums(report: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -350,8 +353,8 @@ def _sums(report: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.array([*sums, (report[:, e.REPORT_PENALTY] * rows).sum(), rows.sum()])
 
 
-def _logs(sums: npt.NDArray[np.float64], counts_correct: bool) -> dict[str, float]:
-    loss, correct, weight, penalty, rows = sums.tolist()
+def _logs(sums: Iterable[float], counts_correct: bool) -> dict[str, float]:
+    loss, correct, weight, penalty, rows = sums
     logs = {"loss": (loss / weight if weight > 0 else math.nan) + penalty / rows}
     if counts_correct:
         logs["accuracy"] = correct / weight if weight > 0 else math.nan

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -174,6 +176,41 @@ def test_train_on_batch_takes_weights_and_follows_the_schedule(x, y):
     plain = classifier(optimizer=fastnn.SGD(fastnn.StepDecay(0.1, unit="step")))
     plain.train_on_batch(x, y)
     assert weight_bytes(plain) != weight_bytes(classifier(input_size=INPUTS))
+
+
+def test_batches_of_any_kind_in_turns_are_steps_like_any_other(x, y):
+    """What is kept from one call to the next says nothing of its rows: each is as in a copy that keeps nothing."""
+    as_rows = np.eye(CLASSES, dtype=np.float32)[y] * 0.7 + 0.1
+    model = classifier()
+    half, weights = np.round(x * 10).astype(np.uint8), np.linspace(0.5, 2, ROWS)
+    calls = [
+        lambda m: m.train_on_batch(x[:20], y[:20]),
+        lambda m: m.train_on_batch(x[20:27], as_rows[20:27]),
+        lambda m: m.train_on_batch(half[:20], y[:20]),
+        lambda m: m.gradients(x[:5], y[:5], training=True)[0],
+        lambda m: m.train_on_batch(x, y, sample_weight=weights),
+        lambda m: m.train_on_batch(x[:20], y[:20]),
+        lambda m: m.backward(x[:9], np.ones((9, CLASSES)))[0].tobytes(),
+        lambda m: m.gradients(x[:9], y[:9])[0],
+        lambda m: m.fit(x, y, epochs=1, batch_size=16).history["loss"][-1],
+        lambda m: setattr(m, "n_threads", 3 - (m.n_threads or 1)),
+        lambda m: setattr(m, "optimizer", fastnn.Adam(0.01, (0.5, 0.9))),
+        lambda m: m.train_on_batch(x[:20], as_rows[:20]),
+    ]
+    for number, call in enumerate([*calls, *reversed(calls), *calls]):
+        other = copy.deepcopy(model)
+        assert (call(model), number) == (call(other), number)
+        assert training_state(model) == training_state(other), number
+
+
+def test_a_batch_is_let_go_of_when_its_step_is_done(x, y):
+    model = classifier()
+    for work in (model.train_on_batch, model.gradients):
+        batch, labels = x.copy(), y.astype(np.int64)
+        seen = weakref.ref(batch), weakref.ref(labels)
+        work(batch, labels)
+        del batch, labels
+        assert [each() for each in seen] == [None, None]
 
 
 def test_the_short_last_batch_is_trained(x, y):

@@ -366,6 +366,11 @@ class CudaRuntime(Runtime):
 
         return train
 
+    def train_once(self, data: Data, step: int, rates: Array) -> Report:
+        report = np.zeros((1, e.N_REPORT))
+        self.training_calls(data, data.rows)(np.empty(0, np.int64), 0, data.rows, step, rates, report)
+        return report
+
     def gradient_calls(self, data: Data, most: int) -> Callable[[int, int], Report]:
         with lock:
             there = self._data(data)

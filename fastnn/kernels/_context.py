@@ -8,6 +8,7 @@ one of a matrix, its rows one behind the other.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,23 @@ class Context:
         self.integers = np.zeros(size, np.int64)
         self._arrays: dict[int, np.ndarray] = {}
 
+    def copy(self) -> Context:
+        """Return one that begins with the same numbers and arrays."""
+        other = copy.copy(self)
+        other.integers, other._arrays = self.integers.copy(), self._arrays.copy()
+        return other
+
+    def release(self, *positions: int) -> None:
+        """Let go of arrays: others are to be stored at these positions before the next call."""
+        for position in positions:
+            self._arrays.pop(position, None)
+
+    def holds(self, position: int, array: np.ndarray) -> bool:
+        """Return whether this very array is stored at a position."""
+        return self._arrays.get(position) is array
+
     def __setitem__(self, position: int, value: int | np.ndarray) -> None:
-        """Store a number, or a C-contiguous array at `position` .. `position` + 2."""
+        """Store a number, or a C-contiguous array at `position` .. `position` + 2; an empty one has no address."""
         if not isinstance(value, np.ndarray):
             self.integers[position] = value
             return
@@ -42,7 +58,8 @@ class Context:
             raise ValueError(f"array: got {value.ndim} dimensions, not C-contiguous or none of 1 and 2")
         self._arrays[position] = value
         rows, columns = value.shape if value.ndim == 2 else (len(value), 1)
-        self.integers[position : position + SLOTS] = value.ctypes.data, rows, columns
+        address = value.ctypes.data if value.size else 0  # which takes a microsecond
+        self.integers[position : position + SLOTS] = address, rows, columns
 
 
 _WORD = ir.IntType(64)
