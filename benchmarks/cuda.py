@@ -158,7 +158,7 @@ def parts_of_a_step(name: str, by_library: bool = False) -> dict[str, float]:
     """
     from fastnn.arrays import Data
     from fastnn.cuda import launches
-    from fastnn.kernels import epoch
+    from fastnn.kernels import layout
 
     workload = cases.ALL_WORKLOADS[name]
     batch, n_steps = workload.batch, max(1, min(TIMED_STEPS, workload.rows // workload.batch))
@@ -170,14 +170,14 @@ def parts_of_a_step(name: str, by_library: bool = False) -> dict[str, float]:
     order, rates = np.random.default_rng(0).permutation(len(x)), np.full(n_steps, 1e-4)
 
     def microseconds(mode: int) -> float:
-        report = np.zeros((n_steps, epoch.N_REPORT))
+        report = np.zeros((n_steps, layout.N_REPORT))
         start = time.perf_counter()
         runtime._run(mode, data, order, rows=len(x), batch=batch, report=report, rates=rates)
         return 1e6 * (time.perf_counter() - start) / n_steps
 
     with mock.patch.object(launches, "WORTH_FLOPS", 0.0 if by_library else float("inf")):
         return {
-            part: min(microseconds(getattr(epoch, mode)) for _ in range(4))  # the first compiles
+            part: min(microseconds(getattr(layout, mode)) for _ in range(4))  # the first compiles
             for part, mode in PARTS.items()
             if mode == "TRAIN" or not by_library
         }

@@ -17,8 +17,7 @@ import numpy.typing as npt
 from fastnn._errors import check_flag, check_number
 from fastnn.arrays import Data
 from fastnn.callbacks import Callback
-from fastnn.kernels import activation_statistics, global_norm
-from fastnn.kernels import epoch as e
+from fastnn.kernels import activation_statistics, global_norm, layout
 from fastnn.network import Stage
 from fastnn.optimizers import SGD
 from fastnn.progress import ProgressBar
@@ -155,7 +154,7 @@ class GradientFlow(Callback):
 
     def _measure(self) -> None:
         model, runtime, network, probe = self.model, self.model.runtime, self.model.network, self._probe
-        finite = bool(runtime.gradient(probe, model.step, dropout=False)[0, e.REPORT_ROWS])
+        finite = bool(runtime.gradient(probe, model.step, dropout=False)[0, layout.REPORT_ROWS])
         numbers = {name: [math.nan] * len(self._stages) for name in _NAMES}
         segments = zip(network.segments, network.views(runtime.params), network.views(runtime.grads), strict=True)
         matrices = [(weight, gradient) for segment, weight, gradient in segments if segment.is_weight]

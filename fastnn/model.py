@@ -20,7 +20,7 @@ from fastnn.devices import HERE, Place, check_place, check_precision, runtime_on
 from fastnn.feeds import Feed, InMemory, Streamed, feed_of
 from fastnn.history import History
 from fastnn.initializers import default_for, initialize
-from fastnn.kernels import epoch as e
+from fastnn.kernels import layout
 from fastnn.kernels.update import penalty
 from fastnn.layers import Layer
 from fastnn.losses import Loss, as_loss
@@ -414,7 +414,7 @@ class Sequential:
                 f"predict_proba: the loss is {self.loss.name!r}, expected a cross entropy; predict gives the values"
             )
         out = self.predict(x)
-        if self.network.output == e.LOGITS:
+        if self.network.output == layout.LOGITS:
             out = _probabilities(out, self.loss.folds)
         return out
 
@@ -454,7 +454,7 @@ class Sequential:
         runtime = self.runtime
         rates = as_schedule(self.optimizer.lr).checked_rates(self.step, self.epoch, 1)
         report = runtime.train_once(data, self.step, rates)
-        if not report[0, e.REPORT_ROWS]:
+        if not report[0, layout.REPORT_ROWS]:
             raise FloatingPointError(f"loss: is NaN or infinite, {self.first_bad_layer(data.rows)}; no step was taken")
         self.step += 1
         return step_logs(report, self.counts_correct)
@@ -476,8 +476,8 @@ class Sequential:
         data = self._gate(network, x, y, sample_weight)
         self.build(network.inputs)
         report = self.runtime.gradient(data, self.step, training)
-        total = report[0, e.REPORT_WEIGHT]
-        loss = float(report[0, e.REPORT_LOSS] / total) if total > 0 else 0.0
+        total = report[0, layout.REPORT_WEIGHT]
+        loss = float(report[0, layout.REPORT_LOSS] / total) if total > 0 else 0.0
         grads = [grad.copy() for grad in self.network.views(self.runtime.grads)]
         for segment, weight, grad in zip(self.network.segments, self.get_weights(), grads, strict=True):
             grad += segment.l2 * weight
@@ -716,11 +716,11 @@ class Sequential:
             if not self.counts_correct:
                 r2.add(out, data.targets, data.weights)
         report = np.concatenate(reports)
-        weight = report[:, e.REPORT_WEIGHT].sum()
-        loss = float(report[:, e.REPORT_LOSS].sum() / weight) if weight > 0 else float("nan")
+        weight = report[:, layout.REPORT_WEIGHT].sum()
+        loss = float(report[:, layout.REPORT_LOSS].sum() / weight) if weight > 0 else float("nan")
         result = {"loss": loss + self.penalty()}
         if self.counts_correct:
-            result["accuracy"] = float(report[:, e.REPORT_CORRECT].sum() / weight) if weight > 0 else float("nan")
+            result["accuracy"] = float(report[:, layout.REPORT_CORRECT].sum() / weight) if weight > 0 else float("nan")
         else:
             result["r2"] = r2.value()
         return result
@@ -841,7 +841,7 @@ class Sequential:
         runtime, rows = self.runtime, data.rows
         out = np.empty((rows, self.network.units), self.dtype)
         block = runtime.blocks_of_rows(rows)
-        report = np.zeros((-(-rows // block), e.N_REPORT))
+        report = np.zeros((-(-rows // block), layout.N_REPORT))
         # Half a second of work at most, even on a slow core: Ctrl-C is served between two calls.
         blocks_a_call = max(1, min(16, _CALL_FLOPS // (2 * self.network.params_size * block)))
         with ProgressBar(rows, not sys.stderr.isatty()) as bar:

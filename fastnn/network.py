@@ -1,7 +1,7 @@
 """Layers become a network as data: a table of stages, offsets into one flat parameter vector, one workspace.
 
 A stage is a dense layer with the activation and dropout behind it, or an activation or dropout of its own.
-Compiled code reads the table (`kernels/epoch.py`), so another architecture compiles nothing.
+Compiled code reads the table (`kernels/layout.py`), so another architecture compiles nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.activations import SOFTMAX
-from fastnn.kernels import epoch as e
-from fastnn.kernels import formulas
+from fastnn.kernels import formulas, layout, partition
 from fastnn.kernels._chunks import CHUNK
 from fastnn.kernels.dropout import GROUP, threshold_of
 from fastnn.kernels.gemm import MR, TASK_FLOPS, product_scratch, product_tasks, split
@@ -109,12 +108,12 @@ class Stage:
 
     @property
     def keep(self) -> int:
-        """What is kept besides the output for the backward pass (see `kernels/epoch.py`)."""
+        """What is kept besides the output for the backward pass (see `kernels/layout.py`)."""
         code = formulas.CODES[self.activation]
         if code in formulas.NEEDS_Z:
-            return e.KEEP_Z
+            return layout.KEEP_Z
         read_from_output = (formulas.ELU, formulas.SIGMOID, formulas.TANH, formulas.SOFTPLUS)
-        return e.KEEP_A if self.dropout > 0 and code in read_from_output else e.KEEP_NONE
+        return layout.KEEP_A if self.dropout > 0 and code in read_from_output else layout.KEEP_NONE
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class Network:
     ) -> None:
         self.inputs, self.dtype, self.loss = inputs, dtype, loss
         self.rescale = np.empty((0, 0), dtype)
-        self.output = e.LOGITS
+        self.output = layout.LOGITS
         body = list(enumerate(layers))
         if body and isinstance(body[0][1], Rescale):
             self.rescale = body.pop(0)[1].table(inputs, dtype)  # type: ignore[attr-defined]
@@ -258,50 +257,51 @@ class Network:
         return plan
 
     def _make_plan(self, rows: int, threads: int) -> Plan:
-        table = np.zeros((len(self.stages), e.N_STAGE), np.int64)
+        table = np.zeros((len(self.stages), layout.N_STAGE), np.int64)
         weights = iter(self.segments)
         place = _aligned(rows * self.inputs)
         before, each = 0, 0
         for row, stage in zip(table, self.stages, strict=True):
-            row[e.KIND] = e.DENSE if stage.dense is not None else e.ELEMENTWISE
-            row[[e.N_IN, e.N_OUT, e.ACTIVATION]] = stage.inputs, stage.units, formulas.CODES[stage.activation]
-            row[[e.IN, e.OUT, e.SOURCE, e.KEEP]] = before, place, place, stage.keep
+            row[layout.KIND] = layout.DENSE if stage.dense is not None else layout.ELEMENTWISE
+            row[[layout.N_IN, layout.N_OUT]] = stage.inputs, stage.units
+            row[layout.ACTIVATION] = formulas.CODES[stage.activation]
+            row[[layout.IN, layout.OUT, layout.SOURCE, layout.KEEP]] = before, place, place, stage.keep
             before = place
             place += _aligned(rows * stage.units)
-            if stage.keep != e.KEEP_NONE:
-                row[e.SOURCE] = place
+            if stage.keep != layout.KEEP_NONE:
+                row[layout.SOURCE] = place
                 place += _aligned(rows * stage.units)
-            row[e.LAYER] = stage.dropout_layer
-            row[e.THRESHOLD] = threshold_of(stage.dropout)
-            row[e.BIAS] = -1
+            row[layout.LAYER] = stage.dropout_layer
+            row[layout.THRESHOLD] = threshold_of(stage.dropout)
+            row[layout.BIAS] = -1
             if stage.dense is not None:
-                row[e.WEIGHT] = next(weights).start
+                row[layout.WEIGHT] = next(weights).start
                 if stage.dense.use_bias:
-                    row[e.BIAS] = next(weights).start
+                    row[layout.BIAS] = next(weights).start
                 shapes = _products(rows, stage.inputs, stage.units)
                 each = max(each, *(product_scratch(*shape, self.dtype) for shape in shapes))
-        offsets = {e.X_OFFSET: 0, e.T_OFFSET: place}
+        offsets = {layout.X_OFFSET: 0, layout.T_OFFSET: place}
         place += _aligned(rows * self.units)
         for number in reversed(range(len(table))):
-            if number + 1 < len(table) and table[number + 1, e.KIND] == e.ELEMENTWISE:
-                table[number, e.DELTA] = table[number + 1, e.DELTA]
+            if number + 1 < len(table) and table[number + 1, layout.KIND] == layout.ELEMENTWISE:
+                table[number, layout.DELTA] = table[number + 1, layout.DELTA]
                 continue
-            table[number, e.DELTA] = place
-            place += _aligned(rows * int(table[number, e.N_OUT]))
-        offsets[e.DX] = int(table[0, e.DELTA]) if table[0, e.KIND] == e.ELEMENTWISE else place
-        offsets[e.SCRATCH] = place + _aligned(rows * self.inputs)
-        members, offsets[e.ROW_TASKS] = self._share(rows, threads)
+            table[number, layout.DELTA] = place
+            place += _aligned(rows * int(table[number, layout.N_OUT]))
+        offsets[layout.DX] = int(table[0, layout.DELTA]) if table[0, layout.KIND] == layout.ELEMENTWISE else place
+        offsets[layout.SCRATCH] = place + _aligned(rows * self.inputs)
+        members, offsets[layout.ROW_TASKS] = self._share(rows, threads)
         weight_tasks = self._weight_tasks(rows, members)
         _, i0, i1, j0, j1, *_ = weight_tasks.T
-        offsets[e.GRADIENT_BLOCK] = _aligned(GROUP + each)
-        offsets[e.CHUNK_FROM] = self._chunk_from()
-        chunks = e.gradient_chunks.py_func(offsets[e.CHUNK_FROM], rows)
+        offsets[layout.GRADIENT_BLOCK] = _aligned(GROUP + each)
+        offsets[layout.CHUNK_FROM] = self._chunk_from()
+        chunks = partition.gradient_chunks.py_func(offsets[layout.CHUNK_FROM], rows)
         block = _aligned(int(np.max((i1 - i0 + 1) * (j1 - j0), initial=0)))
-        offsets[e.SCRATCH_EACH] = offsets[e.GRADIENT_BLOCK] + (2 if chunks > 1 else 1) * block
-        work_size = offsets[e.SCRATCH] + members * offsets[e.SCRATCH_EACH]
-        offsets[e.PARTS] = -1
-        if chunks > 1 and members > 1 and chunks % members == 0 and offsets[e.ROW_TASKS]:
-            offsets[e.PARTS] = work_size
+        offsets[layout.SCRATCH_EACH] = offsets[layout.GRADIENT_BLOCK] + (2 if chunks > 1 else 1) * block
+        work_size = offsets[layout.SCRATCH] + members * offsets[layout.SCRATCH_EACH]
+        offsets[layout.PARTS] = -1
+        if chunks > 1 and members > 1 and chunks % members == 0 and offsets[layout.ROW_TASKS]:
+            offsets[layout.PARTS] = work_size
             work_size += _aligned(chunks * self.params_size)
         return Plan(rows, table, weight_tasks, offsets, work_size, threads, members)
 
@@ -320,7 +320,7 @@ class Network:
         tasks = [1]
         for stage in self.stages:
             if stage.dense is None:
-                tasks.append(e.row_tasks(rows, stage.units))
+                tasks.append(partition.row_tasks.py_func(rows, stage.units))
             else:
                 tasks += [product_tasks(*shape, threads) for shape in _products(rows, stage.inputs, stage.units)]
         members = min(max(tasks), threads)
@@ -353,7 +353,7 @@ class Network:
                 for j in range(across):
                     rows_of, columns_of = split.py_func(k, down, i, MR), split.py_func(n, across, j, 32)
                     tasks.append((number, *rows_of, *columns_of, own, of_bias))
-        return np.array(tasks, np.int64).reshape(-1, e.N_WEIGHT_TASK)
+        return np.array(tasks, np.int64).reshape(-1, layout.N_WEIGHT_TASK)
 
 
 def _products(rows: int, inputs: int, units: int) -> tuple[tuple[int, int, int], ...]:
@@ -371,7 +371,7 @@ def _fold_output(body: list[tuple[int, Layer]], loss: Loss) -> tuple[list[tuple[
         if name == SOFTMAX and position != len(body) - 1:
             raise ValueError(f"layers: got softmax in layer {number}, expected it in the last layer only")
     if not body:
-        return body, e.LOGITS
+        return body, layout.LOGITS
     number, last = body[-1]
     name = last.activation if isinstance(last, Dense) else last.name if isinstance(last, Activation) else None
     folded = name is not None and name == loss.folds
@@ -382,8 +382,9 @@ def _fold_output(body: list[tuple[int, Layer]], loss: Loss) -> tuple[list[tuple[
             "takes logits"
         )
     if not folded and name != SOFTMAX:
-        return body, e.LOGITS
+        return body, layout.LOGITS
     linear: Layer = replace(last, activation="identity") if isinstance(last, Dense) else Activation("identity")
     body[-1] = (number, linear)
-    output = {"softmax": e.SOFTMAX_FOLDED, "sigmoid": e.SIGMOID_FOLDED}[str(name)] if folded else e.SOFTMAX
-    return body, output
+    if not folded:
+        return body, layout.SOFTMAX
+    return body, layout.SOFTMAX_FOLDED if name == "softmax" else layout.SIGMOID_FOLDED

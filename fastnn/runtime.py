@@ -13,7 +13,7 @@ import numpy.typing as npt
 from numba.core import config as _numba_config
 
 from fastnn.arrays import Data
-from fastnn.kernels import epoch as e
+from fastnn.kernels import epoch, layout, partition
 from fastnn.kernels._context import Context
 from fastnn.kernels._team import team_words
 from fastnn.kernels.dropout import signed
@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 Report = npt.NDArray[np.float64]
 
 _NO_ORDER = np.empty(0, np.int64)
-_DATA = e.X, e.X_BYTES, e.LABELS, e.TARGETS, e.WEIGHTS
+_DATA = layout.X, layout.X_BYTES, layout.LABELS, layout.TARGETS, layout.WEIGHTS
 _FEW_ROWS, _FEW_FLOPS = 64, 4_000_000
 """What `few_rows_forward` is made for: up to 100 us of work, which one thread does."""
 
@@ -65,7 +65,7 @@ class Runtime:
         self.state = aligned_empty(size * len(self.slots), dtype)
         self.state[:] = 0.0
         self.blocks, self.block_floats, self.block_tasks = network.update_blocks(optimizer.weight_decay_rate, truncate)
-        self.loss_scale, self.penalty_per_weight = 1.0, False  # see LOSS_SCALE, PER_WEIGHT in `kernels/epoch.py`
+        self.loss_scale, self.penalty_per_weight = 1.0, False  # see LOSS_SCALE, PER_WEIGHT in `kernels/layout.py`
         self._hyper = optimizer.hyper()
         self._clip_norm = math.inf if optimizer.clip_norm is None else optimizer.clip_norm
         kept = [name is not None for name in optimizer.slots]
@@ -106,7 +106,7 @@ class Runtime:
 
     def compile(self) -> None:
         """Compile or load what training needs: before anything else, since other processes help with it."""
-        e.addresses(self.network.dtype, self.network.output, self.network.loss.code, self.optimizer.code)
+        epoch.addresses(self.network.dtype, self.network.output, self.network.loss.code, self.optimizer.code)
 
     def keep_data(self, keep: bool) -> None:
         """Say that calls on the same data follow, or no more: here it is read where it lies, a GPU keeps a copy."""
@@ -135,34 +135,34 @@ class Runtime:
         For one set of data and one size of batch; see `_repeated`. A report of more steps than these rows have asks for
         more passes: over the rows that follow in `order`, or over the same again where it is empty.
         """
-        c = self._repeated(e.TRAIN, data, batch)
+        c = self._repeated(layout.TRAIN, data, batch)
         numbers = c.integers
 
         def train(order: Array, first: int, rows: int, step: int, rates: Array, report: Report) -> None:
-            numbers[e.FIRST_STEP], numbers[e.FIRST_ROW] = step, first
-            numbers[e.N_ROWS], numbers[e.N_STEPS] = rows, len(report)
-            c[e.ORDER], c[e.RATES], c[e.REPORT] = order, rates, report
+            numbers[layout.FIRST_STEP], numbers[layout.FIRST_ROW] = step, first
+            numbers[layout.N_ROWS], numbers[layout.N_STEPS] = rows, len(report)
+            c[layout.ORDER], c[layout.RATES], c[layout.REPORT] = order, rates, report
             self._do(c)
 
         return train
 
     def train_once(self, data: Data, step: int, rates: Array) -> Report:
         """Take one step on all rows as one batch and return its report."""
-        return self._once(e.TRAIN, data, step, True, rates=rates)
+        return self._once(layout.TRAIN, data, step, True, rates=rates)
 
     def gradient_calls(self, data: Data, most: int) -> Callable[[int, int], Report]:
         """Return a function that writes into `grads` the gradient of rows [first, first + rows) as one batch.
 
         Without dropout, at most `most` rows a call. What it returns is the same array every time. See `_repeated`.
         """
-        c = self._repeated(e.GRADIENT, data, most)
+        c = self._repeated(layout.GRADIENT, data, most)
         numbers = c.integers
-        report = c[e.REPORT] = np.zeros((1, e.N_REPORT))
-        numbers[e.N_STEPS] = 1
+        report = c[layout.REPORT] = np.zeros((1, layout.N_REPORT))
+        numbers[layout.N_STEPS] = 1
 
         def gradient(first: int, rows: int) -> Report:
             report[:] = 0.0
-            numbers[e.FIRST_ROW], numbers[e.N_ROWS], numbers[e.BATCH] = first, rows, rows
+            numbers[layout.FIRST_ROW], numbers[layout.N_ROWS], numbers[layout.BATCH] = first, rows, rows
             self._do(c)
             return report
 
@@ -175,22 +175,22 @@ class Runtime:
         workspace, and the state as it is now.
         """
         self._ensure_workspace(min(batch, data.rows))
-        training = mode == e.TRAIN
+        training = mode == layout.TRAIN
         return self._context(mode, data, rows=0, batch=batch, dropout=training, report=np.zeros((0, 0)))
 
     def _do(self, c: Context) -> None:
         """Do what a context says; it is to be kept till then, since it holds the arrays."""
         if self.n_threads in (None, 1):  # which is what `_threads` finds out in 3 us
-            e.execute(c.integers, self.params)
+            epoch.execute(c.integers, self.params)
             return
         with _threads(self.n_threads):
-            e.execute(c.integers, self.params)
+            epoch.execute(c.integers, self.params)
 
     def gradient(
         self, data: Data, step: int, dropout: bool, out: Array | None = None, external: bool = False
     ) -> Report:
         """Write the gradient of all rows as one batch into `grads`; with `out`, also that of the input."""
-        return self._once(e.GRADIENT, data, step, dropout, out=out, external=external)
+        return self._once(layout.GRADIENT, data, step, dropout, out=out, external=external)
 
     def _once(
         self,
@@ -209,22 +209,22 @@ class Runtime:
         """
         self._ensure_workspace(data.rows)
         kept = self._single.pop(mode, None)  # another Python thread makes its own
-        if kept is None or not (kept[0].holds(e.WORK, self._work) and self._is_current(kept[0])):
-            rate, report = np.empty(1), np.empty((1, e.N_REPORT))
+        if kept is None or not (kept[0].holds(layout.WORK, self._work) and self._is_current(kept[0])):
+            rate, report = np.empty(1), np.empty((1, layout.N_REPORT))
             kept = self._context(mode, data, rows=1, batch=1, rates=rate, report=report), rate, report
         c, rate, report = kept
         numbers = c.integers
-        numbers[e.FIRST_STEP], numbers[e.DROPOUT] = step, dropout
-        numbers[e.LOSS] = EXTERNAL if external else self.network.loss.code
-        numbers[e.N_ROWS] = numbers[e.BATCH] = data.rows
+        numbers[layout.FIRST_STEP], numbers[layout.DROPOUT] = step, dropout
+        numbers[layout.LOSS] = EXTERNAL if external else self.network.loss.code
+        numbers[layout.N_ROWS] = numbers[layout.BATCH] = data.rows
         rate[:] = rates
         report[:] = 0.0
-        numbers[e.WANT_DX] = out is not None
+        numbers[layout.WANT_DX] = out is not None
         if out is not None:
-            c[e.RESULT] = out
+            c[layout.RESULT] = out
         self._put_data(c, data)
         self._do(c)
-        c.release(*_DATA, e.RESULT)
+        c.release(*_DATA, layout.RESULT)
         self._single[mode] = kept
         return report
 
@@ -238,9 +238,9 @@ class Runtime:
         batch = self.blocks_of_rows(data.rows)
         plan = self.network.plan(min(batch, rows), self.threads)
         work = aligned_empty(plan.work_size, self.network.dtype)
-        mode = e.FORWARD if report is None else e.EVALUATE
+        mode = layout.FORWARD if report is None else layout.EVALUATE
         if report is None:
-            report = np.zeros((-(-rows // batch), e.N_REPORT))
+            report = np.zeros((-(-rows // batch), layout.N_REPORT))
         self._do(
             self._context(
                 mode, data, first=first, rows=rows, batch=batch, report=report, out=out, want_out=True, plan=plan,
@@ -254,7 +254,7 @@ class Runtime:
         It is made for at most _FEW_ROWS finite rows that need no conversion: microseconds count there. Contexts are
         kept for the next call; each call has one to itself, so that threads do not meet.
         """
-        network, forward = self.network, e.forward_rows
+        network, forward = self.network, epoch.forward_rows
         dtype, inputs, units, empty = network.dtype, network.inputs, network.units, np.empty
         most = max(1, min(_FEW_ROWS, _FEW_FLOPS // (2 * network.params_size)))
         contexts: list[npt.NDArray[np.int64]] = []
@@ -284,19 +284,19 @@ class Runtime:
         plan = network.plan(rows, 1)
         data = Data.unlabelled(np.empty((rows, network.inputs), network.dtype), np.empty((0, 0), np.uint8))
         context = self._context(
-            e.FORWARD, data, rows=rows, batch=rows, report=np.zeros((1, e.N_REPORT)),
+            layout.FORWARD, data, rows=rows, batch=rows, report=np.zeros((1, layout.N_REPORT)),
             out=np.empty((rows, network.units), network.dtype), want_out=True, plan=plan,
             work=aligned_empty(plan.work_size, network.dtype),
         )  # fmt: skip
-        e.compile_forward_rows(network.dtype)
+        epoch.compile_forward_rows(network.dtype)
         return context
 
     def activations(self, stage: int, rows: int) -> tuple[Array, Array]:
         """Return views of (output, what its derivative reads) of a stage after `gradient` on `rows` rows."""
         assert self._plan is not None
         row = self._plan.stages[stage]
-        size = rows * row[e.N_OUT]
-        return tuple(self._work[row[at] : row[at] + size].reshape(rows, -1) for at in (e.OUT, e.SOURCE))  # type: ignore[return-value]
+        size = rows * row[layout.N_OUT]
+        return tuple(self._work[row[at] : row[at] + size].reshape(rows, -1) for at in (layout.OUT, layout.SOURCE))  # type: ignore[return-value]
 
     def _ensure_workspace(self, rows: int) -> None:
         threads = self.threads
@@ -320,41 +320,42 @@ class Runtime:
         plan: Plan | None = None,
         work: Array | None = None,
     ) -> Context:
-        """Put together all that a compiled call works on (see `kernels/epoch.py`)."""
+        """Put together all that a compiled call works on (see `kernels/layout.py`)."""
         network, optimizer = self.network, self.optimizer
         if plan is None or work is None:
             assert self._plan is not None
             plan, work = self._plan, self._work
         c = self._standing(plan).copy()
         numbers = c.integers
-        numbers[[e.MODE, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, first, rows, batch
-        numbers[[e.N_STEPS, e.LOSS]] = -(-rows // batch), network.loss.code
-        numbers[[e.DROPOUT, e.WANT_OUT]] = dropout, want_out
-        loss = None if mode == e.FORWARD else network.loss.code
-        rule = optimizer.code if mode == e.TRAIN else None
-        numbers[e.RUN_MEMBER : e.SOFTMAX_ROWS + 1] = e.addresses(network.dtype, network.output, loss, rule)
-        floats = c[e.FLOATS] = np.ones(e.N_FLOATS)
-        floats[[e.HUBER_DELTA, e.CLIP_NORM]] = network.loss.delta, self._clip_norm
-        floats[[e.LOSS_SCALE, e.PER_WEIGHT]] = self.loss_scale, self.penalty_per_weight
-        c[e.PARTIAL] = np.zeros((max(e.MAX_LOSS_BLOCKS, len(self.block_tasks)), 2))
-        c[e.TEAM], c[e.WORK] = team_words(plan.members), work
+        numbers[[layout.MODE, layout.FIRST_ROW, layout.N_ROWS, layout.BATCH]] = mode, first, rows, batch
+        numbers[[layout.N_STEPS, layout.LOSS]] = -(-rows // batch), network.loss.code
+        numbers[[layout.DROPOUT, layout.WANT_OUT]] = dropout, want_out
+        loss = None if mode == layout.FORWARD else network.loss.code
+        rule = optimizer.code if mode == layout.TRAIN else None
+        addresses = epoch.addresses(network.dtype, network.output, loss, rule)
+        numbers[layout.RUN_MEMBER : layout.SOFTMAX_ROWS + 1] = addresses
+        floats = c[layout.FLOATS] = np.ones(layout.N_FLOATS)
+        floats[[layout.HUBER_DELTA, layout.CLIP_NORM]] = network.loss.delta, self._clip_norm
+        floats[[layout.LOSS_SCALE, layout.PER_WEIGHT]] = self.loss_scale, self.penalty_per_weight
+        c[layout.PARTIAL] = np.zeros((max(partition.MAX_LOSS_BLOCKS, len(self.block_tasks)), 2))
+        c[layout.TEAM], c[layout.WORK] = team_words(plan.members), work
         self._put_data(c, data)
-        c[e.ORDER] = _NO_ORDER
-        c[e.BATCH_LABELS], c[e.BATCH_WEIGHTS] = np.empty(plan.rows, np.int64), np.empty(plan.rows)
-        c[e.HYPER] = self._hyper.copy()
-        c[e.RATES] = np.empty(0) if rates is None else rates
-        c[e.REPORT] = report
-        c[e.RESULT] = np.empty((0, 0), network.dtype) if out is None else out
+        c[layout.ORDER] = _NO_ORDER
+        c[layout.BATCH_LABELS], c[layout.BATCH_WEIGHTS] = np.empty(plan.rows, np.int64), np.empty(plan.rows)
+        c[layout.HYPER] = self._hyper.copy()
+        c[layout.RATES] = np.empty(0) if rates is None else rates
+        c[layout.REPORT] = report
+        c[layout.RESULT] = np.empty((0, 0), network.dtype) if out is None else out
         return c
 
     def _is_current(self, c: Context) -> bool:
         """Return whether a context is of the vectors that there are now: estimators replace them."""
-        return c.holds(e.PARAMS, self.params) and c.holds(e.STATE, self.state)
+        return c.holds(layout.PARAMS, self.params) and c.holds(layout.STATE, self.state)
 
     @staticmethod
     def _put_data(c: Context, data: Data) -> None:
         """Say in a context which rows a call works on."""
-        array: Array
+        array: Any
         for position, array in zip(_DATA, data, strict=True):
             c[position] = array
 
@@ -365,17 +366,18 @@ class Runtime:
         if kept is not None and self._is_current(kept):
             return kept
         network = self.network
-        c = Context(e.N_CONTEXT)
+        c = Context(layout.N_CONTEXT)
         for position, value in plan.offsets.items():
             c[position] = value
         numbers = c.integers
-        numbers[[e.THREADS, e.MEMBERS]] = plan.threads, plan.members
-        numbers[[e.SEED, e.OUTPUT]] = signed(self.seed), network.output
-        numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
-        c[e.STAGES], c[e.SCALES], c[e.RESCALE] = plan.stages, network.scales, network.rescale
-        c[e.BLOCKS], c[e.BLOCK_FLOATS], c[e.BLOCK_TASKS] = self.blocks, self.block_floats, self.block_tasks
-        c[e.PARAMS], c[e.GRADS], c[e.STATE] = self.params, self.grads, self.state
-        c[e.WEIGHT_TASKS] = plan.weight_tasks
+        numbers[[layout.THREADS, layout.MEMBERS]] = plan.threads, plan.members
+        numbers[[layout.SEED, layout.OUTPUT]] = signed(self.seed), network.output
+        numbers[[layout.STATE_0, layout.STATE_1, layout.STATE_2]] = self._state_offsets
+        c[layout.STAGES], c[layout.SCALES], c[layout.RESCALE] = plan.stages, network.scales, network.rescale
+        c[layout.BLOCKS], c[layout.BLOCK_TASKS] = self.blocks, self.block_tasks
+        c[layout.BLOCK_FLOATS] = self.block_floats
+        c[layout.PARAMS], c[layout.GRADS], c[layout.STATE] = self.params, self.grads, self.state
+        c[layout.WEIGHT_TASKS] = plan.weight_tasks
         self._standing_contexts = {**self._standing_contexts, key: c} if len(self._standing_contexts) < 16 else {key: c}
         return c
 

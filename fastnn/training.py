@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fastnn.arrays import Data
 from fastnn.callbacks import Callback, Checkpoint, LambdaCallback
 from fastnn.feeds import Feed, InMemory, Order
-from fastnn.kernels import epoch as e
+from fastnn.kernels import layout
 from fastnn.progress import ProgressBar
 from fastnn.schedules import Schedule, as_schedule, metric_to_watch
 
@@ -174,13 +174,13 @@ class Trainer:
         order = feed.orders(model.seed, numbers) if self.shuffle else _NO_ORDER
         firsts = range(model.step, model.step + epochs * each, each)
         rates = [self.schedule.checked_rates(step, epoch, each) for step, epoch in zip(firsts, numbers, strict=True)]
-        report = np.zeros((epochs, each, e.N_REPORT))
+        report = np.zeros((epochs, each, layout.N_REPORT))
         calls, start = self._training_calls(feed.data), time.perf_counter()
         try:
-            calls(order, 0, feed.rows, model.step, np.concatenate(rates), report.reshape(-1, e.N_REPORT))
+            calls(order, 0, feed.rows, model.step, np.concatenate(rates), report.reshape(-1, layout.N_REPORT))
         finally:  # an interrupt is served as soon as the call is over: all of its epochs are done
             seconds = (time.perf_counter() - start) / epochs
-            if report[-1, -1, e.REPORT_ROWS] and model.runtime.is_finite():
+            if report[-1, -1, layout.REPORT_ROWS] and model.runtime.is_finite():
                 for epoch, steps in zip(numbers, report, strict=True):
                     model.step += each
                     self._count(epoch, step_logs(steps, model.counts_correct), seconds, bar)
@@ -260,7 +260,7 @@ class Trainer:
             try:
                 self._training_calls(data)(order, at, rows, model.step, rates, part)
             finally:  # an interrupt is served as soon as the call is over: count what it did
-                taken = int((part[:, e.REPORT_ROWS] > 0).sum())
+                taken = int((part[:, layout.REPORT_ROWS] > 0).sum())
                 model.step += taken
             if done + taken > 0:  # the loss was finite with the weights that the epoch began with
                 self._good = started
@@ -313,7 +313,7 @@ class EpochReport:
     """What the steps of an epoch reported, added up after every REPORT_STEPS of them: the same sums for any calls."""
 
     def __init__(self, steps: int) -> None:
-        self._steps = np.zeros((min(steps, REPORT_STEPS), e.N_REPORT))
+        self._steps = np.zeros((min(steps, REPORT_STEPS), layout.N_REPORT))
         self._used = 0
         self._sums = np.zeros(5)
 
@@ -348,9 +348,9 @@ def step_logs(report: npt.NDArray[np.float64], counts_correct: bool) -> dict[str
 
 def _sums(report: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return loss, correct, weight, penalty times rows, and rows of the steps in a report."""
-    rows = report[:, e.REPORT_ROWS]
-    sums = report[:, [e.REPORT_LOSS, e.REPORT_CORRECT, e.REPORT_WEIGHT]].sum(axis=0)
-    return np.array([*sums, (report[:, e.REPORT_PENALTY] * rows).sum(), rows.sum()])
+    rows = report[:, layout.REPORT_ROWS]
+    sums = report[:, [layout.REPORT_LOSS, layout.REPORT_CORRECT, layout.REPORT_WEIGHT]].sum(axis=0)
+    return np.array([*sums, (report[:, layout.REPORT_PENALTY] * rows).sum(), rows.sum()])
 
 
 def _logs(sums: Iterable[float], counts_correct: bool) -> dict[str, float]:

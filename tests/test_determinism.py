@@ -9,7 +9,7 @@ from support import digest, history_of, run_python, training_state, weight_bytes
 
 import fastnn
 from fastnn import Dense, Dropout, Sequential, runtime, training
-from fastnn.kernels import epoch
+from fastnn.kernels import epoch, layout, partition
 from fastnn.kernels.dropout import GROUP
 from fastnn.kernels.gemm import product_scratch, product_tasks
 from fastnn.network import Network
@@ -113,8 +113,8 @@ def test_the_same_bits_for_chunks_of_rows_and_any_number_of_threads(name, dtype)
         dx, _ = model.backward(x, y)
         results.append((training_state(model), loss, [part.tobytes() for part in (dx, *gradients)]))
         plan = model.network.plan(2500, model.runtime.threads)
-        ways.add(plan.offsets[epoch.PARTS] >= 0)
-    chunks = [epoch.gradient_chunks.py_func(plan.offsets[epoch.CHUNK_FROM], rows) for rows in (2303, 131, 301, 61)]
+        ways.add(plan.offsets[layout.PARTS] >= 0)
+    chunks = [partition.gradient_chunks.py_func(plan.offsets[layout.CHUNK_FROM], rows) for rows in (2303, 131, 301, 61)]
     assert chunks == [8, 2, 4, 1]
     assert ways == {True, False}
     for other in results[1:]:
@@ -156,12 +156,12 @@ def test_the_same_bits_for_weights_that_go_past_the_caches(name, threads, dtype,
 
     def past_the_caches(self, *arguments):
         context = put_together(self, *arguments)
-        context.integers[[epoch.TRIED, epoch.PAST_CACHES]] = epoch.FIRST_TRIAL + 2 * epoch.TRIAL + 1, 1
+        context.integers[[layout.TRIED, layout.PAST_CACHES]] = epoch.FIRST_TRIAL + 2 * epoch.TRIAL + 1, 1
         return context
 
     def do_and_look(self, context):
         do(self, context)
-        ways.append(int(context.integers[epoch.PAST_CACHES]))
+        ways.append(int(context.integers[layout.PAST_CACHES]))
 
     usual = train()
     do = runtime.Runtime._do
@@ -175,12 +175,12 @@ def test_the_same_bits_for_weights_that_go_past_the_caches(name, threads, dtype,
 @pytest.mark.parametrize("faster", [0, 1])
 def test_the_faster_way_is_taken_and_tried_again(faster):
     """Of 0, the usual one, and 1, past the caches."""
-    c, taken = np.zeros(epoch.N_CONTEXT, np.int64), []
+    c, taken = np.zeros(layout.N_CONTEXT, np.int64), []
 
     def steps(count):
         for _ in range(count):
             epoch._choose_way.py_func(c)
-            taken.append(int(c[epoch.PAST_CACHES]))
+            taken.append(int(c[layout.PAST_CACHES]))
             first = len(taken) > 1 and taken[-2] != taken[-1]  # which takes long
             epoch._count_step.py_func(c, 100 if first else 9 if taken[-1] == faster else 10)
 
@@ -188,7 +188,7 @@ def test_the_faster_way_is_taken_and_tried_again(faster):
     trial, settled = [0] * each + [1] * each, [faster] * each
     steps(epoch.FIRST_TRIAL + 3 * each)
     assert taken == [0] * epoch.FIRST_TRIAL + trial + settled
-    while c[epoch.TRIED] != epoch.FIRST_TRIAL:
+    while c[layout.TRIED] != epoch.FIRST_TRIAL:
         steps(1)
         assert taken[-1] == faster
     assert len(taken) - epoch.FIRST_TRIAL == epoch.TRIAL_EVERY + 1
@@ -213,8 +213,8 @@ def test_trials_end_however_short_calls_are(full, monkeypatch):
     epochs = 20
     model.fit(x, y, epochs=epochs, batch_size=50, callbacks=[fastnn.Callback()])
     (context,) = contexts
-    assert context.integers[epoch.MEMBERS] > 1
-    counted = context.integers[epoch.TRIED]
+    assert context.integers[layout.MEMBERS] > 1
+    counted = context.integers[layout.TRIED]
     assert (epochs - 3) * (full - 1) <= counted <= epochs * (full - 1)  # the first epochs take several calls
     assert counted > epoch.FIRST_TRIAL + 2 * epoch.TRIAL or full == 1
 
@@ -509,9 +509,9 @@ def test_a_workspace_has_room_for_every_shorter_batch():
         plan = Network([Dense(units)], inputs, fastnn.SquaredError(), dtype).plan(rows, threads)
         shapes = (shorter, units, inputs), (inputs, units, shorter), (shorter, inputs, units)
         scratch = max(product_scratch(*shape, dtype) for shape in shapes)
-        assert GROUP + scratch <= plan.offsets[epoch.SCRATCH_EACH], (rows, inputs, units, threads, shorter)
+        assert GROUP + scratch <= plan.offsets[layout.SCRATCH_EACH], (rows, inputs, units, threads, shorter)
         assert 1 <= plan.members <= threads
-        last = plan.offsets[epoch.SCRATCH] + plan.members * plan.offsets[epoch.SCRATCH_EACH]
+        last = plan.offsets[layout.SCRATCH] + plan.members * plan.offsets[layout.SCRATCH_EACH]
         assert last <= plan.work_size
 
 

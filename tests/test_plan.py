@@ -6,7 +6,7 @@ import pytest
 
 import fastnn
 from fastnn import Activation, Dense, Dropout, Sequential
-from fastnn.kernels import epoch as e
+from fastnn.kernels import layout, partition
 from fastnn.network import Network
 
 DRAWS = 300
@@ -29,10 +29,12 @@ def test_every_weight_is_in_one_task():
         rows, threads = int(rng.integers(1, 3000)), int(rng.integers(1, 40))
         plan = network.plan(rows, threads)
         _, numbers, _ = network.update_blocks(0.5, truncate=False)
-        room = plan.offsets[e.SCRATCH_EACH] - plan.offsets[e.GRADIENT_BLOCK]
-        weights = {number: np.zeros((row[e.N_IN], row[e.N_OUT]), int)
-                   for number, row in enumerate(plan.stages) if row[e.KIND] == e.DENSE}  # fmt: skip
-        biases = {number: np.zeros(row[e.N_OUT], int) for number, row in enumerate(plan.stages) if row[e.BIAS] >= 0}
+        room = plan.offsets[layout.SCRATCH_EACH] - plan.offsets[layout.GRADIENT_BLOCK]
+        weights = {number: np.zeros((row[layout.N_IN], row[layout.N_OUT]), int)
+                   for number, row in enumerate(plan.stages) if row[layout.KIND] == layout.DENSE}  # fmt: skip
+        biases = {
+            number: np.zeros(row[layout.N_OUT], int) for number, row in enumerate(plan.stages) if row[layout.BIAS] >= 0
+        }
         for number, i0, i1, j0, j1, weight_block, bias_block in plan.weight_tasks:
             weights[number][i0:i1, j0:j1] += 1
             assert (i1 - i0 + 1) * (j1 - j0) <= room, "no room for the block's gradient and the bias's"
@@ -46,17 +48,17 @@ def test_every_weight_is_in_one_task():
 
 @numba.njit
 def blocks_of(rows):
-    return e.loss_blocks(rows)
+    return partition.loss_blocks(rows)
 
 
 @numba.njit
 def block_of(rows, index):
-    return e.loss_block(rows, index)
+    return partition.loss_block(rows, index)
 
 
 @numba.njit
 def part_of(rows, tasks, t):
-    return e._rows_of_task(rows, tasks, t)
+    return partition.rows_of_task(rows, tasks, t)
 
 
 def test_every_row_is_in_one_part_of_whole_blocks():
@@ -96,7 +98,7 @@ def test_all_routes_give_the_same_bits(route, settings, dtype):
         plan = model.network.plan(batch, threads)
         if threads == 2:
             assert plan.members == 2
-            assert plan.offsets[e.ROW_TASKS] == (0 if route == "stages" else 2)
+            assert plan.offsets[layout.ROW_TASKS] == (0 if route == "stages" else 2)
         dx, gradients = model.backward(x[:batch], y[:batch])
         results.append([model.evaluate(x, y)["loss"], *(part.tobytes() for part in
                         (*model.get_weights(), model.runtime.state, dx, *gradients, model.predict(x)))])  # fmt: skip

@@ -15,7 +15,7 @@ from fastnn import saving
 from fastnn.cli.options import add_command, add_json, add_model, one_of
 from fastnn.cli.shared import CommandError, blame, check_outputs, check_place, load_model, print_json, writing
 from fastnn.export import torch_arrays
-from fastnn.kernels import epoch as e
+from fastnn.kernels import layout
 from fastnn.model import Sequential
 
 FORMATS = ("npz", "onnx", "torch")
@@ -96,5 +96,5 @@ def _signature(model: Sequential) -> tuple[str, str]:
     columns = model.preparation.columns if model.preparation else ()
     inputs = f"{model.network.inputs} {'prepared inputs' if columns else 'inputs'}"
     if model.counts_correct:
-        return inputs, "logits" if model.network.output == e.LOGITS else "probabilities"
+        return inputs, "logits" if model.network.output == layout.LOGITS else "probabilities"
     return inputs, "values" if model.preparation is None else "standardised values"

@@ -54,8 +54,9 @@ from fastnn.cuda.reduction import sum_of
 from fastnn.cuda.tile import THREADS, tiles
 from fastnn.cuda.vector import load, store
 from fastnn.cuda.weights import add_penalties, clip_scale, norm_of_blocks, penalty_scale, rates_of, update_parameters
-from fastnn.kernels import epoch as e
-from fastnn.kernels.epoch import (
+from fastnn.kernels import layout
+from fastnn.kernels.formulas import IDENTITY, RELU
+from fastnn.kernels.layout import (  # fmt: skip
     BATCH,
     BIAS,
     DELTA,
@@ -73,8 +74,7 @@ from fastnn.kernels.epoch import (
     REPORT_ROWS,
     REPORT_WEIGHT,
     TRAIN,
-)  # fmt: skip
-from fastnn.kernels.formulas import IDENTITY, RELU
+)
 
 WORTH_FLOPS, STAGED_SHARE = 2e10, 1 / 64
 """Operations of a step from which its products are worth handing over: some 400 us at 50 TFLOP/s. By a share of that
@@ -317,14 +317,14 @@ def run_steps(
     driver.synchronize()  # what the default stream was told is done
     cublas: Any = _cublas.loaded()
     cublas.use(graph.pointer(stream))
-    batch, taken = int(numbers[e.BATCH]), int(numbers[e.N_ROWS])
+    batch, taken = int(numbers[layout.BATCH]), int(numbers[layout.N_ROWS])
 
     def step(rows: int) -> None:
         _step(arguments, table, numbers, clips, rows, stream, functools.partial(cublas.product, precision=precision))
 
     done, whole, graphs = 0, taken // batch, list[graph.Graph]()
     try:
-        if numbers[e.MODE] == e.TRAIN and whole > LEAST_REPLAYS:
+        if numbers[layout.MODE] == layout.TRAIN and whole > LEAST_REPLAYS:
             key = (
                 table.tobytes(), batch, clips, precision, int(numbers[OPTIMIZER]), _array(arguments, "params").dtype,
                 _cublas.current(),
@@ -351,7 +351,7 @@ def run_steps(
                 for _ in range(whole - done):
                     graphs[0].launch()
                 done = whole
-        for i in range(done, int(numbers[e.N_STEPS])):
+        for i in range(done, int(numbers[layout.N_STEPS])):
             step(min(batch, taken - i * batch))
     finally:
         try:
@@ -388,10 +388,10 @@ def _prove(arguments: tuple[Any, ...], plain: Callable[[], None], replayed: Call
 
 def _epilogue(row: npt.NDArray[Any], numbers: npt.NDArray[Any]) -> int:
     """Return how much of a dense stage, beside its product, the product's epilogue can do: all of it, or nothing."""
-    dropped = numbers[e.DROPOUT] and row[e.THRESHOLD] > 0
-    if row[e.BIAS] < 0 or dropped or row[e.KEEP] != e.KEEP_NONE:
+    dropped = numbers[layout.DROPOUT] and row[layout.THRESHOLD] > 0
+    if row[layout.BIAS] < 0 or dropped or row[layout.KEEP] != layout.KEEP_NONE:
         return PLAIN
-    return {IDENTITY: ADD_BIAS, RELU: RELU_BIAS}.get(int(row[e.ACTIVATION]), PLAIN)
+    return {IDENTITY: ADD_BIAS, RELU: RELU_BIAS}.get(int(row[layout.ACTIVATION]), PLAIN)
 
 
 def _step(
@@ -405,50 +405,50 @@ def _step(
 ) -> None:
     """Tell the stream one step on `rows` rows: launches and products that are the same for every such step."""
     params, grads, work = (_array(arguments, name) for name in ("params", "grads", "work"))
-    mode, learning = numbers[e.MODE], numbers[e.MODE] in (e.TRAIN, e.GRADIENT)
+    mode, learning = numbers[layout.MODE], numbers[layout.MODE] in (layout.TRAIN, layout.GRADIENT)
 
     def do(operation: Any, blocks: int, stage: int = 0) -> None:
         launch(operation, blocks, *arguments, stage, stream=stream)
 
-    inputs, row_blocks = int(table[0, e.N_IN]), tiles(rows, ROWS_EACH)
+    inputs, row_blocks = int(table[0, layout.N_IN]), tiles(rows, ROWS_EACH)
     do(gather_rows, min(grid_of(rows * inputs), tiles(rows, gathered_rows(inputs))))
     for stage, row in enumerate(table):
-        k, n = int(row[e.N_IN]), int(row[e.N_OUT])
-        if row[e.KIND] == e.DENSE:
-            sums = int(row[e.OUT] if row[e.KEEP] == e.KEEP_NONE else row[e.SOURCE])
-            out, x = Matrix(work, sums, rows, n), Matrix(work, int(row[e.IN]), rows, k)
-            weight, epilogue = Matrix(params, int(row[e.WEIGHT]), k, n), _epilogue(row, numbers)
-            bias = Matrix(params, int(row[e.BIAS]), 1, n) if epilogue != PLAIN else None
+        k, n = int(row[layout.N_IN]), int(row[layout.N_OUT])
+        if row[layout.KIND] == layout.DENSE:
+            sums = int(row[layout.OUT] if row[layout.KEEP] == layout.KEEP_NONE else row[layout.SOURCE])
+            out, x = Matrix(work, sums, rows, n), Matrix(work, int(row[layout.IN]), rows, k)
+            weight, epilogue = Matrix(params, int(row[layout.WEIGHT]), k, n), _epilogue(row, numbers)
+            bias = Matrix(params, int(row[layout.BIAS]), 1, n) if epilogue != PLAIN else None
             if product(out, x, weight, epilogue=epilogue, vector=bias) and epilogue != PLAIN:
                 continue
         do(finish_forward_of, grid_of(rows * n), stage)
-    if mode != e.FORWARD:
+    if mode != layout.FORWARD:
         do(loss_of, row_blocks)
         do(report_loss, 1)
     if learning:
-        last = 0 if numbers[e.WANT_DX] else 1
+        last = 0 if numbers[layout.WANT_DX] else 1
         for stage in range(len(table) - 1, -1, -1):
             row = table[stage]
-            k, n, dense = int(row[e.N_IN]), int(row[e.N_OUT]), row[e.KIND] == e.DENSE
-            delta = Matrix(work, int(row[e.DELTA]), rows, n)
+            k, n, dense = int(row[layout.N_IN]), int(row[layout.N_OUT]), row[layout.KIND] == layout.DENSE
+            delta = Matrix(work, int(row[layout.DELTA]), rows, n)
             if dense:
-                factors = Matrix(work, int(row[e.IN]), rows, k, transposed=True), delta
-                into, bias = Matrix(grads, int(row[e.WEIGHT]), k, n), Matrix(grads, int(row[e.BIAS]), 1, n)
-                if row[e.BIAS] < 0:
+                factors = Matrix(work, int(row[layout.IN]), rows, k, transposed=True), delta
+                into, bias = Matrix(grads, int(row[layout.WEIGHT]), k, n), Matrix(grads, int(row[layout.BIAS]), 1, n)
+                if row[layout.BIAS] < 0:
                     product(into, *factors)
                 elif not product(into, *factors, epilogue=COLUMN_SUMS, vector=bias):
                     do(column_sums, min(grid_of(rows * n), tiles(n, COLUMNS) * tiles(rows, COLUMN_ROWS)), stage)
                     do(bias_gradient, grid_of(n), stage)
             if stage >= last:
-                to = int(table[stage - 1, e.DELTA] if stage else numbers[e.DX])
+                to = int(table[stage - 1, layout.DELTA] if stage else numbers[layout.DX])
                 if dense:
-                    weight = Matrix(params, int(row[e.WEIGHT]), k, n, transposed=True)
+                    weight = Matrix(params, int(row[layout.WEIGHT]), k, n, transposed=True)
                     product(Matrix(work, to, rows, k), delta, weight)
                 do(finish_backward_of, grid_of(rows * k), stage)
-    if mode == e.TRAIN:
+    if mode == layout.TRAIN:
         if clips:
             do(norm_of, int(numbers[N_BLOCKS]))
         do(update_of, int(numbers[N_BLOCKS]))
-    if numbers[e.WANT_OUT] or numbers[e.WANT_DX]:
+    if numbers[layout.WANT_OUT] or numbers[layout.WANT_DX]:
         do(result_of, grid_of(rows))
     do(end_of, 1)

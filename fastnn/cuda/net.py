@@ -1,7 +1,7 @@
 """What a launch works on, and what it does to one number or one row: the parts that every way of training shares.
 
-The network is data, as on the CPU (`kernels/epoch.py`, whose names for modes, columns and reports are used here): other
-layer sizes, depths and batch sizes compile nothing.
+The network is data, as on the CPU (`kernels/layout.py`, whose names for modes, columns and reports are used here):
+other layer sizes, depths and batch sizes compile nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from fastnn.cuda.loss import loss_rows
 from fastnn.cuda.reduction import block_total, sum_of
 from fastnn.cuda.tile import THREADS
 from fastnn.cuda.vector import load, load4, store, store4
-from fastnn.kernels import epoch
-from fastnn.kernels.epoch import (
+from fastnn.kernels import layout
+from fastnn.kernels.formulas import IDENTITY, RELU, SIGMOID
+from fastnn.kernels.layout import (  # fmt: skip
     ACTIVATION,
     BATCH,
     BIAS,
@@ -50,23 +51,22 @@ from fastnn.kernels.epoch import (
     WANT_DX,
     WEIGHT,
     X_OFFSET,
-)  # fmt: skip
-from fastnn.kernels.formulas import IDENTITY, RELU, SIGMOID
+)
 from fastnn.kernels.loss import EXTERNAL
 
-# Numbers of a launch, behind those of `kernels/epoch.py`: offsets, sizes, and the code of the optimizer,
+# Numbers of a launch, behind those of `kernels/layout.py`: offsets, sizes, and the code of the optimizer,
 (
     PARTIAL, N_PARAMS,  # in the workspace: chunks of gradients; parameters
     ROW_SUMS, TILE_SUMS, BLOCK_SUMS, NORM_SUMS, COLUMN_SUMS_AT,  # in `sums`
     LABELLED, WEIGHTED, TARGETS, BYTES, RESCALED, ORDERED,  # which arrays there are; TARGETS: columns
     PENALISED, N_BLOCKS, N_TILES, N_STAGES, OPTIMIZER,
     SECOND_AREA, WANTED_AREA,  # in shared memory: see `rows.py`
-) = range(epoch.FLOATS, epoch.FLOATS + 20)  # fmt: skip
+) = range(layout.FLOATS, layout.FLOATS + 20)  # fmt: skip
 N_NUMBERS = WANTED_AREA + 1
 
-# Columns of `stages`, behind those of `kernels/epoch.py`: the threads that share the columns of a layer's product and
+# Columns of `stages`, behind those of `kernels/layout.py`: the threads that share the columns of a layer's product and
 # the parts that its sums are split in (`rows.py`), as powers of two.
-COLUMN_BITS, SPLIT_BITS = range(epoch.N_STAGE, epoch.N_STAGE + 2)
+COLUMN_BITS, SPLIT_BITS = range(layout.N_STAGE, layout.N_STAGE + 2)
 N_STAGE = SPLIT_BITS + 1
 
 
@@ -75,7 +75,7 @@ class Net(NamedTuple):
 
     numbers: Any  # int64 (N_NUMBERS,)
     stages: Any  # int64 (stages, N_STAGE)
-    floats: Any  # float64 (epoch.N_FLOATS,)
+    floats: Any  # float64 (layout.N_FLOATS,)
     scales: Any  # float64 (stages,)
     hyper: Any  # float64 (N_HYPER,)
     tiles: Any  # int64 (N_TILES, 3): stage, first row and first column of each tile of a gradient

@@ -41,7 +41,7 @@ from fastnn.cuda.net import (
 from fastnn.cuda.tile import THREADS
 from fastnn.cuda.vector import add_products, load, load4, sixteen, store, store4, store16
 from fastnn.kernels.elementary import SCALE
-from fastnn.kernels.epoch import DX, FORWARD, LOSS, MODE, N_IN, OUTPUT, SOFTMAX, WANT_DX, X_OFFSET
+from fastnn.kernels.layout import DX, FORWARD, LOSS, MODE, N_IN, OUTPUT, SOFTMAX, WANT_DX, X_OFFSET
 from fastnn.kernels.loss import CROSS_ENTROPY, EXTERNAL
 
 ROWS = 4

@@ -20,7 +20,7 @@ from fastnn.cuda._launch import launch, lock, processors
 from fastnn.cuda._numba import driver, missing
 from fastnn.cuda.statistics import is_finite
 from fastnn.cuda.tile import tiles
-from fastnn.kernels import epoch as e
+from fastnn.kernels import layout
 from fastnn.kernels.dropout import signed
 from fastnn.kernels.loss import EXTERNAL
 from fastnn.kernels.update import BETA1, BETA2
@@ -39,7 +39,7 @@ UPDATE_CHUNK = 1024
 _NO_ORDER = np.empty(0, np.int64)
 
 VECTORS = ("params", "grads", "state")
-WRITTEN = {e.TRAIN: set(VECTORS), e.GRADIENT: {"grads"}}
+WRITTEN = {layout.TRAIN: set(VECTORS), layout.GRADIENT: {"grads"}}
 """What a launch of a mode writes; other modes write none of these."""
 
 
@@ -68,8 +68,8 @@ def make_plan(
     shape = s.shape_for(network.inputs, widths, rows, network.dtype)
     second, wanted, _ = few.areas(network.inputs, max(widths), widths[-1])
     numbers = {
-        e.X_OFFSET: 0, e.DX: place, n.N_PARAMS: network.params_size, n.N_STAGES: len(table), n.SECOND_AREA: second,
-        n.WANTED_AREA: wanted,
+        layout.X_OFFSET: 0, layout.DX: place, n.N_PARAMS: network.params_size, n.N_STAGES: len(table),
+        n.SECOND_AREA: second, n.WANTED_AREA: wanted,
     }  # fmt: skip
     place += _aligned(rows * network.inputs) if with_dx else 0
     by_library = launches.is_worth(6.0 * rows * network.n_params, shape.way == s.STAGED)
@@ -101,7 +101,7 @@ def _tiles_of(network: Network, table: npt.NDArray[Any], blocks: npt.NDArray[np.
     """Return the table of tiles that a gradient has."""
     number = {int(start): u for u, (start, _) in enumerate(blocks)}
     dense = [(stage.inputs, stage.units if stage.dense is not None else 0) for stage in network.stages]
-    owners = [(number.get(int(row[e.WEIGHT]), 0), number.get(int(row[e.BIAS]), 0)) for row in table]
+    owners = [(number.get(int(row[layout.WEIGHT]), 0), number.get(int(row[layout.BIAS]), 0)) for row in table]
     return np.array(gradient.tiles_of(dense, owners) or [(0, 0, 0, 0, 0)], np.int64)
 
 
@@ -109,16 +109,16 @@ def _place_stages(network: Network, rows: int) -> tuple[npt.NDArray[np.int64], i
     """Return the table of stages, with the places of what they leave in the workspace, and where that ends."""
     host = network.plan(rows, 1).stages
     table = np.zeros((len(host), n.N_STAGE), np.int64)
-    table[:, : e.N_STAGE] = host
+    table[:, : layout.N_STAGE] = host
     before, place = 0, _aligned(rows * network.inputs)
     for row, stage in zip(table, network.stages, strict=True):
-        row[e.IN], row[e.OUT], row[e.SOURCE] = before, place, place
+        row[layout.IN], row[layout.OUT], row[layout.SOURCE] = before, place, place
         before = place
         place += _aligned(rows * stage.units)
-        if stage.keep != e.KEEP_NONE:
-            row[e.SOURCE] = place
+        if stage.keep != layout.KEEP_NONE:
+            row[layout.SOURCE] = place
             place += _aligned(rows * stage.units)
-        row[e.DELTA] = place
+        row[layout.DELTA] = place
         place += _aligned(rows * stage.units)
         row[[n.COLUMN_BITS, n.SPLIT_BITS]] = few.split(stage.inputs, stage.units)
     return table, place
@@ -148,8 +148,9 @@ class Sheet:
 
     def __init__(self, steps: int) -> None:
         kinds: dict[str, tuple[tuple[int, ...], type]] = {
-            "numbers": ((n.N_NUMBERS,), np.int64), "floats": ((e.N_FLOATS,), np.float64), "arrivals": ((2,), np.int32),
-            "rates": ((steps, 3), np.float64), "report": ((steps, e.N_REPORT), np.float64),
+            "numbers": ((n.N_NUMBERS,), np.int64), "floats": ((layout.N_FLOATS,), np.float64),
+            "arrivals": ((2,), np.int32), "rates": ((steps, 3), np.float64),
+            "report": ((steps, layout.N_REPORT), np.float64),
         }  # fmt: skip
         ends = np.cumsum([math.prod(shape) * np.dtype(kind).itemsize // 8 for shape, kind in kinds.values()])
         self._host, self._there = np.zeros(ends[-1], np.int64), empty(int(ends[-1]), np.int64)
@@ -357,17 +358,17 @@ class CudaRuntime(Runtime):
                     steps = min(start + each - part, STEPS_A_LAUNCH)
                     done = (part - start) * batch
                     self._run(
-                        e.TRAIN, data, order, first=begin + done, rows=min(rows - done, steps * batch), batch=batch,
-                        step=step + part, dropout=True, rates=rates[part : part + steps],
+                        layout.TRAIN, data, order, first=begin + done, rows=min(rows - done, steps * batch),
+                        batch=batch, step=step + part, dropout=True, rates=rates[part : part + steps],
                         report=report[part : part + steps],
                     )  # fmt: skip
-                    if not report[part + steps - 1, e.REPORT_ROWS]:
+                    if not report[part + steps - 1, layout.REPORT_ROWS]:
                         return
 
         return train
 
     def train_once(self, data: Data, step: int, rates: Array) -> Report:
-        report = np.zeros((1, e.N_REPORT))
+        report = np.zeros((1, layout.N_REPORT))
         self.training_calls(data, data.rows)(np.empty(0, np.int64), 0, data.rows, step, rates, report)
         return report
 
@@ -376,8 +377,8 @@ class CudaRuntime(Runtime):
             there = self._data(data)
 
         def gradient(first: int, rows: int) -> Report:
-            report = np.zeros((1, e.N_REPORT))
-            self._run(e.GRADIENT, there, _NO_ORDER, first=first, rows=rows, batch=rows, report=report)
+            report = np.zeros((1, layout.N_REPORT))
+            self._run(layout.GRADIENT, there, _NO_ORDER, first=first, rows=rows, batch=rows, report=report)
             return report
 
         return gradient
@@ -385,10 +386,10 @@ class CudaRuntime(Runtime):
     def gradient(
         self, data: Data, step: int, dropout: bool, out: Array | None = None, external: bool = False
     ) -> Report:
-        report = np.zeros((1, e.N_REPORT))
+        report = np.zeros((1, layout.N_REPORT))
         self._run(
-            e.GRADIENT, data, _NO_ORDER, rows=data.rows, batch=data.rows, step=step, dropout=dropout, report=report,
-            out=out, want_dx=out is not None, external=external,
+            layout.GRADIENT, data, _NO_ORDER, rows=data.rows, batch=data.rows, step=step, dropout=dropout,
+            report=report, out=out, want_dx=out is not None, external=external,
         )  # fmt: skip
         return report
 
@@ -396,9 +397,9 @@ class CudaRuntime(Runtime):
         batch = self.blocks_of_rows(data.rows)
         if self._kept is None:
             data, first = data.part(first, first + rows), 0
-        mode = e.FORWARD if report is None else e.EVALUATE
+        mode = layout.FORWARD if report is None else layout.EVALUATE
         if report is None:
-            report = np.zeros((tiles(rows, batch), e.N_REPORT))
+            report = np.zeros((tiles(rows, batch), layout.N_REPORT))
         self._run(mode, data, _NO_ORDER, first=first, rows=rows, batch=batch, report=report, out=out, want_out=True)
 
     def few_rows_forward(self) -> Callable[[Any], Array | None]:
@@ -407,8 +408,8 @@ class CudaRuntime(Runtime):
     def activations(self, stage: int, rows: int) -> tuple[Array, Array]:
         assert self._last is not None
         plan, work = self._last
-        row, size = plan.table[stage], rows * plan.table[stage, e.N_OUT]
-        found = (work[row[at] : row[at] + size].copy_to_host().reshape(rows, -1) for at in (e.OUT, e.SOURCE))
+        row, size = plan.table[stage], rows * plan.table[stage, layout.N_OUT]
+        found = (work[row[at] : row[at] + size].copy_to_host().reshape(rows, -1) for at in (layout.OUT, layout.SOURCE))
         return tuple(found)
 
     @property
@@ -455,17 +456,23 @@ class CudaRuntime(Runtime):
         written = WRITTEN.get(mode, set())
         with lock:
             plan = self._plan_for(batch, want_dx, bool(written))  # a shorter batch sums in the same order
-            there = data if isinstance(data, DeviceData) else self._data(data, mode == e.TRAIN)
+            there = data if isinstance(data, DeviceData) else self._data(data, mode == layout.TRAIN)
             self._to_device(*{"params", *written})
             self._room(plan)
             sheet = self._sheet_for(len(report))
             sheet.numbers[:] = self._numbers(plan, there, order)
-            sheet.numbers[[e.MODE, e.FIRST_STEP, e.FIRST_ROW, e.N_ROWS, e.BATCH]] = mode, step, first, rows, batch
-            sheet.numbers[[e.N_STEPS, e.DROPOUT]] = tiles(rows, batch), dropout
-            sheet.numbers[[e.WANT_DX, e.WANT_OUT]] = want_dx, want_out
-            sheet.numbers[e.LOSS] = EXTERNAL if external else self.network.loss.code
-            sheet.floats[[e.HUBER_DELTA, e.CLIP_NORM]] = self.network.loss.delta, self._clip_norm
-            sheet.floats[[e.LOSS_SCALE, e.PER_WEIGHT]] = self.loss_scale, self.penalty_per_weight
+            sheet.numbers[[layout.MODE, layout.FIRST_STEP, layout.FIRST_ROW, layout.N_ROWS, layout.BATCH]] = (
+                mode,
+                step,
+                first,
+                rows,
+                batch,
+            )
+            sheet.numbers[[layout.N_STEPS, layout.DROPOUT]] = tiles(rows, batch), dropout
+            sheet.numbers[[layout.WANT_DX, layout.WANT_OUT]] = want_dx, want_out
+            sheet.numbers[layout.LOSS] = EXTERNAL if external else self.network.loss.code
+            sheet.floats[[layout.HUBER_DELTA, layout.CLIP_NORM]] = self.network.loss.delta, self._clip_norm
+            sheet.floats[[layout.LOSS_SCALE, layout.PER_WEIGHT]] = self.loss_scale, self.penalty_per_weight
             sheet.rates[:] = self._step_numbers(rates, step)
             sheet.report[:] = report
             result = empty(1 if out is None else out.size, self.network.dtype)
@@ -526,8 +533,8 @@ class CudaRuntime(Runtime):
         network, numbers = self.network, np.zeros(n.N_NUMBERS, np.int64)
         for position, value in plan.numbers.items():
             numbers[position] = value
-        numbers[[e.SEED, e.OUTPUT, n.OPTIMIZER]] = signed(self.seed), network.output, self.optimizer.code
-        numbers[[e.STATE_0, e.STATE_1, e.STATE_2]] = self._state_offsets
+        numbers[[layout.SEED, layout.OUTPUT, n.OPTIMIZER]] = signed(self.seed), network.output, self.optimizer.code
+        numbers[[layout.STATE_0, layout.STATE_1, layout.STATE_2]] = self._state_offsets
         numbers[[n.LABELLED, n.WEIGHTED, n.TARGETS, n.BYTES]] = (
             there.labelled, there.weighted, there.columns, there.bytes
         )  # fmt: skip

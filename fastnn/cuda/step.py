@@ -58,7 +58,7 @@ from fastnn.cuda.rows import LARGEST, MOST_STAGES, ROWS, few_rows
 from fastnn.cuda.tile import LARGE, SQUARE, TALL, THREADS, Tile, make_place, make_product
 from fastnn.cuda.vector import add_four, load, load4, store, store4
 from fastnn.cuda.weights import add_penalties, clip_scale, norm_of_blocks, penalty_scale, rates_of, update_parameters
-from fastnn.kernels.epoch import (
+from fastnn.kernels.layout import (  # fmt: skip
     BATCH,
     CLIP_NORM,
     DX,
@@ -80,7 +80,7 @@ from fastnn.kernels.epoch import (
     TRAIN,
     WANT_DX,
     WANT_OUT,
-)  # fmt: skip
+)
 from fastnn.kernels.update import N_HYPER
 
 FEW, FUSED, STAGED = "few rows", "tiles of rows", "stage by stage"

@@ -11,7 +11,7 @@ from fastnn.cuda.net import BLOCK_SUMS, N_BLOCKS, N_TILES, NORM_SUMS, OPTIMIZER,
 from fastnn.cuda.reduction import block_total, sum_of
 from fastnn.cuda.tile import THREADS
 from fastnn.cuda.update import fetch_four, squared_norm_block, update_four
-from fastnn.kernels.epoch import (
+from fastnn.kernels.layout import (
     CLIP_NORM,
     MODE,
     PER_WEIGHT,

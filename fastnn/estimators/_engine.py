@@ -15,7 +15,7 @@ from fastnn.arrays import Data
 from fastnn.devices import HERE, Place, check_precision, runtime_on
 from fastnn.estimators._optimizer import Steps
 from fastnn.estimators._samples import Samples
-from fastnn.kernels import epoch as e
+from fastnn.kernels import layout
 from fastnn.layers import Dense, Dropout, Layer
 from fastnn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
 from fastnn.network import Network, aligned_empty
@@ -214,9 +214,9 @@ class Engine:
         """Return the weighted mean loss of all rows, without penalties and dropout."""
         total = 0.0
         for data, start, _, rows in samples.blocks(samples.rows):
-            report = np.zeros((-(-rows // self.runtime.blocks_of_rows(data.rows)), e.N_REPORT))
+            report = np.zeros((-(-rows // self.runtime.blocks_of_rows(data.rows)), layout.N_REPORT))
             self.runtime.forward(data, start, rows, np.empty((rows, self.shape.sizes[-1]), self.shape.dtype), report)
-            total += report[:, e.REPORT_LOSS].sum()
+            total += report[:, layout.REPORT_LOSS].sum()
         return self.shape.objective.reported(self.shape.sizes[-1]) * total / samples.weight
 
     def gradient(self, samples: Samples, rows: int) -> tuple[float, Array]:
@@ -230,8 +230,8 @@ class Engine:
             if kept is None or kept[0] is not data or kept[1] < n:
                 kept = self._gradient_calls = (data, n, self.runtime.gradient_calls(data, n))
             report = kept[2](start, n)
-            total += report[0, e.REPORT_LOSS]
-            gradient += report[0, e.REPORT_WEIGHT] * self.runtime.grads.astype(np.float64)
+            total += report[0, layout.REPORT_LOSS]
+            gradient += report[0, layout.REPORT_WEIGHT] * self.runtime.grads.astype(np.float64)
         params = self.params.astype(np.float64)
         penalty = 0.5 * float((self._decay * params) @ params)
         gradient += self._decay * params
@@ -253,7 +253,7 @@ class Engine:
         """
         n = -(-samples.rows // batch)
         rates = steps.rates(n)
-        report = np.zeros((n, e.N_REPORT))
+        report = np.zeros((n, layout.N_REPORT))
         done = 0
         while done < n:
             stop = min(n, done + self._steps_a_call, done + max(1, samples.rows_at_a_time // batch))
@@ -263,7 +263,7 @@ class Engine:
             call = self._training_calls(data, batch, steps)
             call(rows, start, last - first, steps.step + done, rates[done:stop], report[done:stop])
             self._adapt(stop - done, time.perf_counter() - before)
-            if not report[stop - 1, e.REPORT_ROWS]:
+            if not report[stop - 1, layout.REPORT_ROWS]:
                 self.runtime.to_host()
                 return math.nan
             done = stop
@@ -283,7 +283,7 @@ class Engine:
         Where a loss is not finite, or the call is interrupted, nothing is done and no loss returned.
         """
         n = -(-samples.rows // batch)
-        report = np.zeros((len(orders), n, e.N_REPORT))
+        report = np.zeros((len(orders), n, layout.N_REPORT))
         data, order, first = samples.part(np.concatenate(orders), 0, samples.rows)
         rates = steps.rates(len(orders) * n)
         kept = self.params.copy(), steps.state.copy()
@@ -291,9 +291,9 @@ class Engine:
         losses: list[float] = []
         before = time.perf_counter()
         try:
-            call(order, first, samples.rows, steps.step, rates, report.reshape(-1, e.N_REPORT))
+            call(order, first, samples.rows, steps.step, rates, report.reshape(-1, layout.N_REPORT))
             self._adapt(len(rates), time.perf_counter() - before)
-            if report[-1, -1, e.REPORT_ROWS]:
+            if report[-1, -1, layout.REPORT_ROWS]:
                 losses = [self._epoch_loss(epoch) for epoch in report]
         finally:
             self.runtime.to_host()
@@ -324,7 +324,7 @@ class Engine:
 
     def _epoch_loss(self, report: Array) -> float:
         """Return the mean over rows of the batches' losses, as scikit-learn has it."""
-        weight = report[:, e.REPORT_WEIGHT]
-        means = report[:, e.REPORT_LOSS] / np.where(weight > 0, weight, 1.0)
-        losses = self.shape.objective.reported(self.shape.sizes[-1]) * means + report[:, e.REPORT_PENALTY]
-        return float(losses @ report[:, e.REPORT_ROWS] / report[:, e.REPORT_ROWS].sum())
+        weight = report[:, layout.REPORT_WEIGHT]
+        means = report[:, layout.REPORT_LOSS] / np.where(weight > 0, weight, 1.0)
+        losses = self.shape.objective.reported(self.shape.sizes[-1]) * means + report[:, layout.REPORT_PENALTY]
+        return float(losses @ report[:, layout.REPORT_ROWS] / report[:, layout.REPORT_ROWS].sum())
