@@ -492,13 +492,13 @@ def execute(c: np.ndarray, params: np.ndarray) -> None:
 
 
 TASKS = {
-    MEMBER: 4.0, TASK: 4.5, gemm.GEMM: 4.5, activation.ACTIVATE: 1.0, activation.MULTIPLY_SLOPE: 1.0,
-    dropout.MULTIPLY_MASK: 0.5, loss.CLASS_LOSS: 2.5, loss.VALUE_LOSS: 1.5, activation.SOFTMAX: 1.0,
-    **dict.fromkeys(update.UPDATES.values(), 0.6),
+    MEMBER: 2.6, TASK: 4.8, gemm.GEMM: 3.1, activation.ACTIVATE: 0.6, activation.MULTIPLY_SLOPE: 0.5,
+    dropout.MULTIPLY_MASK: 0.3, loss.CLASS_LOSS: 1.5, loss.VALUE_LOSS: 0.8, activation.SOFTMAX: 0.3,
+    **dict.fromkeys(update.UPDATES.values(), 0.4),
 }  # fmt: skip
-"""Every task that a context may have the address of -> seconds that it takes to compile on a core of a Zen 3."""
+"""Every task that a context may have the address of -> seconds that it takes to compile on a core of a Zen 4."""
 
-ENTRY_SECONDS = 2.0
+ENTRY_SECONDS = 1.0
 """How long all entries take, and what else this process has to compile and load at its first call."""
 
 
