@@ -597,6 +597,8 @@ class Sequential:
 
         Raises
         ------
+        ValueError
+            If the model has no weights yet, or a preparation for other inputs or outputs than the network's.
         OSError
             If it cannot be written, with the path: an older file is as it was, and nothing half-written is left.
         """

@@ -424,6 +424,19 @@ class Preparation:
         """The names of the network's inputs."""
         return tuple(name for column in self.columns for name in column.inputs)
 
+    def check_fit(self, inputs: int, units: int) -> None:
+        """Raise ValueError unless this is for a network of so many inputs and outputs."""
+        if self.columns and len(self.inputs) != inputs:
+            raise ValueError(
+                f"preparation: its columns make {len(self.inputs)} inputs, expected the network's {inputs}"
+            )
+        target = self.target
+        outputs = len(target.classes if isinstance(target, Classes) else target.names)
+        if outputs != units and not (isinstance(target, Classes) and (outputs, units) == (2, 1)):
+            raise ValueError(
+                f"preparation: its target has {outputs} {target.kind}, expected the {units} of the network"
+            )
+
     @property
     def _words(self) -> tuple[str, ...]:
         """The columns of categories."""

@@ -91,6 +91,8 @@ def model_from_config(kind: type[Sequential], config: dict[str, Any], place: Pla
 def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
     """Return (header, tensors) of a model; the tensors are views where they can be."""
     runtime, network = model.runtime, model.network
+    if model.preparation is not None:
+        model.preparation.check_fit(network.inputs, network.units)
     model.collect_callback_states()
     tensors: Tensors = {
         segment.name: view for segment, view in zip(network.segments, network.views(runtime.params), strict=True)
@@ -140,6 +142,8 @@ def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors,
             raise ValueError(f"tensor {segment.name!r} is missing or not of shape {segment.shape}")
     model.build(inputs)
     network, runtime = model.network, model.runtime
+    if model.preparation is not None:
+        model.preparation.check_fit(inputs, network.units)
     tensors = dict(tensors)
     targets = [*zip([s.name for s in network.segments], network.views(runtime.params), strict=True)]
     targets += [(f"optimizer.{name}", runtime.slot(index)) for index, name in enumerate(runtime.slots)]

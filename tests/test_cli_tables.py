@@ -776,18 +776,25 @@ def test_a_number_that_float32_cannot_hold(capsys, trained, recwarn):
     assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
 
 
-def test_a_preparation_of_another_size_is_damage(capsys, trained, folder):
+def test_a_preparation_of_another_size_is_damage(capsys, trained, folder, monkeypatch):
+    """It is not written, and not read from what something else has written."""
     model = fastnn.load(trained / "plan")
     columns, target = model.preparation.columns, model.preparation.target
     for changed, message in (
-        (Preparation(columns[:1], target), "its columns make 2 inputs, expected the network's"),
-        (Preparation(columns, Classes("plan", ("a",))), "its target has 1 classes, expected the 3"),
+        (Preparation(columns[:1], target), "preparation: its columns make 2 inputs, expected the network's"),
+        (Preparation(columns, Classes("plan", ("a",))), "preparation: its target has 1 classes, expected the 3"),
     ):
         model.preparation = changed
-        model.save(folder / "m")
+        with pytest.raises(ValueError, match=f"^{message}"):
+            model.save(folder / "m")
+        assert not (folder / "m").exists()
+        with monkeypatch.context() as unchecked:
+            unchecked.setattr(Preparation, "check_fit", lambda *_: None)
+            model.save(folder / "m")
         code, out, err = run(capsys, "predict", "m", trained / "later.csv")
         assert (code, out) == (BAD_INPUT, "")
-        assert err.startswith(f"fastnn: m: is damaged: {message}")
+        assert err.startswith(f"fastnn: m: is damaged (ValueError: {message}")
+        (folder / "m").unlink()
 
 
 OVERWRITES = [

@@ -188,10 +188,18 @@ def test_as_plain_data(name):
     assert Preparation.from_config(json.loads(json.dumps(prepared.config()))) == prepared
 
 
+def model_with(preparation):
+    target = preparation.target
+    units = len(target.classes if isinstance(target, Classes) else target.names)
+    inputs = len(preparation.inputs) or 3
+    model = fastnn.Sequential([fastnn.Dense(units)], "squared_error", input_size=inputs)
+    model.preparation = preparation
+    return model
+
+
 @pytest.mark.parametrize("name", PREPARATIONS)
 def test_in_a_model_s_file(name, tmp_path):
-    model = fastnn.Sequential([fastnn.Dense(2)], "squared_error", input_size=3)
-    model.preparation = PREPARATIONS[name]
+    model = model_with(PREPARATIONS[name])
     model.save(tmp_path / "m")
     assert fastnn.load(tmp_path / "m").preparation == PREPARATIONS[name]
     assert model.clone().preparation == PREPARATIONS[name]
@@ -219,8 +227,7 @@ def test_a_model_without_one(tmp_path):
     ],
 )
 def test_a_file_whose_preparation_makes_no_sense_is_damaged(change, tmp_path, monkeypatch):
-    model = fastnn.Sequential([fastnn.Dense(2)], "squared_error", input_size=3)
-    model.preparation = PREPARATIONS["classes"]
+    model = model_with(PREPARATIONS["classes"])
     config = model.preparation.config()
     change(config)
     monkeypatch.setattr(Preparation, "config", lambda self: config)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from fastnn.model import Sequential, load
-from fastnn.preparation import Classes
 from fastnn.progress import ProgressBar
 from fastnn.saving import ModelFileError
 from fastnn.tables import NEEDS_PYARROW
@@ -191,20 +190,6 @@ def load_model(path: str) -> Sequential:
     """Read a model, or say why not."""
     with blame(path):
         try:
-            model = load(path)
+            return load(path)
         except ModelFileError as error:
             raise ValueError(str(error).removeprefix(f"{path}: ")) from None
-        _check_fit(model)
-        return model
-
-
-def _check_fit(model: Sequential) -> None:
-    """Refuse a preparation whose inputs or outputs are not those of the network."""
-    if model.preparation is None:
-        return
-    inputs, target, units = len(model.preparation.inputs), model.preparation.target, model.network.units
-    outputs = len(target.classes if isinstance(target, Classes) else target.names)
-    if model.preparation.columns and inputs != model.network.inputs:
-        raise ValueError(f"is damaged: its columns make {inputs} inputs, expected the network's {model.network.inputs}")
-    if outputs != units and not (isinstance(target, Classes) and (outputs, units) == (2, 1)):
-        raise ValueError(f"is damaged: its target has {outputs} {target.kind}, expected the {units} of the network")
