@@ -485,6 +485,41 @@ class Sequential:
                 grad += segment.l1 * np.sign(weight)
         return loss + self.penalty(), grads
 
+    def apply_gradients(self, gradients: Sequence[Any]) -> None:
+        """Take one step of the optimizer with gradients of one's own, such as `backward` gives for any loss.
+
+        Parameters
+        ----------
+        gradients : sequence of array-like
+            Like the weights of `get_weights`: [dW0, db0, dW1, ...]. They are taken as they are: what clips them, decays
+            weights (AdamW) or sets a threshold (``l1_mode="truncate"``) works as in `fit`, but the penalties l1 and l2
+            are not added, since `gradients` has them in its result.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For another number of arrays, another shape, or NaN or infinity; no step is taken.
+
+        Examples
+        --------
+        A policy gradient: the logits' gradient of -advantage log p(action), averaged over the rows.
+
+        >>> import fastnn, numpy as np
+        >>> policy = fastnn.Sequential([fastnn.Dense(16, "tanh"), fastnn.Dense(2)], "cross_entropy", input_size=4)
+        >>> states, actions, advantages = np.ones((3, 4)), np.array([0, 1, 0]), np.array([1.0, -0.5, 2.0])
+        >>> dlogits = policy.predict_proba(states) - np.eye(2)[actions]
+        >>> dx, gradients = policy.backward(states, dlogits * advantages[:, None] / len(states))
+        >>> policy.apply_gradients(gradients)
+        >>> policy.step
+        1
+        """
+        given = self._like_weights("gradients", gradients)
+        runtime = self.runtime
+        for own, new in zip(self.network.views(runtime.grads), given, strict=True):
+            own[:] = new
+        runtime.apply(self.step, as_schedule(self.optimizer.lr).checked_rates(self.step, self.epoch, 1))
+        self.step += 1
+
     def backward(self, x: Any, dy: Any) -> tuple[Array, list[Array]]:
         """Return (dx, [dW0, db0, ...]) for a gradient `dy` with respect to what `predict` returns for `x`.
 
@@ -554,13 +589,19 @@ class Sequential:
         ValueError
             For another number of arrays, another shape, or NaN or infinity; nothing is changed.
         """
+        taken = self._like_weights("weights", weights)
+        for new, old in zip(taken, self.network.views(self.runtime.params), strict=True):
+            old[:] = new
+
+    def _like_weights(self, argument: str, arrays: Sequence[Any]) -> list[Array]:
+        """Return arrays of the weights' shapes and dtype, or raise."""
         own = self.network.views(self.runtime.params)
-        if not isinstance(weights, Sequence):
-            raise TypeError(f"weights: got {weights!r}, expected a list of {len(own)} arrays")
-        if len(weights) != len(own):
-            raise ValueError(f"weights: got {len(weights)} arrays, expected {len(own)}")
+        if not isinstance(arrays, Sequence):
+            raise TypeError(f"{argument}: got {arrays!r}, expected a list of {len(own)} arrays")
+        if len(arrays) != len(own):
+            raise ValueError(f"{argument}: got {len(arrays)} arrays, expected {len(own)}")
         taken = []
-        for number, (new, old) in enumerate(zip(weights, own, strict=True)):
+        for number, (new, old) in enumerate(zip(arrays, own, strict=True)):
             try:
                 with np.errstate(over="ignore"):
                     array = np.asarray(new.detach() if hasattr(new, "detach") else new)
@@ -568,19 +609,20 @@ class Sequential:
                         array = array.astype(self.dtype)
             except ValueError:
                 raise ValueError(
-                    f"weights[{number}]: got rows of several lengths, expected numbers of shape {old.shape}"
+                    f"{argument}[{number}]: got rows of several lengths, expected numbers of shape {old.shape}"
                 ) from None
             if array.dtype.kind not in "biuf" or array.shape != old.shape:
                 raise ValueError(
-                    f"weights[{number}]: got {array.dtype} of shape {array.shape}, "
+                    f"{argument}[{number}]: got {array.dtype} of shape {array.shape}, "
                     f"expected numbers of shape {old.shape}"
                 )
             if self.check_finite and not np.isfinite(array).all():
                 what = "NaN" if np.isnan(array).any() else "infinity"
-                raise ValueError(f"weights[{number}]: got {what}, expected finite numbers in the range of {self.dtype}")
+                raise ValueError(
+                    f"{argument}[{number}]: got {what}, expected finite numbers in the range of {self.dtype}"
+                )
             taken.append(array)
-        for new, old in zip(taken, own, strict=True):
-            old[:] = new
+        return taken
 
     def clone(self, *, weights: bool = True) -> Sequential:
         """Return an independent model with the same settings and, unless `weights` is False, training state."""

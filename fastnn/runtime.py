@@ -192,6 +192,11 @@ class Runtime:
         """Write the gradient of all rows as one batch into `grads`; with `out`, also that of the input."""
         return self._once(layout.GRADIENT, data, step, dropout, out=out, external=external)
 
+    def apply(self, step: int, rates: Array) -> None:
+        """Take one step with the gradients that are in `grads`, as they are: no penalty is added."""
+        no_rows = Data.unlabelled(np.zeros((1, self.network.inputs), self.network.dtype), np.empty((0, 0), np.uint8))
+        self._once(layout.APPLY, no_rows, step, False, rates=rates)
+
     def _once(
         self,
         mode: int,
@@ -331,7 +336,7 @@ class Runtime:
         numbers[[layout.N_STEPS, layout.LOSS]] = -(-rows // batch), network.loss.code
         numbers[[layout.DROPOUT, layout.WANT_OUT]] = dropout, want_out
         loss = None if mode == layout.FORWARD else network.loss.code
-        rule = optimizer.code if mode == layout.TRAIN else None
+        rule = optimizer.code if mode in (layout.TRAIN, layout.APPLY) else None
         addresses = epoch.addresses(network.dtype, network.output, loss, rule)
         numbers[layout.RUN_MEMBER : layout.SOFTMAX_ROWS + 1] = addresses
         floats = c[layout.FLOATS] = np.ones(layout.N_FLOATS)
@@ -346,6 +351,8 @@ class Runtime:
         c[layout.RATES] = np.empty(0) if rates is None else rates
         c[layout.REPORT] = report
         c[layout.RESULT] = np.empty((0, 0), network.dtype) if out is None else out
+        if mode == layout.APPLY:
+            c[layout.BLOCK_FLOATS] = self.block_floats * [0.0, 0.0, 1.0, 1.0]  # no l1, no l2
         return c
 
     def _is_current(self, c: Context) -> bool:

@@ -230,6 +230,10 @@ def test_all_that_a_model_does(last, loss, rng):
     for name, value in here.layer_outputs(x).items():
         np.testing.assert_allclose(there.layer_outputs(x)[name], value, **close)
     assert there.train_on_batch(x, y) == pytest.approx(here.train_on_batch(x, y), rel=1e-10)
+    gradients = [rng.normal(size=weight.shape) for weight in here.get_weights()]
+    for model in (here, there):
+        model.apply_gradients(gradients)
+    assert there.train_on_batch(x, y) == pytest.approx(here.train_on_batch(x, y), rel=1e-9)
     there.set_weights([2 * weight for weight in there.get_weights()])  # what the host writes reaches the device
     here.set_weights([2 * weight for weight in here.get_weights()])
     assert there.train_on_batch(x, y) == pytest.approx(here.train_on_batch(x, y), rel=1e-9)

@@ -190,6 +190,7 @@ def test_batches_of_any_kind_in_turns_are_steps_like_any_other(x, y):
         lambda m: m.gradients(x[:5], y[:5], training=True)[0],
         lambda m: m.train_on_batch(x, y, sample_weight=weights),
         lambda m: m.train_on_batch(x[:20], y[:20]),
+        lambda m: m.apply_gradients([0.1 * weight for weight in m.get_weights()]),
         lambda m: m.backward(x[:9], np.ones((9, CLASSES)))[0].tobytes(),
         lambda m: m.gradients(x[:9], y[:9])[0],
         lambda m: m.fit(x, y, epochs=1, batch_size=16).history["loss"][-1],

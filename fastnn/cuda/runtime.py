@@ -372,6 +372,12 @@ class CudaRuntime(Runtime):
         self.training_calls(data, data.rows)(np.empty(0, np.int64), 0, data.rows, step, rates, report)
         return report
 
+    def apply(self, step: int, rates: Array) -> None:
+        """Take the step on the CPU, where gradients of one's own come from: parameters and state make the way twice."""
+        with lock:
+            self.to_host()
+            super().apply(step, rates)
+
     def gradient_calls(self, data: Data, most: int) -> Callable[[int, int], Report]:
         with lock:
             there = self._data(data)

@@ -45,6 +45,7 @@ from fastnn.kernels.activation import call_activate, call_softmax
 from fastnn.kernels.gemm import split
 from fastnn.kernels.layout import (
     ACTIVATE,
+    APPLY,
     BATCH,
     BIAS,
     BLOCK_FLOATS,
@@ -263,7 +264,7 @@ def _carry_rows(c, params, learning):
 
 @block
 def _learn(c, params, rate, report):
-    """Gradients of all weights and, in training, penalty, global norm and optimizer step."""
+    """Gradients of all weights, unless they are there; and, but for GRADIENT, penalty, global norm, optimizer step."""
     numbers, floats, hyper = double_rows_at(c, BLOCK_FLOATS), doubles_at(c, FLOATS), doubles_at(c, HYPER)
     n_tasks, weight_tasks = integers_at(c, BLOCK_TASKS).size - 1, integer_rows_at(c, WEIGHT_TASKS).shape[0]
     how, tasks = (OP_CHUNKS, n_tasks) if by_chunks(c) else (OP_WEIGHTS, weight_tasks)
@@ -284,7 +285,8 @@ def _learn(c, params, rate, report):
     hyper[_CORRECTION1] = 1.0 - hyper[_BETA1] ** (c[STEP] + 1)
     hyper[_CORRECTION2] = math.sqrt(1.0 - hyper[_BETA2] ** (c[STEP] + 1))
     hyper[_FIRST] = 1.0 if c[STEP] == 0 else 0.0
-    _run(c, params, how, tasks, 0)
+    if c[MODE] == TRAIN:
+        _run(c, params, how, tasks, 0)
     if updates_at_once(c):
         return
     _run(c, params, OP_NORM, n_tasks, 0)
@@ -350,6 +352,7 @@ def _run_steps(c, params):
     whose loss is not finite.
     """
     report, rates = double_rows_at(c, REPORT), doubles_at(c, RATES)
+    of_rows = c[MODE] != APPLY
     learning = c[MODE] == TRAIN or c[MODE] == GRADIENT
     begin, row = c[FIRST_ROW], 0
     several = c[MODE] == TRAIN and c[MEMBERS] > 1
@@ -368,11 +371,12 @@ def _run_steps(c, params):
             _choose_way(c)
             began = now(integers_at(c, TEAM))
         total = doubles_at(c, FLOATS)[TOTAL_WEIGHT] = _total_weight(c)
-        _carry_rows(c, params, learning)
-        if c[MODE] != FORWARD:
+        if of_rows:
+            _carry_rows(c, params, learning)
+        if of_rows and c[MODE] != FORWARD:
             report[i, REPORT_LOSS], report[i, REPORT_CORRECT] = _sum_partial(c, loss_blocks(c[ROWS]))
             report[i, REPORT_WEIGHT] = total
-        if learning:
+        if learning or not of_rows:
             if c[MODE] == TRAIN and not math.isfinite(report[i, REPORT_LOSS]):
                 return
             _learn(c, params, rates[i] if rates.size else 0.0, report[i])

@@ -30,8 +30,8 @@ N_STAGE = 13
 DENSE, ELEMENTWISE = range(2)
 KEEP_NONE, KEEP_Z, KEEP_A = range(3)
 
-# What a call does.
-TRAIN, GRADIENT, FORWARD, EVALUATE = range(4)
+# What a call does. APPLY is a step with the gradients that are in GRADS, whoever made them.
+TRAIN, GRADIENT, FORWARD, EVALUATE, APPLY = range(5)
 
 # Numbers in the context: what is asked for,
 (
