@@ -48,9 +48,9 @@ def from_torch(module: Any, loss: str | Loss | None = None, **settings: Any) -> 
     Examples
     --------
     >>> import fastnn
-    >>> import torch.nn as nn  # doctest: +SKIP
-    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))  # doctest: +SKIP
-    >>> fastnn.from_torch(net, loss="cross_entropy").layers  # doctest: +SKIP
+    >>> import torch.nn as nn
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> fastnn.from_torch(net, loss="cross_entropy").layers  # doctest: +ELLIPSIS
     (Dense(units=8, activation='relu', ...), Dense(units=3, activation='identity', ...))
     """
     torch = needed("torch", "PyTorch modules", "see https://pytorch.org")

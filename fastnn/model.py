@@ -98,8 +98,8 @@ class Sequential:
     --------
     >>> import fastnn
     >>> x, y, x_test, y_test = fastnn.load_digits()
-    >>> model = fastnn.Sequential([fastnn.Rescale(1 / 16), fastnn.Dense(64, "relu"), fastnn.Dense(10)],
-    loss="cross_entropy")
+    >>> layers = [fastnn.Rescale(1 / 16), fastnn.Dense(64, "relu"), fastnn.Dense(10)]
+    >>> model = fastnn.Sequential(layers, loss="cross_entropy")
     >>> history = model.fit(x, y, epochs=20, batch_size=32)
     >>> model.evaluate(x_test, y_test)["accuracy"] > 0.9
     True

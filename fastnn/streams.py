@@ -172,8 +172,12 @@ def stream(
 
     Examples
     --------
-    >>> train = fastnn.stream("train.parquet", target="price")  # doctest: +SKIP
-    >>> model.fit(train, epochs=3, batch_size=256)  # doctest: +SKIP
+    >>> import fastnn, numpy as np
+    >>> np.savez("train.npz", rooms=np.ones((1000, 4), np.float32), price=np.arange(1000.0))
+    >>> train = fastnn.stream("train.npz", target="price")
+    >>> model = fastnn.Sequential([fastnn.Dense(8, "relu"), fastnn.Dense(1)], loss="huber")
+    >>> model.fit(train, epochs=3, batch_size=256).epoch
+    [0, 1, 2]
     """
     paths = _paths(data)
     if paths and is_parquet(paths[0]):

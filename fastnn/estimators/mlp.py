@@ -397,7 +397,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     >>> from sklearn.datasets import load_diabetes
     >>> import fastnn
     >>> x, y = load_diabetes(return_X_y=True)
-    >>> regressor = fastnn.MLPRegressor("huber", solver="lbfgs", max_iter=500, random_state=0).fit(x, y)
+    >>> regressor = fastnn.MLPRegressor("huber", learning_rate_init=0.01, max_iter=2000, random_state=0).fit(x, y)
     >>> bool(regressor.score(x, y) > 0.4)
     True
     """
