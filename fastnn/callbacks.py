@@ -48,6 +48,9 @@ class Callback:
     runs_last = False
     """Whether this one is told of an epoch after the others, with the epoch in the model's history."""
 
+    begins_anew = False
+    """Whether the state that one object left in a model is not for another one, unless training resumes from a file."""
+
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles have neither the model nor its data."""
         return {name: value for name, value in self.__dict__.items() if name not in ("model", "data")}
@@ -112,10 +115,10 @@ class LambdaCallback(Callback):
 class EarlyStopping(Callback):
     """Stop where a number has not improved for `patience` epochs, and go back to the best weights.
 
-    The state (best value, epochs waited, best weights) is the model's: it is saved with the model, and the next `fit`
-    with an early stopping that watches the same number goes on with it. It begins anew where it had stopped training,
-    or where epochs were trained without it. A `fit` that is resumed where it stopped has nothing left to train. NaN is
-    no improvement on anything.
+    The state (best value, epochs waited, best weights) is saved with the model: the first `fit` after loading, or one
+    that resumes, goes on with it, and so does the same object in another `fit` of the same model. A new one begins
+    anew; so does any where it had stopped training, or where epochs were trained without it. A `fit` that is resumed
+    where it stopped has nothing left to train. NaN is no improvement on anything.
 
     Parameters
     ----------
@@ -131,6 +134,8 @@ class EarlyStopping(Callback):
     restore_best_weights : bool
         Whether the model ends with the weights of its best epoch.
     """
+
+    begins_anew = True
 
     def __init__(
         self,

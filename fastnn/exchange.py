@@ -88,14 +88,17 @@ def _torch_parts(torch: Any, module: Any, place: str = "module") -> Iterator[tup
         raise ValueError(
             f"{place}: got {type(module).__name__} with forward hooks, expected none: remove() takes one off"
         )
+    of_its_own = "forward" in vars(module) if isinstance(module, torch.nn.Module) else False
     if isinstance(module, torch.nn.Sequential):
-        if type(module).forward is not torch.nn.Sequential.forward or "forward" in vars(module):
+        if type(module).forward is not torch.nn.Sequential.forward or of_its_own:
             raise TypeError(
                 f"{place}: got {type(module).__name__} with a forward of its own, expected torch.nn.Sequential"
             )
         for name, child in module._modules.items():  # named_children leaves out what comes a second time
             yield from _torch_parts(torch, child, f"{place}.{name}" if place != "module" else f"module {name}")
     elif isinstance(module, torch.nn.Module):
+        if of_its_own:
+            raise TypeError(f"{place}: got {type(module).__name__} with a forward of its own, expected torch.nn's")
         yield place, module
     else:
         advice = "; net.load_state_dict(...) brings a state dict into one" if isinstance(module, Mapping) else ""

@@ -152,7 +152,9 @@ class Rescale(Layer):
                 )
             with np.errstate(over="ignore"):
                 result[row] = value
-            if not np.isfinite(result[row]).all():
+            if not np.isfinite(result[row]).all() or (
+                name == "scale" and ((result[row] == 0) != (np.array(value) == 0)).any()
+            ):
                 raise ValueError(f"{name}: got {shown(value)}, expected numbers in the range of {dtype}")
         return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,6 @@ class Sequential:
         self.layers = _check_layers(layers)
         self.loss = as_loss(loss)
         self._runtime: Runtime | None = None
-        self._few: Callable[[Any], Array | None] | None = None
         self.optimizer = Adam() if optimizer is None else optimizer
         self.seed = check_number("seed", seed, low=0, high=2**64 - 1, integer=True)
         self.dtype = _check_dtype(dtype)
@@ -144,6 +143,7 @@ class Sequential:
         self.initial_epoch = 0
         self.stop_training = self.resumed = False
         self._callback_states: dict[str, dict[str, Any]] = {}
+        self._callback_owners: dict[str, Callback] = {}  # whose these states are, where they do not come from a file
         self._callbacks: tuple[Callback, ...] = ()
         if not _per_input(self.layers):  # whether the layers make a network is known without the data
             Network(self.layers, 1, self.loss, self.dtype)
@@ -151,8 +151,8 @@ class Sequential:
             self.build(input_size)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles make a quick predictor of their own, since it holds addresses, and are in no `fit`."""
-        return {**self.__dict__, "_few": None, "_callbacks": ()}
+        """Copies and pickles are in no `fit`."""
+        return {**self.__dict__, "_callbacks": (), "_callback_owners": {}}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _SETTLED and self.__dict__.get("_runtime") is not None:
@@ -166,16 +166,17 @@ class Sequential:
     def optimizer(self) -> Optimizer:
         """The optimizer: a copy, since some schedules keep a state, which is this model's.
 
-        Another one of the same kind may be set at any time: its rate and other numbers hold from the next epoch on, and
-        the state (moments, velocities) stays. Raises ValueError for one that keeps another state, once there are
-        weights.
+        Another one of the same kind may be set at any time: its rate and other numbers hold from the next epoch of
+        `fit` on, or the next `train_on_batch`, and the state (moments, velocities) stays. Optimizers do not change:
+        ``model.optimizer = dataclasses.replace(model.optimizer, lr=1e-4)`` sets a rate and keeps the rest. Raises
+        ValueError for one that keeps another state, once there are weights.
         """
         return self._optimizer
 
     @optimizer.setter
     def optimizer(self, value: str | Optimizer) -> None:
-        new = copy.deepcopy(as_optimizer(value))
-        if self._runtime is not None:
+        new, runtime = copy.deepcopy(as_optimizer(value)), self._runtime
+        if runtime is not None:
             old = self._optimizer
             if (type(new), new.slots) != (type(old), old.slots):
                 raise ValueError(
@@ -183,11 +184,11 @@ class Sequential:
                     f"{type(old).__name__} with the same state; another model takes another optimizer, and the weights "
                     "by set_weights(model.get_weights())"
                 )
-            before = self._runtime
-            self._runtime = self._new_runtime(before.network, new)
-            self._runtime.params[:], self._runtime.state[:] = before.params, before.state
-            self._few = None
+            before, runtime = runtime, self._new_runtime(runtime.network, new)
+            runtime.params, runtime.state = before.params, before.state  # whoever has these vectors has the model's
+        # Last and at once, since others may predict meanwhile, and Ctrl-C may come.
         self._optimizer: Optimizer = new
+        self._runtime = runtime
 
     @property
     def n_threads(self) -> int | None:
@@ -228,9 +229,9 @@ class Sequential:
                 )
             return self
         network = self.network_for_inputs(inputs)
-        self._runtime = self._new_runtime(network, self.optimizer)
+        runtime = self._new_runtime(network, self.optimizer)
         rng = np.random.default_rng(self.seed)
-        weights = iter(network.views(self._runtime.params))
+        weights = iter(network.views(runtime.params))
         for stage in network.stages:
             if stage.dense is not None:
                 name = stage.dense.kernel_initializer
@@ -238,6 +239,7 @@ class Sequential:
                 next(weights)[:] = initialize(name, (stage.inputs, stage.units), rng=rng, dtype=self.dtype)
                 if stage.dense.use_bias:
                     next(weights)[:] = 0.0
+        self._runtime = runtime
         return self
 
     def _new_runtime(self, network: Network, optimizer: Optimizer) -> Runtime:
@@ -384,9 +386,7 @@ class Sequential:
         TypeError, ValueError
             For bad input, or a model that has no weights yet.
         """
-        if self._few is None:
-            self._few = self.runtime.few_rows_forward()
-        out = self._few(x)
+        out = self.runtime.few_rows_forward(x)
         if out is not None:
             return out
         network = self.network
@@ -439,6 +439,8 @@ class Sequential:
     ) -> dict[str, float]:
         """Take one step on all rows as one batch and return its loss (and accuracy) before the step.
 
+        It counts in `step`, not in `epoch`: schedules whose unit is the epoch move on where you add 1 to `epoch`.
+
         Raises
         ------
         TypeError, ValueError
@@ -453,11 +455,13 @@ class Sequential:
         self.build(network.inputs)
         runtime = self.runtime
         rates = as_schedule(self.optimizer.lr).checked_rates(self.step, self.epoch, 1)
-        report = runtime.train_once(data, self.step, rates)
-        if not report[0, layout.REPORT_ROWS]:
-            raise FloatingPointError(f"loss: is NaN or infinite, {self.first_bad_layer(data.rows)}; no step was taken")
-        self.step += 1
-        return step_logs(report, self.counts_correct)
+        with runtime.alone:
+            report = runtime.train_once(data, self.step, rates)
+            if not report[0, layout.REPORT_ROWS]:
+                where = self.first_bad_layer(data.rows)
+                raise FloatingPointError(f"loss: is NaN or infinite, {where}; no step was taken")
+            self.step += 1
+            return step_logs(report, self.counts_correct)
 
     def gradients(
         self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False
@@ -475,10 +479,11 @@ class Sequential:
         network = self._network_for(x)
         data = self._gate(network, x, y, sample_weight)
         self.build(network.inputs)
-        report = self.runtime.gradient(data, self.step, training)
-        total = report[0, layout.REPORT_WEIGHT]
-        loss = float(report[0, layout.REPORT_LOSS] / total) if total > 0 else 0.0
-        grads = [grad.copy() for grad in self.network.views(self.runtime.grads)]
+        with self.runtime.alone:
+            report = self.runtime.gradient(data, self.step, training)
+            total = report[0, layout.REPORT_WEIGHT]
+            loss = float(report[0, layout.REPORT_LOSS] / total) if total > 0 else 0.0
+            grads = [grad.copy() for grad in self.network.views(self.runtime.grads)]
         for segment, weight, grad in zip(self.network.segments, self.get_weights(), grads, strict=True):
             grad += segment.l2 * weight
             if self.l1_mode == "gradient":
@@ -515,10 +520,11 @@ class Sequential:
         """
         given = self._like_weights("gradients", gradients)
         runtime = self.runtime
-        for own, new in zip(self.network.views(runtime.grads), given, strict=True):
-            own[:] = new
-        runtime.apply(self.step, as_schedule(self.optimizer.lr).checked_rates(self.step, self.epoch, 1))
-        self.step += 1
+        with runtime.alone:
+            for own, new in zip(self.network.views(runtime.grads), given, strict=True):
+                own[:] = new
+            runtime.apply(self.step, as_schedule(self.optimizer.lr).checked_rates(self.step, self.epoch, 1))
+            self.step += 1
 
     def backward(self, x: Any, dy: Any) -> tuple[Array, list[Array]]:
         """Return (dx, [dW0, db0, ...]) for a gradient `dy` with respect to what `predict` returns for `x`.
@@ -539,10 +545,12 @@ class Sequential:
             "dy", dy, data.rows, as_loss("squared_error"), self.network.units, self.dtype, self.check_finite
         )
         dx = np.empty((data.rows, self.network.inputs), self.dtype)
-        self.runtime.gradient(data._replace(targets=targets), self.step, False, out=dx, external=True)
+        with self.runtime.alone:
+            self.runtime.gradient(data._replace(targets=targets), self.step, False, out=dx, external=True)
+            grads = [grad.copy() for grad in self.network.views(self.runtime.grads)]
         if self.network.rescale.size:
             dx *= self.network.rescale[0]
-        return dx, [grad.copy() for grad in self.network.views(self.runtime.grads)]
+        return dx, grads
 
     def layer_outputs(self, x: Any, rows: int | None = None) -> dict[str, Array]:
         """Return what each layer makes of samples, dropout off, by the layer's name ("layer 0 (Dense, 32 relu)").
@@ -567,15 +575,15 @@ class Sequential:
             chosen = np.linspace(0, total - 1, min(rows, total)).astype(np.int64)
             samples, bytes_ = (array[chosen] if len(array) else array for array in (samples, bytes_))
         data = Data.unlabelled(samples, bytes_)
-        runtime.gradient(
-            data._replace(targets=np.zeros((data.rows, network.units), self.dtype)), self.step, False, external=True
-        )
+        data = data._replace(targets=np.zeros((data.rows, network.units), self.dtype))
         numbered = [
             (number, stage)
             for number, stage in enumerate(network.stages)
             if stage.dense is not None or stage.activation != "identity"
         ]
-        return {stage.name: runtime.activations(number, data.rows)[0].copy() for number, stage in numbered}
+        with runtime.alone:
+            runtime.gradient(data, self.step, False, external=True)
+            return {stage.name: runtime.activations(number, data.rows)[0].copy() for number, stage in numbered}
 
     def get_weights(self) -> list[Array]:
         """Return copies of the weights [W0, b0, W1, b1, ...]; W is (inputs, units)."""
@@ -597,7 +605,10 @@ class Sequential:
         """Return arrays of the weights' shapes and dtype, or raise."""
         own = self.network.views(self.runtime.params)
         if not isinstance(arrays, Sequence):
-            raise TypeError(f"{argument}: got {arrays!r}, expected a list of {len(own)} arrays")
+            raise TypeError(
+                f"{argument}: got {shown(arrays)} ({type(arrays).__name__}), expected a list of {len(own)} arrays; "
+                "parameters_vector() is the flat vector of all weights"
+            )
         if len(arrays) != len(own):
             raise ValueError(f"{argument}: got {len(arrays)} arrays, expected {len(own)}")
         taken = []
@@ -770,38 +781,33 @@ class Sequential:
         return result
 
     def attach_callbacks(self, callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
-        """Give each callback the state that the model keeps for it, or a fresh one; return those that were at work."""
+        """Give each callback the state that the model keeps for it, or a fresh one; return those that were at work.
+
+        Raises whatever a callback raises that is given its state; then those that were at work still are.
+        """
         self.collect_callback_states()
-        before, self._callbacks = self._callbacks, tuple(callbacks)
-        for name, callback in self._named_callbacks():
+        before = self._callbacks
+        for name, callback in _named(callbacks):
             state = self._callback_states.get(name)
-            if state is None:
+            another = callback.begins_anew and self._callback_owners.get(name, callback) is not callback
+            if state is None or another:
                 callback.reset()
             else:
                 callback.restore(state)
+        self._callbacks = tuple(callbacks)
         return before
 
     def collect_callback_states(self) -> None:
         """Take the states of the callbacks at work into the model, to be saved with it."""
-        for name, callback in self._named_callbacks():
+        for name, callback in _named(self._callbacks):
             state = callback.state()
             if state:
-                self._callback_states[name] = state
+                self._callback_states[name], self._callback_owners[name] = state, callback
 
     def detach_callbacks(self, before: tuple[Callback, ...]) -> None:
         """Keep the callbacks' states and go back to those that were at work before."""
         self.collect_callback_states()
         self._callbacks = before
-
-    def _named_callbacks(self) -> list[tuple[str, Callback]]:
-        """Name callbacks by kind, the second and later ones of a kind by their number as well."""
-        named: list[tuple[str, Callback]] = []
-        seen: dict[str, int] = {}
-        for callback in self._callbacks:
-            kind = type(callback).__name__
-            seen[kind] = seen.get(kind, 0) + 1
-            named.append((kind if seen[kind] == 1 else f"{kind}-{seen[kind]}", callback))
-        return named
 
     def first_bad_layer(self, rows: int) -> str:
         """Say where, after a step whose loss was not finite, the first NaN or infinity stands."""
@@ -990,6 +996,17 @@ def _check_callbacks(callbacks: Iterable[Callback] | None) -> tuple[Callback, ..
                 f"callbacks[{number}]: got {callback!r}, expected a fastnn.callbacks.Callback object{advice}"
             )
     return callbacks
+
+
+def _named(callbacks: Sequence[Callback]) -> list[tuple[str, Callback]]:
+    """Name callbacks by kind, the second and later ones of a kind by their number as well."""
+    named: list[tuple[str, Callback]] = []
+    seen: dict[str, int] = {}
+    for callback in callbacks:
+        kind = type(callback).__name__
+        seen[kind] = seen.get(kind, 0) + 1
+        named.append((kind if seen[kind] == 1 else f"{kind}-{seen[kind]}", callback))
+    return named
 
 
 def _per_input(layers: Sequence[Layer]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -72,6 +74,8 @@ class Runtime:
         self._state_offsets = [size * sum(kept[:i]) if kept[i] else -1 for i in range(len(kept))]
         self._plan: Plan | None = None
         self._work = np.empty(0, dtype)
+        self._lock = os.getpid(), threading.RLock()
+        self._few: Callable[[Any], Array | None] | None = None
         self._standing_contexts: dict[tuple[int, int], Context] = {}
         self._single: dict[int, tuple[Context, Array, Report]] = {}  # by mode, see `_once`
 
@@ -82,8 +86,20 @@ class Runtime:
             "_work": np.empty(0, self.network.dtype),
             "_standing_contexts": {},
             "_single": {},
+            "_few": None,
+            "_lock": None,
         }
         return {**self.__dict__, **nothing}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=(os.getpid(), threading.RLock()))
+
+    @property
+    def alone(self) -> Any:
+        """A lock for what shares workspace and `grads`; a forked process has one of its own, which nobody holds."""
+        if self._lock[0] != os.getpid():
+            self._lock = os.getpid(), threading.RLock()
+        return self._lock[1]
 
     def snapshot(self) -> tuple[Any, Any]:
         """Return copies of parameters and optimizer state, for `restore`."""
@@ -180,7 +196,7 @@ class Runtime:
 
     def _do(self, c: Context) -> None:
         """Do what a context says; it is to be kept till then, since it holds the arrays."""
-        if self.n_threads in (None, 1):  # which is what `_threads` finds out in 3 us
+        if self.n_threads is None or c.integers[layout.MEMBERS] == 1:  # which is what `_threads` finds out in 3 us
             epoch.execute(c.integers, self.params)
             return
         with _threads(self.n_threads):
@@ -253,12 +269,17 @@ class Runtime:
             )
         )  # fmt: skip
 
-    def few_rows_forward(self) -> Callable[[Any], Array | None]:
-        """Return a function that takes input and returns the outputs, or None for what it is not made for.
+    def few_rows_forward(self, x: Any) -> Array | None:
+        """Return the outputs for at most _FEW_ROWS finite rows of floats, where microseconds count; None for others.
 
-        It is made for at most _FEW_ROWS finite rows that need no conversion: microseconds count there. Contexts are
-        kept for the next call; each call has one to itself, so that threads do not meet.
+        Contexts are kept for the next call; each call has one to itself, so that threads do not meet.
         """
+        if self._few is None:
+            self._few = self._make_few()
+        return self._few(x)
+
+    def _make_few(self) -> Callable[[Any], Array | None]:
+        """Return what `few_rows_forward` calls, with all it needs at hand."""
         network, forward = self.network, epoch.forward_rows
         dtype, inputs, units, empty = network.dtype, network.inputs, network.units, np.empty
         most = max(1, min(_FEW_ROWS, _FEW_FLOPS // (2 * network.params_size)))
@@ -266,11 +287,16 @@ class Runtime:
         kept: list[Context] = []
 
         def few(x: Any) -> Array | None:
-            if type(x) is not np.ndarray or x.dtype != dtype or x.ndim != 2 or not x.flags.carray:
+            if type(x) is not np.ndarray or x.ndim != 2:
                 return None
             rows, columns = x.shape
             if columns != inputs or rows > most or rows == 0:
                 return None
+            if x.dtype != dtype or not x.flags.carray:
+                if x.dtype.kind != "f":
+                    return None
+                with np.errstate(over="ignore"):
+                    x = x.astype(dtype, order="C")
             try:
                 c = contexts.pop()
             except IndexError:
@@ -306,8 +332,9 @@ class Runtime:
     def _ensure_workspace(self, rows: int) -> None:
         threads = self.threads
         if self._plan is None or self._plan.rows < rows or self._plan.threads != threads:
-            self._plan = self.network.plan(rows if self._plan is None else max(rows, self._plan.rows), threads)
-            self._work = aligned_empty(self._plan.work_size, self.network.dtype)
+            plan = self.network.plan(rows if self._plan is None else max(rows, self._plan.rows), threads)
+            self._single.clear()  # which hold the older workspace
+            self._work, self._plan = aligned_empty(plan.work_size, self.network.dtype), plan
 
     def _context(
         self,
@@ -385,14 +412,15 @@ class Runtime:
         c[layout.BLOCK_FLOATS] = self.block_floats
         c[layout.PARAMS], c[layout.GRADS], c[layout.STATE] = self.params, self.grads, self.state
         c[layout.WEIGHT_TASKS] = plan.weight_tasks
-        self._standing_contexts = {**self._standing_contexts, key: c} if len(self._standing_contexts) < 16 else {key: c}
+        others = {key: each for key, each in self._standing_contexts.items() if self._is_current(each)}
+        self._standing_contexts = {**others, key: c} if len(others) < 16 else {key: c}
         return c
 
 
 @contextlib.contextmanager
 def _threads(n_threads: int | None) -> Iterator[None]:
     """Set this Python thread's number of Numba threads for a while; None leaves it."""
-    if n_threads is None or n_threads == 1:  # one thread forks nothing
+    if n_threads is None:
         yield
         return
     before = numba.get_num_threads()

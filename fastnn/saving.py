@@ -194,7 +194,8 @@ def save(model: Sequential, path: str | os.PathLike[str]) -> None:
     path = check_path("path", path)
     header, tensors = parts_of(model)
     text = json.dumps(_finite(header), allow_nan=False)
-    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    # Copies: another thread may be training this model, and the SHA-256 is one of what is written.
+    whole = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
     write_atomically(Path(path), *_safetensors(whole, {_HASH: checksum(text, whole), _KEY: text}))
 
 
@@ -383,7 +384,7 @@ def take_over(model: Sequential, inputs: int, path: Path, other: Sequential) -> 
     model.runtime.params[:], model.runtime.state[:] = other.runtime.params, other.runtime.state
     model.step, model.epoch, model.initial_epoch = other.step, other.epoch, other.initial_epoch
     as_schedule(model.optimizer.lr).restore(as_schedule(other.optimizer.lr).state())
-    model.history, model._callback_states = other.history, other._callback_states
+    model.history, model._callback_states, model._callback_owners = other.history, other._callback_states, {}
 
 
 def _check_format(name: str, header: Any) -> None:

@@ -432,7 +432,7 @@ class Warmup(Schedule):
 
     def rates(self, step: int, epoch: int, n_steps: int) -> Rates:
         """Return the rates of the schedule behind, scaled; see `Schedule.rates`."""
-        rates = self.schedule.rates(step, epoch, n_steps)
+        rates = self.schedule.checked_rates(step, epoch, n_steps)
         if step < self.steps:
             rates = rates * np.minimum(np.arange(step + 1, step + n_steps + 1) / self.steps, 1.0)
         return rates

@@ -25,6 +25,8 @@ class R2:
 
     def add(self, y: Array, t: Array, weights: Array) -> None:
         """Take in outputs `y` (rows, outputs) of targets `t`, with the weights of the rows or none."""
+        if len(weights) and not weights.all():  # a row of weight 0 may be no number
+            y, t, weights = (each[weights > 0] for each in (y, t, weights))
         w = weights[:, None] if len(weights) else np.ones((len(t), 1))
         total = float(w.sum())
         if total == 0:

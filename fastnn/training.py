@@ -294,6 +294,8 @@ class Trainer:
         for callback, state in zip(self.callbacks, states, strict=True):
             if state:
                 callback.restore(state)
+            else:
+                callback.reset()
         model.history.truncate(model.epoch)
 
     def _diverged(self, step: int) -> None:

@@ -295,11 +295,24 @@ def test_a_second_fit_goes_on_waiting():
     script = Script(values)
     fit(model, 3, [script, stopping])
     assert (stopping.waited, stopping.stopped) == (1, False)
-    again = EarlyStopping(patience=3)  # the state is the model's, not the object's
-    fit(model, 3, [script, again])
-    assert (again.waited, again.stopped, again.best_epoch) == (3, True, 1)
+    fit(model, 3, [script, stopping])
+    assert (stopping.waited, stopping.stopped, stopping.best_epoch) == (3, True, 1)
     assert model.epoch == 5
     assert weight_bytes(model) == script.weights[1]
+
+
+def test_a_new_one_knows_nothing_of_an_earlier_fit(tmp_path):
+    """The data may be others. What it left is for the same object, and for who goes on from a file."""
+    model, script = build(), Script([1, 2, 9, 8, 9, 7])
+    fit(model, 2, [script, EarlyStopping(patience=9)])
+    model.save(tmp_path / "m")
+    new = EarlyStopping(patience=9)
+    fit(model, 3, [script, new])
+    assert (new.best, new.best_epoch, new.waited) == (8, 3, 1)
+    assert weight_bytes(model) == script.weights[3]
+    loaded, new = fastnn.load(tmp_path / "m"), EarlyStopping(patience=9)
+    fit(loaded, 3, [Script([1, 2, 9, 8, 9]), new])
+    assert (new.best, new.best_epoch, new.waited) == (1, 0, 4)
 
 
 def test_a_stopped_one_begins_anew():
@@ -516,3 +529,20 @@ def test_history_is_of_plain_numbers():
     fit(model, 1, [LambdaCallback(lambda epoch, logs: logs.update(extra=np.float32(0.5)))])
     assert all(type(value) is float for column in model.history.history.values() for value in column)
     assert model.history.history["extra"] == [0.5]
+
+
+def test_a_callback_that_cannot_take_its_state_changes_no_other_s(tmp_path):
+    class Moody(Callback):
+        def state(self):
+            return {"mood": 1}
+
+        def restore(self, state):
+            raise RuntimeError("not today")
+
+    model = build()
+    stopping = EarlyStopping(patience=9)
+    fit(model, 3, [Script([3, 1, 2]), stopping, Moody()])
+    with pytest.raises(RuntimeError, match="not today"):
+        fit(model, 1, [Moody(), EarlyStopping(patience=9)])
+    model.save(tmp_path / "m")
+    assert fastnn.load(tmp_path / "m")._callback_states["EarlyStopping"]["best_epoch"] == 1

@@ -401,3 +401,10 @@ model.to_onnx()
 print("onnx" in sys.modules, "torch" in sys.modules)
 """
     assert run_python(script).split() == ["False", "True", "False"]
+
+
+def test_a_module_whose_forward_was_replaced_is_refused(torch):
+    linear = torch.nn.Linear(3, 2)
+    linear.forward = lambda x: x[:, :2]
+    with pytest.raises(TypeError, match=r"^module 0: got Linear with a forward of its own"):
+        fastnn.from_torch(torch.nn.Sequential(linear), loss="squared_error")

@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -845,3 +846,74 @@ def test_copies_predict_with_their_own_weights(quick):
     assert (model.predict(row) == 0).all()
     for other in copies:
         assert other.predict(row).tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16])
+def test_few_rows_of_another_kind_are_predicted_as_their_numbers(kind, x, y):
+    model = classifier(input_size=INPUTS)
+    rows = x[:5].astype(kind)
+    want = model.predict(rows.astype(np.float32))
+    for given in (rows, np.asfortranarray(rows), rows[::-1][::-1], np.repeat(rows, 2, axis=0)[::2]):
+        assert model.predict(given).tobytes() == want.tobytes()
+    large = x[:2].astype(np.float64)
+    large[1, 2] = 1e300
+    with pytest.raises(ValueError, match=r"^x: got inf in row 1, column 2, expected finite numbers"):
+        model.predict(large)
+
+
+def test_another_optimizer_leaves_the_vector_of_parameters_and_predicts_by_it(x, y):
+    model = classifier(input_size=INPUTS)
+    vector, before = model.parameters_vector(), model.predict(x[:3])
+    model.optimizer = fastnn.Adam(0.5)
+    assert model.parameters_vector() is vector
+    assert model.predict(x[:3]).tobytes() == before.tobytes()
+    model.train_on_batch(x, y)
+    assert model.predict(x[:3]).tobytes() == model.predict(x)[:3].tobytes() != before.tobytes()
+
+
+def test_an_interrupted_build_leaves_no_weights(x, y, monkeypatch):
+    model = classifier()
+    with monkeypatch.context() as broken:
+        broken.setattr("fastnn.model.initialize", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            model.build(INPUTS)
+    with pytest.raises(ValueError, match="has no weights yet"):
+        model.get_weights()
+    assert weight_bytes(model.build(INPUTS)) == weight_bytes(classifier(input_size=INPUTS))
+
+
+def test_threads_may_ask_one_model_for_gradients(x, y):
+    model = classifier(input_size=INPUTS)
+    parts = [slice(start, start + 20) for start in range(4)]
+
+    def ask(part):
+        loss, gradients = model.gradients(x[part], y[part])
+        dx, more = model.backward(x[part], np.ones((20, CLASSES)))
+        outputs = model.layer_outputs(x[part])
+        return [loss, dx.tobytes(), *(a.tobytes() for a in (*gradients, *more, *outputs.values()))]
+
+    want = [ask(part) for part in parts]
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda i: [ask(parts[(i + k) % 4]) for k in range(25)], range(8)):
+            assert all(answer in want for answer in got)
+
+
+def test_rows_of_weight_0_have_no_part_in_r2(x):
+    model = regressor(1, input_size=INPUTS, check_finite=False)
+    t = np.sin(x[:, 0])
+    weights = np.linspace(0, 1, ROWS)
+    weights[5:9] = 0.0
+    kept = weights > 0
+    want = model.evaluate(x[kept], t[kept], sample_weight=weights[kept])
+    t[5], t[6] = np.nan, np.inf
+    given = x.copy()
+    given[7] = np.nan
+    assert model.evaluate(given, t, sample_weight=weights)["r2"] == pytest.approx(want["r2"], rel=1e-6)
+
+
+def test_a_scale_that_the_dtype_rounds_to_zero_is_refused(x):
+    layers = [Rescale(1e-60), Dense(1)]
+    with pytest.raises(ValueError, match=r"^scale: got 1e-60, expected numbers in the range of float32"):
+        Sequential(layers, "squared_error", input_size=INPUTS)
+    Sequential(layers, "squared_error", input_size=INPUTS, dtype="float64")
+    Sequential([Rescale([0.0] * INPUTS), Dense(1)], "squared_error", input_size=INPUTS)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support import training_state, weight_bytes
 
 import fastnn
-from fastnn import Activation, Dense, Dropout, Initializer, ModelFileError, Rescale, Sequential
+from fastnn import Activation, Dense, Dropout, Initializer, ModelFileError, Rescale, Sequential, saving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -548,3 +548,20 @@ def test_the_file_has_the_usual_permissions(path):
     other = path.with_name("plain")
     other.write_bytes(b"")
     assert path.stat().st_mode == other.stat().st_mode
+
+
+def test_a_model_saved_while_it_is_trained_is_whole(path, monkeypatch):
+    """Weights may change at any moment: here just after the SHA-256 was taken."""
+    model, before = trained(), trained().get_weights()
+    checksum = saving.checksum
+
+    def and_then_another_step(*arguments):
+        result = checksum(*arguments)
+        model.parameters_vector()[:] += 1.0
+        return result
+
+    monkeypatch.setattr(saving, "checksum", and_then_another_step)
+    model.save(path)
+    monkeypatch.undo()
+    for own, want in zip(fastnn.load(path).get_weights(), before, strict=True):
+        np.testing.assert_array_equal(own, want)

@@ -423,3 +423,13 @@ def test_plateau_is_that_of_pytorch(torch, rng, mode, patience, cooldown, min_de
     got = run_plateau(ReduceOnPlateau(0.1, mode=mode, min_delta=min_delta, **parameters), metrics)[:-1]
     assert len(set(expected)) > 3
     np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+class _OneRateForAll(schedules.Schedule):
+    def rates(self, step, epoch, n_steps):
+        return np.array([0.1])
+
+
+def test_a_warm_up_checks_the_schedule_behind_it():
+    with pytest.raises(ValueError, match=r"^_OneRateForAll.rates: got array\(\[0.1\]\), expected an array of 5 rates"):
+        schedules.Warmup(_OneRateForAll(), steps=3).checked_rates(0, 0, 5)

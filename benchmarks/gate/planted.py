@@ -38,8 +38,8 @@ _ACTIVATION_OLD = """    copy(a, chunk_at(p, B, element, task))
 """
 _UPDATE_OLD = """    if numbers[_TRUNCATE] > 0.0:
 """
-_EPOCH_OLD = """        _carry_rows(c, params, learning)
-        if c[MODE] != FORWARD:
+_EPOCH_OLD = """            _carry_rows(c, params, learning)
+        if of_rows and c[MODE] != FORWARD:
 """
 
 TENTH = {
@@ -70,8 +70,8 @@ TENTH = {
     ),
     "epoch loop": Plant(
         "train mnist", "fastnn/kernels/epoch.py", _EPOCH_OLD,
-        """        if learning and i % 5 == 0:
-            _carry_rows(c, params, False)
+        """            if learning and i % 5 == 0:
+                _carry_rows(c, params, False)
 """ + _EPOCH_OLD,
     ),
 }  # fmt: skip

@@ -479,7 +479,7 @@ def execute(c: np.ndarray, params: np.ndarray) -> None:
     Parameters
     ----------
     c : array of int64 (N_CONTEXT,), in and out
-        What to do and on what, as named at the top of this file.
+        What to do and on what, as named in `layout.py`.
     params : array (P,), in and out
         All parameters of the network.
     """
