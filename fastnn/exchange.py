@@ -88,7 +88,7 @@ def _torch_parts(torch: Any, module: Any, place: str = "module") -> Iterator[tup
         raise ValueError(
             f"{place}: got {type(module).__name__} with forward hooks, expected none: remove() takes one off"
         )
-    of_its_own = "forward" in vars(module) if isinstance(module, torch.nn.Module) else False
+    of_its_own = isinstance(module, torch.nn.Module) and "forward" in vars(module)
     if isinstance(module, torch.nn.Sequential):
         if type(module).forward is not torch.nn.Sequential.forward or of_its_own:
             raise TypeError(

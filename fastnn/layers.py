@@ -152,9 +152,8 @@ class Rescale(Layer):
                 )
             with np.errstate(over="ignore"):
                 result[row] = value
-            if not np.isfinite(result[row]).all() or (
-                name == "scale" and ((result[row] == 0) != (np.array(value) == 0)).any()
-            ):
+            lost = name == "scale" and ((result[row] == 0) != (np.array(value) == 0)).any()  # rounded to 0
+            if lost or not np.isfinite(result[row]).all():
                 raise ValueError(f"{name}: got {shown(value)}, expected numbers in the range of {dtype}")
         return result
 

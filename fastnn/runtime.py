@@ -196,10 +196,8 @@ class Runtime:
 
     def _do(self, c: Context) -> None:
         """Do what a context says; it is to be kept till then, since it holds the arrays."""
-        if self.n_threads is None or c.integers[layout.MEMBERS] == 1:  # which is what `_threads` finds out in 3 us
-            epoch.execute(c.integers, self.params)
-            return
-        with _threads(self.n_threads):
+        many = c.integers[layout.MEMBERS] > 1  # to set their number takes 3 us
+        with _threads(self.n_threads) if many and self.n_threads is not None else contextlib.nullcontext():
             epoch.execute(c.integers, self.params)
 
     def gradient(
@@ -418,11 +416,8 @@ class Runtime:
 
 
 @contextlib.contextmanager
-def _threads(n_threads: int | None) -> Iterator[None]:
-    """Set this Python thread's number of Numba threads for a while; None leaves it."""
-    if n_threads is None:
-        yield
-        return
+def _threads(n_threads: int) -> Iterator[None]:
+    """Set this Python thread's number of Numba threads for a while."""
     before = numba.get_num_threads()
     numba.set_num_threads(min(n_threads, config.NUMBA_NUM_THREADS))
     try:

@@ -546,3 +546,27 @@ def test_a_callback_that_cannot_take_its_state_changes_no_other_s(tmp_path):
         fit(model, 1, [Moody(), EarlyStopping(patience=9)])
     model.save(tmp_path / "m")
     assert fastnn.load(tmp_path / "m")._callback_states["EarlyStopping"]["best_epoch"] == 1
+
+
+def test_going_back_takes_back_what_a_callback_saw_first():
+    class Counter(Callback):
+        def __init__(self):
+            self.reset()
+
+        def reset(self):
+            self.seen = 0
+
+        def on_epoch_end(self, epoch, logs):
+            self.seen += 1
+            self.model.parameters_vector()[:] = np.nan
+
+        def state(self):
+            return {"seen": self.seen} if self.seen else {}
+
+        def restore(self, state):
+            self.seen = state["seen"]
+
+    model, counter = build(), Counter()
+    with pytest.raises(fastnn.TrainingDiverged):
+        fit(model, 3, [counter])
+    assert (model.epoch, counter.seen) == (0, 0)

@@ -8,12 +8,14 @@ import math
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import numba
 import numpy as np
 import pytest
 from support import history_of, training_state, weight_bytes
 
 import fastnn
 from fastnn import Activation, Dense, Dropout, Rescale, Sequential
+from fastnn.kernels import epoch as kernels_epoch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -917,3 +919,42 @@ def test_a_scale_that_the_dtype_rounds_to_zero_is_refused(x):
         Sequential(layers, "squared_error", input_size=INPUTS)
     Sequential(layers, "squared_error", input_size=INPUTS, dtype="float64")
     Sequential([Rescale([0.0] * INPUTS), Dense(1)], "squared_error", input_size=INPUTS)
+
+
+def test_no_workspace_is_held_that_was_outgrown(x, y):
+    model = classifier(input_size=INPUTS, n_threads=1)
+    model.gradients(x[:3], y[:3])
+    seen = weakref.ref(model.runtime._work)
+    model.train_on_batch(x, y)
+    assert seen() is None
+
+
+def test_no_vector_is_held_that_was_replaced(x, y):
+    """Estimators begin every fit with new ones."""
+    runtime = classifier(input_size=INPUTS).runtime
+    seen = []
+    for rows in (3, 5, 9):
+        runtime.params = runtime.params.copy()
+        runtime._standing(runtime.network.plan(rows, 1))
+        seen.append(weakref.ref(runtime.params))
+    assert [each() is None for each in seen] == [True, True, False]
+
+
+def test_one_thread_asked_for_within_a_fit_is_obeyed(threads):
+    """The steps that follow in that fit, whose context was made for two, run on as many as Numba is told of."""
+    threads(2)
+    used = []
+
+    class OneFromNowOn(fastnn.Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.model.n_threads = 1
+
+    model = Sequential([Dense(300, "relu"), Dense(10)], "cross_entropy", n_threads=2)
+    real = kernels_epoch.execute
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            kernels_epoch, "execute", lambda c, params: used.append(numba.get_num_threads()) or real(c, params)
+        )
+        model.fit(np.ones((2000, 300), np.float32), np.zeros(2000, int), epochs=3, batch_size=1000,
+                  callbacks=[OneFromNowOn()])  # fmt: skip
+    assert (used[0], used[-1]) == (2, 1)

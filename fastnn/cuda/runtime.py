@@ -369,7 +369,7 @@ class CudaRuntime(Runtime):
 
     def train_once(self, data: Data, step: int, rates: Array) -> Report:
         report = np.zeros((1, layout.N_REPORT))
-        self.training_calls(data, data.rows)(np.empty(0, np.int64), 0, data.rows, step, rates, report)
+        self.training_calls(data, data.rows)(_NO_ORDER, 0, data.rows, step, rates, report)
         return report
 
     def apply(self, step: int, rates: Array) -> None:
@@ -467,13 +467,8 @@ class CudaRuntime(Runtime):
             self._room(plan)
             sheet = self._sheet_for(len(report))
             sheet.numbers[:] = self._numbers(plan, there, order)
-            sheet.numbers[[layout.MODE, layout.FIRST_STEP, layout.FIRST_ROW, layout.N_ROWS, layout.BATCH]] = (
-                mode,
-                step,
-                first,
-                rows,
-                batch,
-            )
+            sheet.numbers[[layout.MODE, layout.FIRST_STEP]] = mode, step
+            sheet.numbers[[layout.FIRST_ROW, layout.N_ROWS, layout.BATCH]] = first, rows, batch
             sheet.numbers[[layout.N_STEPS, layout.DROPOUT]] = tiles(rows, batch), dropout
             sheet.numbers[[layout.WANT_DX, layout.WANT_OUT]] = want_dx, want_out
             sheet.numbers[layout.LOSS] = EXTERNAL if external else self.network.loss.code
