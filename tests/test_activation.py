@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import naive
+import numba
 import numpy as np
 import pytest
 from conftest import assert_ulps, float_sweep, sampled_shapes
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from fastnn.kernels import elementary
 from fastnn.kernels.activation import activation_backward, activation_forward, softmax_forward
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -438,6 +440,21 @@ def test_softmax_rows_sum_to_one(z):
     assert (p >= 0).all()
     np.testing.assert_allclose(p.sum(axis=1), 1.0, rtol=1e-13)
     np.testing.assert_allclose(p, softmax_reference(z), rtol=1e-12, atol=1e-300)
+
+
+@numba.njit(error_model="numpy")
+def divide_by_inverse(out, x, y):
+    for i in range(out.size):
+        out[i] = elementary.quotient_by_inverse(x[i], y[i], elementary.quotient(out.dtype.type(1), y[i]))
+
+
+def test_quotients_by_an_inverse_are_rounded_as_quotients(dtype, rng):
+    x = rng.uniform(size=100_000).astype(dtype) * np.dtype(dtype).type(elementary.SCALE)
+    y = (rng.uniform(1.0, 1e4, size=x.size)).astype(dtype) * np.dtype(dtype).type(elementary.SCALE)
+    x[::5] = y[::5]
+    out = np.empty_like(x)
+    divide_by_inverse(out, x, y)
+    np.testing.assert_array_equal(out, x / y)
 
 
 # --------------------------------------------------------------------------------------------- checks

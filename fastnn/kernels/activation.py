@@ -26,6 +26,7 @@ from fastnn.kernels.elementary import (
     like,
     nearest_power,
     quotient,
+    quotient_by_inverse,
     scaled_exp_difference,
 )
 
@@ -34,6 +35,9 @@ GROUP_ROWS = 64
 
 NARROW = 16
 """Logits a row up to which rows go by groups: alone, a short row fills no vectors."""
+
+_TOGETHER = 2048
+"""Logits of longer rows that go through softmax together."""
 
 _group_logits, _group_row = make_stack(GROUP_ROWS * NARROW), make_stack(GROUP_ROWS)
 group_floats, group_doubles = make_stack(GROUP_ROWS), make_stack(GROUP_ROWS, types.float64)
@@ -113,26 +117,63 @@ def softmax_term(z, origin, start, power, rest, lowest):
     return scaled_exp_difference(choose(z < lowest, lowest, z), start, power, rest)
 
 
+@inlined
+def _top_of(z):
+    """Return the largest logit of a row."""
+    top = z[0]
+    for j in range(z.size):  # from 0 on, so that a row of whole vectors is a loop of whole vectors
+        top = largest(top, z[j])
+    return top
+
+
+@inlined
+def _to_terms(z, top):
+    """Replace each logit of a row by SCALE * e^(z - top) and return their sum.
+
+    Where `top` is beyond 2^16, logits are taken less `top`: that rounds none that counts.
+    """
+    origin, start, power, rest, lowest = softmax_origin(top)
+    for j in range(z.size):
+        z[j] = softmax_term(z[j], origin, start, power, rest, lowest)
+    half, total = z.size // 2, 0.0
+    for j in range(half):  # pairs in float32, half the conversions: half an ulp of the sum at most
+        total += np.float64(z[j] + z[half + j])
+    for j in range(2 * half, z.size):
+        total += np.float64(z[j])
+    return total
+
+
+@inlined
+def _divide(terms, total):
+    """Divide each term of a row by their sum."""
+    divisor = like(total, terms[0])
+    inverse = quotient(like(1.0, divisor), divisor)
+    for j in range(terms.size):
+        terms[j] = quotient_by_inverse(terms[j], divisor, inverse)
+
+
 @block
 def softmax_row(p):
     """Replace one row of logits by its softmax and return (m = max z, sum_k e^(z_k - m)).
 
-    p_j = e^(z_j - m) / sum_k e^(z_k - m), by `scaled_exp_difference`. Where m is beyond 2^16, logits are taken less m:
-    that rounds none that counts.
+    p_j = e^(z_j - m) / sum_k e^(z_k - m), by `scaled_exp_difference`.
     """
-    top = p[0]
-    for j in range(1, p.size):
-        top = largest(top, p[j])
-    origin, start, power, rest, lowest = softmax_origin(top)
-    for j in range(p.size):
-        p[j] = softmax_term(p[j], origin, start, power, rest, lowest)
-    total = 0.0
-    for j in range(p.size):
-        total += np.float64(p[j])
-    divisor = like(total, top)
-    for j in range(p.size):
-        p[j] = quotient(p[j], divisor)
+    top = _top_of(p)
+    total = _to_terms(p, top)
+    _divide(p, total)
     return top, total / SCALE
+
+
+@block
+def _softmax_together(p, n, tops, totals):
+    """`softmax_row` on a few rows that stay in the first cache, step by step: none waits for sums across a vector."""
+    rows = p.size // n
+    for r in range(rows):
+        tops[r] = _top_of(p[r * n : (r + 1) * n])
+    for r in range(rows):
+        totals[r] = _to_terms(p[r * n : (r + 1) * n], tops[r])
+    for r in range(rows):
+        _divide(p[r * n : (r + 1) * n], totals[r])
 
 
 @block
@@ -189,8 +230,10 @@ def softmax_rows(p, n):
             rows = p[start : min(start + GROUP_ROWS * n, p.size)]
             softmax_group(rows, rows, n, tops, totals, firsts)
     else:
-        for start in range(0, p.size, n):
-            softmax_row(p[start : start + n])
+        tops, totals = group_floats(p), group_doubles(p)
+        length = min(GROUP_ROWS, max(1, _TOGETHER // n)) * n
+        for start in range(0, p.size, length):
+            _softmax_together(p[start : min(start + length, p.size)], n, tops, totals)
 
 
 ACTIVATE = Task(activate, "i e[:]")
