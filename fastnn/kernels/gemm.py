@@ -40,9 +40,14 @@ from fastnn.kernels.elementary import like
 
 MR = TILE_ROWS
 WIDE = target().vector_bytes == 64
-# Measured on Zen 3, float32: against 256, 144 and 256, products of 1024 columns gain 3 to 9%, small ones nothing.
-KC = 320
-MC = MR * max(1, 96 // MR)
+# Measured: small products gain nothing. On Zen 3, float32, against 256, 144 and NC = 256, products of 1024 columns
+# gain 3 to 9%; on Zen 4 squares from 1000 to 2048 3 to 8% by KC_WIDE and MC = 196 instead of 320 and 84. In float64, 512
+# is too deep for the second cache: 256 x 1024 x 1024 takes a quarter longer.
+KC, KC_WIDE = 320, 512
+"""Depth of a panel, and of one that is KC_COLUMNS wide."""
+
+KC_COLUMNS = 32
+MC = MR * max(1, (196 if WIDE else 96) // MR)
 MC_IN_PLACE = MR * max(1, (392 if WIDE else 192) // MR)
 """Rows of a block of A that is read in place. A panel of B that only one block needs stays in the first cache."""
 
@@ -92,11 +97,9 @@ _col_8, _col_4, _col_2, _col_1 = (make_micro_kernel(rows, VECTORS, False) for ro
 
 
 @inlined
-def scratch_elements(m, n, k, nr):
-    """Return how many elements `gemm_block` needs to pack an m x n x k product with tile width `nr`."""
-    columns = -(-min(n, NC) // nr) * nr
-    rows = -(-min(m, MC_IN_PLACE if WIDE else MC) // MR) * MR
-    return (min(k, KC) * (columns + rows) + MR + LINE_ELEMENTS - 1) // LINE_ELEMENTS * LINE_ELEMENTS
+def _most_depth(nr):
+    """Return how deep a panel of tile width `nr` may be."""
+    return KC_WIDE if nr == KC_COLUMNS else KC
 
 
 @block
@@ -399,8 +402,8 @@ def _few_columns(c, ldc, a, a_cs, b, b_rs, rows, n, k):
     out = pointer(turned, 0)
     for i in range(0, rows, nr):
         width = min(nr, rows - i)
-        for k0 in range(0, k, KC):
-            left, right, depth = advance(b, k0 * b_rs), advance(a, i + k0 * a_cs), min(KC, k - k0)
+        for k0 in range(0, k, _most_depth(nr)):
+            left, right, depth = advance(b, k0 * b_rs), advance(a, i + k0 * a_cs), min(_most_depth(nr), k - k0)
             if width == nr:
                 _rows_by_column(out, nr, out, nr, k0 > 0, left, MR, b_rs, right, a_cs, n, depth, out, 0)
             else:
@@ -423,14 +426,14 @@ def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, sc
     a_rs, a_cs, b_rs, b_cs : row and column strides of A and B, in elements; one of each pair is 1. a_cs is 0 for one
     row that repeats one number
     bias : n numbers that every row's sums start from, where `has_bias`
-    scratch : `scratch_elements(m, n, k, NR)` elements
+    scratch : `product_scratch` elements
     soon, ld_soon : address and row stride of an m x n block that is written next: with each tile of C that place of it
     is asked for. A stride of 0 stands for C itself, whose next tile is asked for
     """
     if ld_soon == 0:
         soon, ld_soon = advance(c, MR * ldc), ldc
     nr = tile_columns(c)
-    depth_max = -(-k // (-(-k // KC)))  # the same depth for all but the last panel
+    depth_max = -(-k // (-(-k // _most_depth(nr))))  # the same depth for all but the last panel
     packed_a = advance(scratch, depth_max * (-(-min(n, NC) // nr) * nr))
     pack_b = b_cs != 1 or (m >= 96 and depth_max * min(n, NC) >= 8192 and b_rs * item_bytes(c) >= FAR)
     far = a_cs == 1 and n >= 192 and (k >= LONG or (m >= ALIKE_ROWS and WIDE and a_rs * item_bytes(c) % 4096 == 0))
@@ -633,8 +636,11 @@ def product_plan(m: int, n: int, k: int, dtype: np.dtype, threads: int) -> tuple
 
 def product_scratch(m: int, n: int, k: int, dtype: np.dtype) -> int:
     """Return how many elements of scratch a thread needs for an m x n x k product, whatever block of it."""
-    size: int = scratch_elements.py_func(m, n, k, VECTORS * lanes(8 * dtype.itemsize))
-    return size
+    nr = VECTORS * lanes(8 * dtype.itemsize)
+    columns = -(-min(n, NC) // nr) * nr
+    rows = -(-min(m, MC_IN_PLACE if WIDE else MC) // MR) * MR
+    size: int = min(k, _most_depth.py_func(nr)) * (columns + rows) + MR
+    return -(-size // LINE_ELEMENTS) * LINE_ELEMENTS
 
 
 def product_tasks(m: int, n: int, k: int, threads: int) -> int:
