@@ -41,7 +41,7 @@ from fastnn.kernels.elementary import like
 MR = TILE_ROWS
 WIDE = target().vector_bytes == 64
 # Measured: small products gain nothing. On Zen 3, float32, against 256, 144 and NC = 256, products of 1024 columns
-# gain 3 to 9%; on Zen 4 squares from 1000 to 2048 3 to 8% by KC_WIDE and MC = 196 instead of 320 and 84. In float64, 512
+# gain 3 to 9%; on Zen 4 squares from 1000 to 2048 3 to 8% by KC_WIDE and MC = 196 instead of 320 and 84. In float64 512
 # is too deep for the second cache: 256 x 1024 x 1024 takes a quarter longer.
 KC, KC_WIDE = 320, 512
 """Depth of a panel, and of one that is KC_COLUMNS wide."""
