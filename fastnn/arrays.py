@@ -156,7 +156,7 @@ def _where(place: tuple[int, ...]) -> str:
     return ", ".join(f"{axis} {number}" for axis, number in zip(("row", "column"), place, strict=False))
 
 
-def _contiguous(array: Array, dtype: Any) -> Array:
+def contiguous(array: Array, dtype: Any) -> Array:
     """Return a C-ordered, aligned, native array of `dtype`; the same one where it is so already."""
     if array.dtype == dtype and array.flags.carray:
         return array
@@ -229,8 +229,8 @@ def as_samples(
     if inputs is not None and array.shape[1] != inputs:
         raise ValueError(f"{name}: got {array.shape[1]} inputs a row (shape {shape}), expected {inputs}")
     if array.dtype == np.uint8:
-        return np.empty((0, 0), dtype), _contiguous(array, np.uint8)
-    samples = _contiguous(array, dtype)
+        return np.empty((0, 0), dtype), contiguous(array, np.uint8)
+    samples = contiguous(array, dtype)
     if check_finite:
         _check_finite(name, samples, first_row, column_names(value))
     return samples, np.empty((0, 0), np.uint8)
@@ -284,7 +284,7 @@ def as_targets(
     if array.shape != (rows, units):
         also = f" or {rows} class labels" if loss.takes == "labels" else ""
         raise ValueError(f"{name}: got shape {array.shape}, expected {wanted}{also}")
-    targets = _contiguous(array, dtype)
+    targets = contiguous(array, dtype)
     if check_finite:
         _check_finite(name, targets, first_row, column_names(value))
     if loss.takes == "labels" and (targets < 0).any():
@@ -309,7 +309,7 @@ def _as_labels(name: str, array: Array, units: int, first_row: int) -> npt.NDArr
             f"{name}: got label {int(wrong)} in row {first_row + row}, expected 0 to {units - 1} for the {units} units "
             "of the last layer"
         )
-    return _contiguous(array, np.int64)
+    return contiguous(array, np.int64)
 
 
 def as_weights(sample_weight: Any, rows: int) -> npt.NDArray[np.float64]:
@@ -397,8 +397,11 @@ def _class_weights(class_weight: Any, n_classes: int, classes: npt.NDArray[np.in
 
 
 def _check_weights(name: str, array: Array) -> npt.NDArray[np.float64]:
-    weights = _contiguous(array, np.float64)
+    weights = contiguous(array, np.float64)
     if not np.isfinite(weights).all() or (weights < 0).any():
         wrong = weights[~(np.isfinite(weights) & (weights >= 0))][0]
-        raise ValueError(f"{name}: got {wrong}, expected finite weights >= 0")
+        also = (
+            "; an advantage of either sign goes into the gradient for backward and apply_gradients" if wrong < 0 else ""
+        )
+        raise ValueError(f"{name}: got {wrong}, expected finite weights >= 0{also}")
     return weights

@@ -72,6 +72,14 @@ class Dense(Layer):
                 check_number(name, getattr(self, name), low=0.0)
 
 
+def check_dropout_rate(name: str, value: Any) -> float:
+    """Return a share of units to drop as a number, or raise with the argument's name."""
+    rate = check_number(name, value, low=0.0, high=1.0, high_open=True)
+    if rate > MOST_DROPPED:
+        raise ValueError(f"{name}: got {rate!r}, expected at most 1 - 2^-31")
+    return rate
+
+
 @dataclass(frozen=True)
 class Dropout(Layer):
     """Inverted dropout: in training each unit is 0 with probability `rate`, the others are scaled by 1 / (1 - rate).
@@ -87,9 +95,7 @@ class Dropout(Layer):
     rate: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rate", check_number("rate", self.rate, low=0.0, high=1.0, high_open=True))
-        if self.rate > MOST_DROPPED:
-            raise ValueError(f"rate: got {self.rate!r}, expected at most 1 - 2^-31")
+        object.__setattr__(self, "rate", check_dropout_rate("rate", self.rate))
 
 
 @dataclass(frozen=True)

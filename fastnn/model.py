@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from fastnn.optimizers import Adam, Optimizer, as_optimizer
 from fastnn.preparation import Preparation
 from fastnn.progress import ProgressBar
 from fastnn.runtime import Runtime
-from fastnn.schedules import as_schedule
+from fastnn.schedules import Schedule, as_schedule
 from fastnn.scores import R2
 from fastnn.streams import Piece, Stream, array_stream, reads_rows
 from fastnn.summary import Summary
@@ -126,7 +128,7 @@ class Sequential:
         self.loss = as_loss(loss)
         self._runtime: Runtime | None = None
         self.optimizer = Adam() if optimizer is None else optimizer
-        self.seed = check_number("seed", seed, low=0, high=2**64 - 1, integer=True)
+        self.seed = _check_seed(seed)
         self.dtype = _check_dtype(dtype)
         self.n_threads = n_threads
         self.device, self.matmul_precision = check_place(device, matmul_precision)
@@ -474,6 +476,11 @@ class Sequential:
             As in `fit`.
         training : bool
             Whether dropout works, with the mask of the next step.
+
+        Returns
+        -------
+        (float, list of arrays)
+            Where all weights are 0 the mean is NaN, as in `train_on_batch`, and the gradient that of the penalties.
         """
         check_flag("training", training)
         network = self._network_for(x)
@@ -482,7 +489,7 @@ class Sequential:
         with self.runtime.alone:
             report = self.runtime.gradient(data, self.step, training)
             total = report[0, layout.REPORT_WEIGHT]
-            loss = float(report[0, layout.REPORT_LOSS] / total) if total > 0 else 0.0
+            loss = float(report[0, layout.REPORT_LOSS] / total) if total > 0 else math.nan
             grads = [grad.copy() for grad in self.network.views(self.runtime.grads)]
         for segment, weight, grad in zip(self.network.segments, self.get_weights(), grads, strict=True):
             grad += segment.l2 * weight
@@ -495,10 +502,11 @@ class Sequential:
 
         Parameters
         ----------
-        gradients : sequence of array-like
-            Like the weights of `get_weights`: [dW0, db0, dW1, ...]. They are taken as they are: what clips them, decays
-            weights (AdamW) or sets a threshold (``l1_mode="truncate"``) works as in `fit`, but the penalties l1 and l2
-            are not added, since `gradients` has them in its result.
+        gradients : sequence of array-like, or array (P,)
+            Like the weights of `get_weights`: [dW0, db0, dW1, ...]; or all of them in one array, one behind the other
+            or like `parameters_vector`. They are taken as they are: what clips them, decays weights (AdamW) or sets a
+            threshold (``l1_mode="truncate"``) works as in `fit`, but the penalties l1 and l2 are not added, since
+            `gradients` has them in its result.
 
         Raises
         ------
@@ -526,7 +534,7 @@ class Sequential:
             runtime.apply(self.step, as_schedule(self.optimizer.lr).checked_rates(self.step, self.epoch, 1))
             self.step += 1
 
-    def backward(self, x: Any, dy: Any) -> tuple[Array, list[Array]]:
+    def backward(self, x: Any, dy: Any, *, training: bool = False) -> tuple[Array, list[Array]]:
         """Return (dx, [dW0, db0, ...]) for a gradient `dy` with respect to what `predict` returns for `x`.
 
         Parameters
@@ -534,19 +542,22 @@ class Sequential:
         x : array-like (rows, inputs)
         dy : array-like (rows, outputs)
             Gradient of any scalar of one's own.
+        training : bool
+            Whether dropout works, with the mask of the next step; it is not in what `predict` returns.
 
         Returns
         -------
         (array (rows, inputs), list of arrays)
-            Of the outputs alone, without penalties; dropout is off.
+            Of the outputs alone, without penalties.
         """
+        check_flag("training", training)
         data = self._unlabelled(self.network, Piece(0, x, None, None))
         _, targets = as_targets(
             "dy", dy, data.rows, as_loss("squared_error"), self.network.units, self.dtype, self.check_finite
         )
         dx = np.empty((data.rows, self.network.inputs), self.dtype)
         with self.runtime.alone:
-            self.runtime.gradient(data._replace(targets=targets), self.step, False, out=dx, external=True)
+            self.runtime.gradient(data._replace(targets=targets), self.step, training, out=dx, external=True)
             grads = [grad.copy() for grad in self.network.views(self.runtime.grads)]
         if self.network.rescale.size:
             dx *= self.network.rescale[0]
@@ -592,6 +603,8 @@ class Sequential:
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Set the weights from arrays like those of `get_weights`.
 
+        One array will do: of all numbers one behind the other, or like `parameters_vector`.
+
         Raises
         ------
         ValueError
@@ -604,10 +617,16 @@ class Sequential:
     def _like_weights(self, argument: str, arrays: Sequence[Any]) -> list[Array]:
         """Return arrays of the weights' shapes and dtype, or raise."""
         own = self.network.views(self.runtime.params)
+        n_params = self.network.n_params
+        if isinstance(arrays, np.ndarray) and arrays.shape == self.runtime.params.shape:
+            arrays = self.network.views(arrays)
+        elif isinstance(arrays, np.ndarray) and arrays.shape == (n_params,):
+            ends = np.cumsum([weight.size for weight in own])
+            arrays = [part.reshape(weight.shape) for part, weight in zip(np.split(arrays, ends[:-1]), own, strict=True)]
         if not isinstance(arrays, Sequence):
             raise TypeError(
-                f"{argument}: got {shown(arrays)} ({type(arrays).__name__}), expected a list of {len(own)} arrays; "
-                "parameters_vector() is the flat vector of all weights"
+                f"{argument}: got {shown(arrays)} ({type(arrays).__name__}), expected a list of {len(own)} arrays, or "
+                f"one of {n_params} numbers, or one like parameters_vector()"
             )
         if len(arrays) != len(own):
             raise ValueError(f"{argument}: got {len(arrays)} arrays, expected {len(own)}")
@@ -635,12 +654,34 @@ class Sequential:
             taken.append(array)
         return taken
 
-    def clone(self, *, weights: bool = True) -> Sequential:
-        """Return an independent model with the same settings and, unless `weights` is False, training state."""
+    def clone(self, *, weights: bool = True, seed: int | None = None) -> Sequential:
+        """Return an independent model with the same settings.
+
+        Parameters
+        ----------
+        weights : bool
+            Whether it has the weights and the training state, too; else it begins like a new one.
+        seed : int, optional
+            Another seed: of the dropout masks and shuffles to come and, without `weights`, of the initial weights.
+            ``[model.clone(weights=False, seed=s) for s in range(5)]`` is an ensemble.
+        """
+        number = self.seed if seed is None else _check_seed(seed)
         if check_flag("weights", weights) and self._runtime is not None:
             self.collect_callback_states()
-            return copy.deepcopy(self)
-        return saving.model_from_config(type(self), saving.config_of(self), self._place)
+            twin = copy.deepcopy(self)
+            assert twin._runtime is not None
+            twin.__dict__["seed"] = twin._runtime.seed = number
+            return twin
+        optimizer = self.optimizer
+        if isinstance(optimizer.lr, Schedule):
+            optimizer = replace(optimizer, lr=optimizer.lr.fresh())
+        twin = type(self)(
+            self.layers, self.loss, optimizer, seed=number, dtype=self.dtype, n_threads=self.n_threads,
+            input_size=None if self._runtime is None else self.network.inputs, **self._place._asdict(), l1=self.l1,
+            l2=self.l2, l1_mode=self.l1_mode, check_finite=self.check_finite,
+        )  # fmt: skip
+        twin.preparation = copy.deepcopy(self.preparation)
+        return twin
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole model to a safetensors file: network, weights, optimizer state, counters, callbacks' state.
@@ -748,6 +789,10 @@ class Sequential:
 
     def parameters_vector(self) -> Array:
         """Return all parameters as one flat vector: the model's own memory, not a copy.
+
+        Each weight of `get_weights` begins with a cache line; between two of them may lie a few numbers, all 0, that
+        belong to none. So ``target.parameters_vector()[:] += 0.01 * (model.parameters_vector() -
+        target.parameters_vector())`` moves all weights of one model towards those of another.
 
         With ``device="cuda"`` it is the host's, which shows what training made of them when `fit` has ended, or at the
         next call of this.
@@ -963,6 +1008,10 @@ def _check_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:
                 f"layers[{number}]: got {layer!r} ({type(layer).__name__}), expected a layer such as Dense(10)"
             )
     return tuple(layers)
+
+
+def _check_seed(seed: Any) -> int:
+    return check_number("seed", seed, low=0, high=2**64 - 1, integer=True)
 
 
 def _check_inputs(input_size: Any) -> int:

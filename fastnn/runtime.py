@@ -152,9 +152,12 @@ class Runtime:
         more passes: over the rows that follow in `order`, or over the same again where it is empty.
         """
         c = self._repeated(layout.TRAIN, data, batch)
-        numbers = c.integers
 
         def train(order: Array, first: int, rows: int, step: int, rates: Array, report: Report) -> None:
+            nonlocal c
+            if not c.holds(layout.WORK, self._work):  # a callback asked for more rows: one workspace is enough
+                c = self._repeated(layout.TRAIN, data, batch)
+            numbers = c.integers
             numbers[layout.FIRST_STEP], numbers[layout.FIRST_ROW] = step, first
             numbers[layout.N_ROWS], numbers[layout.N_STEPS] = rows, len(report)
             c[layout.ORDER], c[layout.RATES], c[layout.REPORT] = order, rates, report

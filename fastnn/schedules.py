@@ -13,10 +13,11 @@ on the clock, therefore never changes their bits.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,10 @@ class Schedule(ABC):
         if state:
             names = ", ".join(map(str, state))
             raise ValueError(f"state: got {names}, expected none: a {type(self).__name__} has no state")
+
+    def fresh(self) -> Schedule:
+        """Return one with the same parameters that no training has changed; one of your own with a state says how."""
+        return copy.deepcopy(self)
 
     def config(self) -> dict[str, Any]:
         """Return name and parameters as JSON can hold them; `from_config` reverses it."""
@@ -384,6 +389,10 @@ class ReduceOnPlateau(Schedule):
         """Return `monitor`."""
         return self.monitor
 
+    def fresh(self) -> Schedule:
+        """Return one with the same parameters that has heard of no epoch."""
+        return replace(self)
+
     def state(self) -> dict[str, Any]:
         """Return the rate, the best value (None before the first) and the two counters."""
         return {
@@ -444,6 +453,10 @@ class Warmup(Schedule):
     def watched(self) -> str | None:
         """Return what the schedule behind watches."""
         return self.schedule.watched()
+
+    def fresh(self) -> Schedule:
+        """Return the same warm-up in front of a fresh schedule."""
+        return replace(self, schedule=self.schedule.fresh())
 
     def state(self) -> dict[str, Any]:
         """Return the state of the schedule behind; a warm-up has none."""

@@ -117,6 +117,36 @@ def test_the_same_bits_for_any_number_of_threads(rng):
     assert training_state(models[0]) == training_state(models[1])
 
 
+def test_gradients_as_one_vector(rng):
+    one, other, third = (network("adam") for _ in range(3))
+    gradients = [rng.normal(size=weight.shape) for weight in one.get_weights()]
+    one.apply_gradients(gradients)
+    other.apply_gradients(np.concatenate([gradient.reshape(-1) for gradient in gradients]))
+    like_parameters = np.zeros_like(third.parameters_vector())
+    assert like_parameters.size > sum(gradient.size for gradient in gradients)  # there are gaps between them
+    for part, gradient in zip(third.network.views(like_parameters), gradients, strict=True):
+        part[:] = gradient
+    third.apply_gradients(like_parameters)
+    assert weight_bytes(one) == weight_bytes(other) == weight_bytes(third)
+
+
+def test_a_way_back_with_the_next_step_s_dropout(rng):
+    """The absolute error of outputs far above their targets has one slope, whatever the mask."""
+    layers = [Dense(7, "tanh"), Dropout(0.3), Dense(5, "relu"), Dense(3)]
+    model = Sequential(layers, "absolute_error", "sgd", seed=3, dtype="float64", input_size=4)
+    x, far = rng.normal(size=(11, 4)), np.full((11, 3), -1e3)
+    ways = []
+    for training in (False, True, True):
+        want = model.gradients(x, far, training=training)[1]
+        got = model.backward(x, np.full((11, 3), 1 / 33), training=training)[1]
+        for one, other in zip(got, want, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)
+        ways.append(got[0])
+        model.step += training
+    assert not np.allclose(ways[0], ways[1])
+    assert not np.allclose(ways[1], ways[2])
+
+
 def test_gradients_are_left_as_they_are_and_may_be_of_any_kind(rng):
     one, other = network("adam", "float32"), network("adam", "float32")
     gradients = [rng.normal(size=weight.shape) for weight in one.get_weights()]

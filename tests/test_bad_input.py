@@ -121,7 +121,7 @@ WEIGHTS = {
     "negative": (
         with_value(np.ones(ROWS), 3, -1.0),
         ValueError,
-        "sample_weight: got -1.0 expected finite weights >= 0",
+        "sample_weight: got -1.0 expected finite weights >= 0; an advantage of either sign goes into the gradient",
     ),
     "NaN": (with_value(np.ones(ROWS), 3, NAN), ValueError, "sample_weight: got nan expected finite weights >= 0"),
     "infinite": (with_value(np.ones(ROWS), 3, INF), ValueError, "sample_weight: got inf expected finite"),

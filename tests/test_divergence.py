@@ -144,6 +144,20 @@ def test_the_layer_that_overflows_is_named():
         model.fit(x, y, epochs=1, batch_size=BATCH)
 
 
+def test_the_layer_that_overflows_is_named_after_a_callback_looked_at_more_rows():
+    """Which needs a larger workspace; the numbers that broke would be in the older one."""
+    x, y = data()
+    model = build(layers=[Dense(4), Dense(4), Dense(2)], input_size=INPUTS)
+
+    def spoil(epoch, logs):
+        weights = model.get_weights()
+        model.layer_outputs(np.concatenate([x] * 5))
+        model.set_weights([weights[0], weights[1], weights[2] * 1e25, *weights[3:4], weights[4] * 1e25, weights[5]])
+
+    with pytest.raises(TrainingDiverged, match=r"first in the output of layer 2 \(Dense\)"):
+        model.fit(x, y, epochs=2, batch_size=BATCH, callbacks=[fastnn.LambdaCallback(spoil)])
+
+
 def test_weights_that_are_not_finite_any_more_are_named():
     """A finite loss, a step too large: the next batch meets the weights it left."""
     x, y = data()

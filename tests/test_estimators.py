@@ -484,8 +484,8 @@ def test_a_large_sparse_matrix_is_never_dense_as_a_whole(monkeypatch):
     x = sparse.random(1000, 300, density=0.01, format="csr", random_state=0)
     monkeypatch.setattr(_samples, "BLOCK_ELEMENTS", 300 * 100)
     largest = []
-    plain = _samples._plain
-    monkeypatch.setattr(_samples, "_plain", lambda array, dtype: largest.append(np.size(array)) or plain(array, dtype))
+    dense = _samples._in_range
+    monkeypatch.setattr(_samples, "_in_range", lambda x, dtype: largest.append(np.size(x)) or dense(x, dtype))
     model = fastnn.MLPRegressor(hidden_layer_sizes=3, batch_size=50, max_iter=2)
     model.fit(x, np.arange(1000.0) / 1000).predict(x)
     assert max(largest) == 300 * 100 > 1000
@@ -603,6 +603,18 @@ def test_adamw_shrinks_weights_apart_from_the_gradient():
     plain = fastnn.MLPRegressor(weight_decay=0.0, learning_rate_init=0.1, **options).fit(x, y)
     shrunk = fastnn.MLPRegressor(weight_decay=0.5, learning_rate_init=0.1, **options).fit(x, y)
     np.testing.assert_allclose(shrunk.coefs_[0], plain.coefs_[0] * (1 - 0.05), rtol=1e-12)
+
+
+def test_rows_too_large_for_the_fitted_type_are_refused():
+    """Not answered with NaN: they would be infinite in the network's float32."""
+    x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40.0)
+    model = fastnn.MLPRegressor(hidden_layer_sizes=4, max_iter=2).fit(x.astype(np.float32), y)
+    large = np.where(np.arange(3) == 1, 1e39, x)
+    for call in (model.predict, lambda rows: model.partial_fit(rows, y)):
+        with pytest.raises(ValueError, match=r"^X: got 1e\+39, expected numbers in the range of float32"):
+            call(large)
+    assert np.isfinite(model.predict(1e30 * x)).all()
+    assert np.isfinite(fastnn.MLPRegressor(hidden_layer_sizes=4, max_iter=2).fit(x, y).predict(large)).all()
 
 
 def test_dropout():
@@ -903,6 +915,7 @@ REFUSED = {
     "too many activations": ({"activation": ["relu", "tanh"]}, {}, "activation: got 2 for 1 hidden layers"),
     "too many rates": ({"dropout": [0.1, 0.2]}, {}, "dropout: got 2 for 1 hidden layers"),
     "a rate of 1": ({"dropout": [1.0]}, {}, "dropout: got 1.0"),
+    "a rate next to 1": ({"dropout": 1 - 1e-12}, {}, "dropout: got 0.999999999999, expected at most 1 - 2"),
     "no units": ({"hidden_layer_sizes": (3, 0)}, {}, "hidden_layer_sizes: got (3, 0), expected integers >= 1"),
     "half a validation set": ({"early_stopping": True}, {"X_val": np.zeros((3, 7))}, "X_val, y_val: got one without"),
     "a validation set for nothing": (

@@ -7,6 +7,7 @@ import inspect
 import math
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -16,6 +17,7 @@ from support import history_of, training_state, weight_bytes
 import fastnn
 from fastnn import Activation, Dense, Dropout, Rescale, Sequential
 from fastnn.kernels import epoch as kernels_epoch
+from fastnn.schedules import Schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -23,8 +25,9 @@ ROWS, INPUTS, CLASSES = 37, 6, 3
 
 
 def classifier(**settings):
-    settings = {"seed": 5, "optimizer": fastnn.Adam(0.01), **settings}
-    return Sequential([Dense(8, "relu"), Dropout(0.2), Dense(CLASSES)], "cross_entropy", **settings)
+    layers = [Dense(8, "relu"), Dropout(0.2), Dense(CLASSES)]
+    settings = {"layers": layers, "seed": 5, "optimizer": fastnn.Adam(0.01), **settings}
+    return Sequential(loss="cross_entropy", **settings)
 
 
 def regressor(outputs=2, **settings):
@@ -719,6 +722,59 @@ def test_a_model_without_weights_can_be_cloned(x, y):
     model.fit(x, y, epochs=1)
     twin.fit(x, y, epochs=1)
     assert training_state(twin) == training_state(model)
+
+
+def test_a_clone_with_another_seed(x, y):
+    """It goes on from the same weights with other masks and shuffles, or begins with other weights."""
+    model = classifier(layers=[Dense(8, "tanh"), Dropout(0.4), Dense(3)])
+    model.fit(x, y, epochs=1)
+    twin, same = model.clone(seed=7), model.clone(seed=model.seed)
+    assert twin.seed == 7
+    assert weight_bytes(twin) == weight_bytes(model)
+    dropped = [m.gradients(x, y, training=True)[0] for m in (model, twin, same)]
+    assert dropped[0] == dropped[2] != dropped[1]
+    for m in (model, twin, same):
+        m.fit(x, y, epochs=1)
+    assert weight_bytes(model) == weight_bytes(same) != weight_bytes(twin)
+    fresh, own = model.clone(weights=False, seed=7), classifier(layers=model.layers, seed=7)
+    for m in (fresh, own):
+        m.fit(x, y, epochs=2)
+    assert training_state(fresh) == training_state(own)
+
+
+@dataclass
+class Halving(Schedule):
+    lr: float
+
+    def rates(self, step, epoch, n_steps):
+        return np.full(n_steps, self.lr / 2**epoch)
+
+
+def test_a_clone_without_weights_has_a_fresh_schedule_of_any_kind(x, y):
+    plateau = fastnn.ReduceOnPlateau(0.01, patience=0, min_delta=10.0)
+    for schedule in (plateau, fastnn.Warmup(plateau, steps=2), Halving(0.01)):
+        model, fresh = (classifier(optimizer=fastnn.Adam(schedule)) for _ in range(2))
+        model.fit(x, y, epochs=3)
+        twin = model.clone(weights=False)
+        for m in (twin, fresh):
+            m.fit(x, y, epochs=3)
+        assert training_state(twin) == training_state(fresh)
+
+
+def test_weights_as_one_vector(x, y):
+    model, other = classifier(input_size=x.shape[1]), classifier(input_size=x.shape[1], seed=5)
+    other.set_weights(model.parameters_vector().astype(np.float64))
+    assert weight_bytes(other) == weight_bytes(model)
+    with pytest.raises(TypeError, match=r"^weights: got .*expected a list of \d arrays, or one of \d+ numbers"):
+        other.set_weights(model.parameters_vector()[1:])
+
+
+def test_a_batch_that_weighs_nothing_has_no_mean(x, y):
+    model = classifier(input_size=INPUTS, l2=0.1)
+    loss, gradients = model.gradients(x, y, sample_weight=np.zeros(ROWS))
+    np.testing.assert_allclose(gradients[0], 0.1 * model.get_weights()[0], rtol=1e-6)
+    assert math.isnan(loss)
+    assert math.isnan(model.train_on_batch(x, y, sample_weight=np.zeros(ROWS))["loss"])
 
 
 def test_an_optimizer_s_schedule_is_the_model_s_own(x, y):

@@ -23,7 +23,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
-from fastnn._errors import check_number, shown
+from fastnn._errors import shown
 from fastnn.activations import NAMES, SOFTMAX
 from fastnn.devices import DEVICES, PRECISIONS, check_place
 from fastnn.estimators._compat import CallbackSupportMixin, OldTags, validate_data
@@ -31,6 +31,7 @@ from fastnn.estimators._engine import OUTPUTS, Engine, Objective, Shape
 from fastnn.estimators._lbfgs import minimize_loss
 from fastnn.estimators._optimizer import STOCHASTIC, Steps
 from fastnn.estimators._samples import Samples
+from fastnn.layers import check_dropout_rate
 from fastnn.schedules import Schedule
 
 Array = npt.NDArray[Any]
@@ -220,7 +221,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
                 raise ValueError(f"hidden_layer_sizes: got {shown(sizes)}, expected integers >= 1")
         activations = self._activation_names(len(hidden))
         rates = self._per_layer("dropout", self.dropout, len(hidden))
-        rates = [check_number("dropout", rate, low=0.0, high=1.0, high_open=True) for rate in rates]
+        rates = [check_dropout_rate("dropout", rate) for rate in rates]
         return tuple(int(units) for units in hidden), activations, tuple(rates)
 
     def _activation_names(self, layers: int) -> tuple[str, ...]:

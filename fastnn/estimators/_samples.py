@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from fastnn.arrays import Data
+from fastnn.arrays import Data, contiguous
 
 Array = npt.NDArray[Any]
 
@@ -49,13 +49,13 @@ class Samples:
         if sparse.issparse(x) and self.rows <= self._rows_a_block:
             x = x.toarray()
         self._sparse = sparse.csr_matrix(x) if sparse.issparse(x) else None
-        dense = np.empty((0, 0), dtype) if self._sparse is not None else _plain(x, dtype)
+        dense = np.empty((0, 0), dtype) if self._sparse is not None else _in_range(x, dtype)
         self._data = Data(
             dense,
             _NO_BYTES,
-            np.empty(0, np.int64) if labels is None else _plain(labels, np.int64),
-            np.empty((0, 0), dtype) if targets is None else _plain(targets, dtype),
-            np.empty(0) if weights is None else _plain(weights, np.float64),
+            np.empty(0, np.int64) if labels is None else contiguous(labels, np.int64),
+            np.empty((0, 0), dtype) if targets is None else contiguous(targets, dtype),
+            np.empty(0) if weights is None else contiguous(weights, np.float64),
         )
 
     @property
@@ -81,7 +81,7 @@ class Samples:
             return self._data, order, first
         rows: Any = order[first:last] if len(order) else slice(first, last)
         block = {name: array[rows] for name, array in self._data._asdict().items() if len(array)}
-        dense = _plain(self._sparse[rows].toarray(), self.dtype)
+        dense = _in_range(self._sparse[rows].toarray(), self.dtype)
         return self._data._replace(**block, x=dense), np.empty(0, np.int64), 0
 
     def blocks(self, rows: int) -> Iterator[tuple[Data, int, int, int]]:
@@ -93,5 +93,13 @@ class Samples:
             yield data, start, first, last - first
 
 
-def _plain(array: Any, dtype: Any) -> Array:
-    return np.asarray(np.require(array, dtype, ["C", "A"]))
+def _in_range(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Return finite samples in the network's dtype, or raise where they are too large for it."""
+    samples = contiguous(x, dtype)
+    if x.dtype.kind == "f" and x.dtype.itemsize > dtype.itemsize and not np.isfinite(samples).all():
+        wrong = x[~np.isfinite(samples)][0]
+        raise ValueError(
+            f"X: got {wrong}, expected numbers in the range of {dtype}, in which this estimator was fitted; fitted on "
+            "float64 it works in that"
+        )
+    return samples
