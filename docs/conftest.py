@@ -1,4 +1,4 @@
-"""Every Python block of the pages is run, each page in an empty folder, and prints what stands below it: ``pytest docs``."""
+"""Every Python block of the pages is run, each page in an empty folder, and prints what is said: ``pytest docs``."""
 
 import contextlib
 import io
@@ -38,6 +38,4 @@ def _compare(example):
 
 _PARSERS = [CodeBlockParser("python", _run_and_listen), CodeBlockParser("text", _compare)]
 
-pytest_collect_file = Sybil(
-    parsers=_PARSERS, patterns=["*.md"], setup=_enter_folder, teardown=_leave_folder
-).pytest()
+pytest_collect_file = Sybil(parsers=_PARSERS, patterns=["*.md"], setup=_enter_folder, teardown=_leave_folder).pytest()

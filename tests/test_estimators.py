@@ -605,6 +605,97 @@ def test_adamw_shrinks_weights_apart_from_the_gradient():
     np.testing.assert_allclose(shrunk.coefs_[0], plain.coefs_[0] * (1 - 0.05), rtol=1e-12)
 
 
+@pytest.mark.parametrize("way", ["warm_start", "partial_fit"])
+def test_a_loss_that_is_changed_between_fits_changes_the_outputs_too(way):
+    """Those of a Poisson loss are rates, e to what the network gives."""
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    y = np.exp(0.5 * x[:, 0]) + 0.5
+    options = {"hidden_layer_sizes": 8, "learning_rate_init": 0.01, "random_state": 0, "max_iter": 80}
+    for first, second, activation in (("squared_error", "poisson", "exp"), ("poisson", "squared_error", "identity")):
+        model = fastnn.MLPRegressor(first, warm_start=way == "warm_start", **options)
+        for loss in (first, second):
+            model.set_params(loss=loss)
+            for _ in range(1 if way == "warm_start" else 80):
+                getattr(model, way.replace("warm_start", "fit"))(x, y)
+        assert model.out_activation_ == activation
+        assert model.score(x, y) > 0.8
+        assert (model.predict(x) > 0).all() or second != "poisson"
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6, 1e8])
+def test_lbfgs_on_float32_goes_as_far_as_on_float64(scale):
+    """SciPy's search takes a loss that stands still to 1e-9 for the end, which steps in float32 do at once."""
+    x = np.random.default_rng(0).normal(size=(200, 5))
+    y = scale * (10 + np.sin(x[:, 0]) + x[:, 1])
+    models = [
+        fastnn.MLPRegressor(solver="lbfgs", hidden_layer_sizes=8, max_iter=60, random_state=0).fit(x.astype(t), y)
+        for t in (np.float32, np.float64)
+    ]
+    assert {array.dtype for array in (*models[0].coefs_, *models[0].intercepts_)} == {np.dtype(np.float32)}
+    scores = [model.score(x, y) for model in models]
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)
+    assert scores[0] > 0.8
+
+
+@pytest.mark.parametrize(("loss", "dtype", "largest"), [
+    ("squared_error", "float32", 1e20), ("squared_error", "float64", 1e160), ("huber", "float32", 1e39),
+])  # fmt: skip
+def test_targets_too_large_for_the_loss_are_named(loss, dtype, largest):
+    x, y = np.random.default_rng(0).normal(size=(40, 3)).astype(dtype), np.arange(40.0)
+    y[7] = -largest
+    with pytest.raises(ValueError, match=rf"^y: got -1e\+{int(np.log10(largest))}, expected numbers up to"):
+        fastnn.MLPRegressor(loss, max_iter=2).fit(x, y)
+
+
+def test_weights_that_are_all_0_are_refused():
+    x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    with pytest.raises(ValueError, match=r"^class_weight: got 0 for all rows"):
+        fastnn.MLPClassifier(class_weight={0: 0.0, 1: 0.0}).fit(x, y)
+    with pytest.raises(ValueError, match=r"^sample_weight: got 0 for all rows held out"):
+        fastnn.MLPClassifier(early_stopping=True, random_state=0).fit(
+            x, y, sample_weight=np.r_[np.ones(1), np.zeros(39)]
+        )
+
+
+def test_what_does_not_fit_the_network_is_named():
+    x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40.0)
+    model = fastnn.MLPRegressor(max_iter=2, warm_start=True).fit(x, y)
+    for call in (model.fit, model.partial_fit):
+        with pytest.raises(ValueError, match=r"^y: got 2 outputs, expected 1, as in the fit before"):
+            call(x, np.c_[y, y])
+    model.coefs_[0] = model.coefs_[0][:, :3]
+    with pytest.raises(ValueError, match=r"^coefs_, intercepts_: got shapes .*expected those of layers \(3, 3, 1\)"):
+        model.predict(x)
+
+
+def test_warnings_point_at_the_call():
+    x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    model = fastnn.MLPClassifier(max_iter=1, batch_size=100)
+    for solver in ("adam", "lbfgs"):
+        with pytest.warns(UserWarning, match=r"reached|clipped|converge") as caught:
+            model.set_params(solver=solver).fit(x, y)
+        assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.parametrize("rows", ["float32", "float64", "int32", "int8"])
+def test_answers_have_scikit_learn_s_type(rows):
+    x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    for name in ("MLPClassifier", "MLPRegressor"):
+        kinds = getattr(fastnn, name), getattr(theirs, name)
+        models = [kind(max_iter=2, random_state=0).fit(x.astype(np.float32), y) for kind in kinds]
+        answers = [getattr(model, "predict_proba", model.predict)(x.astype(rows)) for model in models]
+        assert answers[0].dtype == answers[1].dtype
+        np.testing.assert_allclose(answers[0], answers[1], rtol=1e-4, atol=1e-5)
+
+
+def test_options_of_each_layer_as_arrays():
+    x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    options = {"hidden_layer_sizes": np.array([5, 4]), "max_iter": 3, "random_state": 0}
+    lists = fastnn.MLPClassifier(activation=["relu", "tanh"], dropout=[0.1, 0.2], **options).fit(x, y)
+    arrays = fastnn.MLPClassifier(activation=np.array(["relu", "tanh"]), dropout=np.array([0.1, 0.2]), **options)
+    np.testing.assert_array_equal(arrays.fit(x, y).coefs_[0], lists.coefs_[0])
+
+
 def test_rows_too_large_for_the_fitted_type_are_refused():
     """Not answered with NaN: they would be infinite in the network's float32."""
     x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from sklearn.utils.validation import _check_sample_weight
 from fastnn._errors import shown
 from fastnn.activations import NAMES, SOFTMAX
 from fastnn.devices import DEVICES, PRECISIONS, check_place
-from fastnn.estimators._compat import CallbackSupportMixin, OldTags, validate_data
+from fastnn.estimators._compat import CallbackSupportMixin, OldTags, validate_data, warn
 from fastnn.estimators._engine import OUTPUTS, Engine, Objective, Shape
 from fastnn.estimators._lbfgs import minimize_loss
 from fastnn.estimators._optimizer import STOCHASTIC, Steps
@@ -109,7 +108,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS)), list, tuple],
+        "activation": [StrOptions(set(ACTIVATIONS)), list, tuple, np.ndarray],
         "solver": [StrOptions({"lbfgs", *STOCHASTIC})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -131,7 +130,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         "epsilon": [Interval(Real, 0, None, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
+        "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple, np.ndarray],
         "l1": [Interval(Real, 0, None, closed="left")],
         "l1_mode": [StrOptions({"gradient", "truncate"})],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
@@ -192,14 +191,13 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         self._random_state = check_random_state(self.random_state)
         if first_pass:
             self._initialize(sizes, X.dtype)
+        elif y.shape[1] != self.coefs_[-1].shape[1]:
+            raise ValueError(f"y: got {y.shape[1]} outputs, expected {self.coefs_[-1].shape[1]}, as in the fit before")
+        dtype = self._weights_dtype()
         engine = self._training_engine(sizes, activations, dropout, incremental, first_pass)
         context = None if incremental else self._begin_callbacks(given)
         if self.solver == "lbfgs":
-            samples = self._samples(X, y, weights, engine)
-            self.loss_, self.n_iter_ = minimize_loss(
-                engine, samples, max_iter=self.max_iter, max_fun=self.max_fun, tol=self.tol,
-                after_iteration=lambda n, loss: self._after_iteration(n, loss, context, given),
-            )  # fmt: skip
+            self._search(engine, self._samples(X, y, weights, engine), dtype, context, given)
         else:
             X, y, weights, held = self._hold_out(X, y, weights, validation, engine)
             self._train(engine, self._samples(X, y, weights, engine), held, incremental, context, given)
@@ -233,7 +231,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         return tuple("sigmoid" if name == "logistic" else name for name in names)
 
     def _per_layer(self, name: str, value: Any, layers: int) -> list[Any]:
-        if not isinstance(value, (list, tuple)):
+        if not isinstance(value, (list, tuple, np.ndarray)):
             return [value] * layers
         if len(value) != layers:
             raise ValueError(f"{name}: got {len(value)} for {layers} hidden layers, expected one or one a layer")
@@ -242,9 +240,8 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
     def _check_solver_options(self, incremental: bool, validation: tuple[Any, Any, Any]) -> None:
         """Refuse what the solver, or the call, cannot do, instead of leaving it undone."""
         if self.solver == "lbfgs":
-            rates = self.dropout if isinstance(self.dropout, (list, tuple)) else [self.dropout]
             for name, used in (
-                ("dropout", any(rates)), ("l1", self.l1 > 0), ("clip_norm", self.clip_norm is not None),
+                ("dropout", np.any(self.dropout)), ("l1", self.l1 > 0), ("clip_norm", self.clip_norm is not None),
                 ("clip_value", self.clip_value is not None),
                 ("learning_rate", isinstance(self.learning_rate, Schedule)),
             ):  # fmt: skip
@@ -284,7 +281,6 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         """Draw the weights as scikit-learn does, from the same generator in the same order, and begin all records."""
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(sizes)
-        self.out_activation_ = self._objective().name
         self.coefs_: list[Array] = []
         self.intercepts_: list[Array] = []
         names = [self.activation] if isinstance(self.activation, str) else self.activation
@@ -298,14 +294,19 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
             self._begin_records()
 
     def _records_fit(self) -> bool:
-        """Whether there are records of the kind that is needed: not after lbfgs, or where early stopping was turned."""
+        """Whether there are records of the kind that is needed.
+
+        There are none after lbfgs, and others where early stopping was turned on or off, or the loss is another one.
+        """
         scores = getattr(self, "validation_scores_", self)
-        return scores is not self and (scores is not None) == bool(self.early_stopping)
+        fit = scores is not self and (scores is not None) == bool(self.early_stopping)
+        return fit and getattr(self, "_loss_of_records", self.loss) == self.loss
 
     def _begin_records(self) -> None:
         """Begin what is taken down from epoch to epoch."""
         self.loss_curve_: list[float] = []
         self._no_improvement_count = 0
+        self._loss_of_records = copy.copy(self.loss)
         self.best_loss_: Any = None if self.early_stopping else math.inf
         self.validation_scores_: Any = [] if self.early_stopping else None
         self.best_validation_score_: Any = -math.inf if self.early_stopping else None
@@ -326,11 +327,14 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
 
         A fit that begins anew gets new memory: the arrays of the one before may have been handed out.
         """
+        dtype = self._weights_dtype()
+        if self.solver == "lbfgs" and self.matmul_precision == "float32":
+            dtype = np.dtype(np.float64)  # as the search is, which would take float32's steps for a standstill
         shape = Shape(
-            sizes, activations, dropout, self._objective(), self._weights_dtype(), self.l1, self.alpha,
-            self.l1_mode == "truncate", self.n_threads, check_place(self.device, self.matmul_precision),
+            sizes, activations, dropout, self._objective(), dtype, self.l1, self.alpha, self.l1_mode == "truncate",
+            self.n_threads, check_place(self.device, self.matmul_precision),
         )  # fmt: skip
-        self._activations = activations
+        self._activations, self.out_activation_ = activations, shape.objective.name
         steps = getattr(self, "_optimizer", None) if incremental else None
         if self.solver in STOCHASTIC and not self._records_fit():
             self._begin_records()
@@ -352,9 +356,30 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         return engine
 
     def _samples(self, X: Any, y: Array, weights: Array | None, engine: Engine) -> Samples:
+        dtype = engine.shape.dtype
         if engine.shape.objective.name == "softmax":
-            return Samples(X, engine.shape.dtype, labels=y.argmax(axis=1), weights=weights)
-        return Samples(X, engine.shape.dtype, targets=y, weights=weights)
+            return Samples(X, dtype, labels=y.argmax(axis=1), weights=weights)
+        most = float(np.finfo(dtype).max)
+        if self.loss == "squared_error":
+            most = math.sqrt(most) / 4
+        if y.dtype.kind == "f" and np.abs(y).max(initial=0.0) > most:
+            raise ValueError(
+                f"y: got {y.flat[np.abs(y).argmax()]}, expected numbers up to {most:.1e}, of which {dtype} holds the "
+                "loss; smaller units help" + ("" if dtype == np.float64 else ", and so does X in float64")
+            )
+        return Samples(X, dtype, targets=y, weights=weights)
+
+    def _search(self, engine: Engine, samples: Samples, dtype: np.dtype[Any], context: Any, given: Any) -> None:
+        """Train by L-BFGS; the weights are of their own type in the end."""
+        try:
+            self.loss_, self.n_iter_ = minimize_loss(
+                engine, samples, max_iter=self.max_iter, max_fun=self.max_fun, tol=self.tol,
+                after_iteration=lambda n, loss: self._after_iteration(n, loss, context, given),
+            )  # fmt: skip
+        finally:
+            if dtype != engine.shape.dtype:
+                self.coefs_ = [coef.astype(dtype) for coef in self.coefs_]
+                self.intercepts_ = [intercept.astype(dtype) for intercept in self.intercepts_]
 
     # Early stopping.
 
@@ -382,6 +407,8 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
                 )
         if w_held is not None:
             self._check_scorer()
+            if not w_held.any():
+                raise ValueError("sample_weight: got 0 for all rows held out, expected one that is not")
         samples = self._samples(x_held, y_held, w_held, engine)
         return X, y, weights, Held(x_held, y_held, w_held, samples, engine, engine.params.copy())
 
@@ -484,7 +511,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
                 if self.n_iter_ == self.max_iter:
                     self._warn(f"{self.max_iter} epochs (max_iter) were reached before the optimization converged")
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warn("Training interrupted by user.")
         finally:
             engine.forget_data()
             if engine.large:
@@ -496,9 +523,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         if self.batch_size == "auto":
             return min(200, rows)
         if self.batch_size > rows:
-            warnings.warn(
-                f"Got `batch_size` {self.batch_size} larger than the {rows} rows; it is clipped", stacklevel=5
-            )
+            warn(f"Got `batch_size` {self.batch_size} larger than the {rows} rows; it is clipped")
         return min(int(self.batch_size), rows)
 
     def _next_order(self, order: Array) -> Array:
@@ -570,7 +595,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         return verdict is not None
 
     def _warn(self, text: str) -> None:
-        warnings.warn(f"{type(self).__name__}: {text}", ConvergenceWarning, stacklevel=6)
+        warn(f"{type(self).__name__}: {text}", ConvergenceWarning)
 
     # Callbacks of scikit-learn 1.9.
 
@@ -617,11 +642,15 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
                 f"coefs_[0]: got {len(self.coefs_[0])} rows, expected {X.shape[1]}, as many as X has columns"
             )
         engine = self._prediction_engine()
-        return engine.forward(Samples(X, engine.shape.dtype))
+        out = engine.forward(Samples(X, engine.shape.dtype))
+        return out.astype(np.result_type(out, X.dtype), copy=False)
 
     def _prediction_engine(self) -> Engine:
         """Return the network that was fitted, with `coefs_` and `intercepts_` in it, whoever set them."""
         sizes = (len(self.coefs_[0]), *(np.shape(coef)[1] for coef in self.coefs_))
+        shapes = [np.shape(array) for array in (*self.coefs_, *self.intercepts_)]
+        if shapes != [*pairwise(sizes), *((units,) for units in sizes[1:])]:
+            raise ValueError(f"coefs_, intercepts_: got shapes {shown(shapes)}, expected those of layers {sizes}")
         hidden = len(sizes) - 2
         activations = getattr(self, "_activations", ())
         if len(activations) != hidden:  # not fitted, but put together from weights

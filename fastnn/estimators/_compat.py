@@ -1,7 +1,9 @@
-"""What is spelt differently in scikit-learn 1.4 and in later releases."""
+"""What is spelt differently in scikit-learn 1.4 and in later releases, and lies between a user's call and ours."""
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +33,14 @@ else:
         return method
 
 
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line that called an estimator, however many wrappers this release of scikit-learn has between."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("fastnn", "sklearn"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
+
+
 class OldTags:
     """Tags as scikit-learn read them before 1.6; later releases read `__sklearn_tags__`."""
 
@@ -40,4 +50,4 @@ class OldTags:
             return {"multilabel": hasattr(self, "predict_proba")}
 
 
-__all__ = ["CallbackSupportMixin", "OldTags", "validate_data", "with_callbacks"]
+__all__ = ["CallbackSupportMixin", "OldTags", "validate_data", "warn", "with_callbacks"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
+from fastnn.estimators._compat import warn
 from fastnn.estimators._engine import Engine
 from fastnn.estimators._samples import Samples
 
@@ -33,7 +33,8 @@ def minimize_loss(
     Parameters
     ----------
     engine : Engine
-        Its parameters are the start, and at the end the result.
+        In float64: the search ends where the loss stands still, to 1e-9 of it. Its parameters are the start, and at the
+        end the result.
     samples : Samples
     max_iter, max_fun : int
         Iterations and evaluations at most.
@@ -80,11 +81,10 @@ def minimize_loss(
     else:
         vector, loss, iterations = result.x, float(result.fun), min(int(result.nit), max_iter)
         if result.status != 0:
-            warnings.warn(
+            warn(
                 f"lbfgs failed to converge after {iterations} iterations ({_text(result.message)}); "
                 "a larger max_iter or max_fun, or scaled data, may help",
                 ConvergenceWarning,
-                stacklevel=5,
             )
     finally:
         engine.forget_data()

@@ -325,7 +325,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 "class_weight: got 'balanced' in partial_fit, which sees a part of the rows; expected a dict of weights"
             )
         by_class = self._weights_by_class(y)
-        return by_class if weights is None else weights * by_class
+        product = by_class if weights is None else weights * by_class
+        if not product.any():
+            raise ValueError("class_weight: got 0 for all rows, expected one that is not")
+        return product
 
     def _weights_by_class(self, y: Array) -> Array:
         """Return the weight of each row by its class, or the product of those by its labels."""
