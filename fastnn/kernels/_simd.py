@@ -416,7 +416,14 @@ def _store_first(builder: Any, values: list[Any], places: list[Any], vector: ir.
 
 
 def make_micro_kernel(
-    rows: int, vectors: int, by_row: bool, *, narrow: bool = False, ahead: bool = False, soon: bool = False
+    rows: int,
+    vectors: int,
+    by_row: bool,
+    *,
+    narrow: bool = False,
+    ahead: bool = False,
+    soon: bool = False,
+    half: bool = False,
 ) -> Any:
     """Build the register tile ``C[rows, vectors*lanes] = init + A[rows, k] B[k, vectors*lanes]``.
 
@@ -435,6 +442,8 @@ def make_micro_kernel(
       It begins at ``next_b`` and has k rows ``next_stride`` apart (`within` is -1), or lies transposed: as many rows of
       k elements as a tile has columns, a power of two (`within` is one less);
     - ``soon``, ``soon_stride``, where `soon`: a tile that is written next and asked for at once.
+
+    Where `half`, vectors have half the lanes, of which a Zen 4 multiplies twice as many at a time.
 
     Each element of C is one chain of multiply-adds in the order of p, whatever the tile: results do not
     depend on where tiles, blocks or threads begin.
@@ -460,6 +469,8 @@ def make_micro_kernel(
 
     def build(element):
         vector = _vector_type(element)
+        if half:
+            vector = ir.VectorType(vector.element, vector.count // 2)
         n_lanes, align = vector.count, element.bitwidth // 8
         address = types.CPointer(element)
         signature = types.void(

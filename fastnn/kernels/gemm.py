@@ -90,6 +90,7 @@ _sum_wide = make_micro_kernel(1, 4 * VECTORS, False)
 _transposed_2, _transposed_1 = make_row_kernel(2), make_row_kernel(1)
 _part_full, _part_1 = (make_micro_kernel(rows, VECTORS, True, narrow=True) for rows in (MR, 1))
 _half_twice, _half_full, _half_1 = (make_micro_kernel(rows, 1, True, narrow=True) for rows in (2 * MR, MR, 1))
+_quarter_twice = make_micro_kernel(2 * MR, 1, True, narrow=True, half=True)
 _col_part_full, _col_part_4, _col_part_1 = (make_micro_kernel(rows, VECTORS, False, narrow=True) for rows in (MR, 4, 1))
 _col_half_full, _col_half_4, _col_half_1 = (make_micro_kernel(rows, 1, False, narrow=True) for rows in (MR, 4, 1))
 _col_full = make_micro_kernel(MR, VECTORS, False, soon=True)
@@ -240,7 +241,10 @@ def _half_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, row
     i = 0
     while i < rows:
         out, start, at = advance(c, i * ldc), advance(init, i * init_stride), advance(a, i * a_stride)
-        if i + 2 * MR <= rows:
+        if i + 2 * MR <= rows and WIDE and 2 * columns <= vector_lanes(c):
+            _quarter_twice(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
+            i += 2 * MR
+        elif i + 2 * MR <= rows:
             _half_twice(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
             i += 2 * MR
         elif i + MR <= rows:
