@@ -6,6 +6,7 @@ import copy
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,9 @@ from fastnn.training import Trainer, step_logs
 Array = npt.NDArray[Any]
 
 _CALL_FLOPS = 2_000_000_000
+
+_NEVER_CALLED = [f"on_{kind}batch_{end}" for kind in ("", "train_", "test_", "predict_") for end in ("begin", "end")]
+"""Keras' methods of callbacks that there are none of here."""
 
 _SETTLED = {"layers", "loss", "seed", "dtype", "device", "matmul_precision", "l1", "l2", "l1_mode"}
 """What holds for good once the weights are drawn."""
@@ -1043,6 +1047,13 @@ def _check_callbacks(callbacks: Iterable[Callback] | None) -> tuple[Callback, ..
                 advice = ": fastnn.LambdaCallback(function) makes one"
             raise TypeError(
                 f"callbacks[{number}]: got {callback!r}, expected a fastnn.callbacks.Callback object{advice}"
+            )
+        unheard = [name for name in _NEVER_CALLED if callable(getattr(callback, name, None))]
+        if unheard:
+            warnings.warn(
+                f"callbacks[{number}]: got {type(callback).__name__} with {', '.join(unheard)}, which fit never calls, "
+                "since a compiled call takes many steps; train_on_batch makes loops of one's own",
+                stacklevel=3,
             )
     return callbacks
 

@@ -32,6 +32,19 @@ def fit(model, epochs, callbacks):
     return model.fit(x, y, epochs=epochs, batch_size=7, validation_split=0.25, callbacks=callbacks)
 
 
+def test_methods_of_keras_that_are_never_called_are_said():
+    class Batches(Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise AssertionError
+
+    x, y = data()
+    with pytest.warns(
+        UserWarning, match=r"^callbacks\[1\]: got Batches with on_train_batch_end, which fit never"
+    ) as caught:
+        build().fit(x, y, epochs=1, callbacks=[LambdaCallback(print), Batches()])
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 class Script(Callback):
     """Puts its own values into the logs, for the callbacks behind it, and keeps the weights of every epoch."""
 
