@@ -32,7 +32,7 @@ from fastnn.optimizers import Adam, Optimizer, as_optimizer
 from fastnn.preparation import Preparation
 from fastnn.progress import ProgressBar
 from fastnn.runtime import Runtime
-from fastnn.schedules import Schedule, as_schedule
+from fastnn.schedules import Schedule, as_schedule, is_own
 from fastnn.scores import R2
 from fastnn.streams import Piece, Stream, array_stream, reads_rows
 from fastnn.summary import Summary
@@ -336,7 +336,10 @@ class Sequential:
             raise unknown_name("verbose", verbose, ("auto", "True", "False"))
         check_flag("shuffle", shuffle)
         callbacks = _check_callbacks(callbacks)
-        found = None if resume is None else saving.load_to_resume(Sequential, resume, self._place)
+        found = None
+        if resume is not None:
+            own = self.optimizer if is_own(as_schedule(self.optimizer.lr)) else None
+            found = saving.load_to_resume(Sequential, resume, self._place, own)
         network = self._network_for(x)
         feed = self._feed(network, x, y, sample_weight)
         validation = None
@@ -959,12 +962,21 @@ class Sequential:
         return f"Sequential([{layers}], loss={self.loss.name!r}, optimizer={self.optimizer!r})"
 
 
-def load(path: str | os.PathLike[str], *, device: str = "cpu", matmul_precision: str = "float32") -> Sequential:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    optimizer: Optimizer | None = None,
+    device: str = "cpu",
+    matmul_precision: str = "float32",
+) -> Sequential:
     """Return the model that `Sequential.save` wrote.
 
     Parameters
     ----------
     path : path
+    optimizer : Optimizer, optional
+        Instead of the one in the file, of the same kind, whose state it takes over; for a schedule of one's own, of
+        which a file holds the name alone.
     device, matmul_precision : str
         As for `Sequential`.
 
@@ -973,13 +985,19 @@ def load(path: str | os.PathLike[str], *, device: str = "cpu", matmul_precision:
     ModelFileError
         If the file is no fastnn model, is cut short or damaged, or comes from a newer version. No code is run
         from it.
+    ValueError
+        If `optimizer` is of another kind.
     OSError
         If it cannot be read.
     """
-    return saving.load(Sequential, path, check_place(device, matmul_precision))
+    return saving.load(Sequential, path, check_place(device, matmul_precision), _given(optimizer))
 
 
-def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
+def _given(optimizer: Optimizer | None) -> Optimizer | None:
+    return None if optimizer is None else as_optimizer(optimizer)
+
+
+def latest_checkpoint(folder: str | os.PathLike[str], *, optimizer: Optimizer | None = None) -> Path | None:
     """Return the newest checkpoint of a folder that loads, or None where there is none.
 
     Checkpoints are the files whose names end in a number and ".safetensors"; the highest number is the newest. One that
@@ -989,6 +1007,8 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
     ----------
     folder : path
         It need not be there yet.
+    optimizer : Optimizer, optional
+        As for `load`.
 
     Raises
     ------
@@ -997,7 +1017,7 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
     OSError
         If the folder cannot be read.
     """
-    found = saving.load_latest(Sequential, folder, HERE)
+    found = saving.load_latest(Sequential, folder, HERE, _given(optimizer))
     return None if found is None else found[0]
 
 

@@ -8,11 +8,13 @@ format, configuration and counters, and "sha256" the hash of it all.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import re
+import stat
 import struct
 import warnings
 from collections.abc import Iterator
@@ -27,8 +29,9 @@ from fastnn import layers, losses, optimizers
 from fastnn._errors import check_path, shown
 from fastnn.devices import HERE, Place, PlaceError
 from fastnn.history import History
+from fastnn.optimizers import Optimizer
 from fastnn.preparation import Preparation
-from fastnn.schedules import as_schedule
+from fastnn.schedules import UnknownScheduleError, as_schedule
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
@@ -48,6 +51,10 @@ _CHUNK = 1 << 23
 _SYNCED = 1 << 25
 """Bytes that are brought to disk at once."""
 Tensors = dict[str, npt.NDArray[Any]]
+
+
+class OptimizerError(ValueError):
+    """An optimizer for a file that has the state of another one."""
 
 
 class ModelFileError(ValueError):
@@ -73,15 +80,18 @@ def config_of(model: Sequential) -> dict[str, Any]:
     }
 
 
-def model_from_config(kind: type[Sequential], config: dict[str, Any], place: Place = HERE) -> Sequential:
-    """Return a model for what `config_of` gave, at a place."""
+def model_from_config(
+    kind: type[Sequential], config: dict[str, Any], place: Place = HERE, optimizer: Optimizer | None = None
+) -> Sequential:
+    """Return a model for what `config_of` gave, at a place, with another optimizer of that kind where one is given."""
     for name in Place._fields:
         if name in config:
             raise ValueError(f"config: got a {name}, expected none: who loads a model chooses it")
     arguments = dict(config)
     stack = [layers.from_config(layer) for layer in arguments.pop("layers")]
     loss = losses.from_config(arguments.pop("loss"))
-    optimizer = optimizers.from_config(arguments.pop("optimizer"))
+    saved = arguments.pop("optimizer")
+    optimizer = optimizers.from_config(saved) if optimizer is None else optimizer
     preparation = arguments.pop("preparation", None)
     model = kind(stack, loss, optimizer, **place._asdict(), **arguments)
     model.preparation = None if preparation is None else Preparation.from_config(preparation)
@@ -125,7 +135,13 @@ def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
     return header, tensors
 
 
-def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors, place: Place = HERE) -> Sequential:
+def from_parts(
+    kind: type[Sequential],
+    header: dict[str, Any],
+    tensors: Tensors,
+    place: Place = HERE,
+    optimizer: Optimizer | None = None,
+) -> Sequential:
     """Return the model that `parts_of` took apart, at a place.
 
     Raises
@@ -134,7 +150,7 @@ def from_parts(kind: type[Sequential], header: dict[str, Any], tensors: Tensors,
         If the parts do not fit.
     """
     inputs = _count(header["config"]["input_size"])
-    model = model_from_config(kind, {**header["config"], "input_size": None}, place)
+    model = model_from_config(kind, {**header["config"], "input_size": None}, place, optimizer)
     # What a file speaks of is made only where the file holds as much.
     _check_inputs(model, inputs, tensors)
     for segment in model.network_for_inputs(inputs).segments:
@@ -232,29 +248,55 @@ def write_atomically(path: Path, *contents: Any) -> None:
                 file.write(part)
                 written += len(part)
                 if written >= _SYNCED:  # one synchronisation of it all could not be interrupted
-                    file.flush()
-                    os.fsync(file.fileno())
+                    _bring_to_disk(file)
                     written = 0
+
+
+def _bring_to_disk(file: BinaryIO) -> None:
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which a pipe or a device answers
+            raise
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to, which takes the place of another when all is written; see `write_atomically`."""
+    """Give a file to write to, which takes the place of another when all is written; see `write_atomically`.
+
+    A file's permissions stay; of a symbolic link it is the file behind it that is replaced. What is no file, a device
+    or a pipe, is written to as it is.
+    """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    mode = _mode_of(target)
+    if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        with open(target, "wb") as file:
+            yield file
+        return
     # The name is known before there is a file: an interrupt may come while it is made.
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
     try:
         with open(temporary, "xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            _bring_to_disk(file)
+        if mode is not None and stat.S_ISREG(mode):
+            os.chmod(temporary, stat.S_IMODE(mode))
+        os.replace(temporary, target)
     except BaseException as error:
         with contextlib.suppress(OSError):  # it may have been moved, or be gone with its folder
             os.unlink(temporary)
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
-    sync_folder(path.parent)
+    sync_folder(target.parent)
+
+
+def _mode_of(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_mode
+    except OSError:
+        return None
 
 
 def sync_folder(path: Path) -> None:
@@ -287,7 +329,9 @@ def checksum(text: str, tensors: Tensors) -> str:
     return digest.hexdigest()
 
 
-def load(kind: type[Sequential], path: str | os.PathLike[str], place: Place) -> Sequential:
+def load(
+    kind: type[Sequential], path: str | os.PathLike[str], place: Place, optimizer: Optimizer | None = None
+) -> Sequential:
     """Read a model; see `fastnn.load`."""
     name = check_path("path", path)
     with open(name, "rb"):  # a missing or unreadable file is an OSError of its own
@@ -304,9 +348,16 @@ def load(kind: type[Sequential], path: str | os.PathLike[str], place: Place) -> 
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no mapping
         if metadata.get(_HASH) != checksum(metadata[_KEY], tensors):
             raise ValueError("its SHA-256 is not the one written with it")
-        return from_parts(kind, header, tensors, place)
-    except (ModelFileError, PlaceError):
+        if optimizer is not None:
+            _check_optimizer(optimizer, header, tensors)
+        return from_parts(kind, header, tensors, place, optimizer)
+    except (ModelFileError, PlaceError, OptimizerError):
         raise
+    except UnknownScheduleError as error:
+        raise ModelFileError(
+            f"{name}: has a schedule that is none of fastnn's, {error.name!r}, of which a file holds the name alone; "
+            "load(path, optimizer=...) takes the optimizer with its schedule"
+        ) from None
     except SafetensorError as error:
         raise ModelFileError(
             f"{name}: is no whole safetensors file ({error}), expected a file written by model.save"
@@ -325,18 +376,30 @@ def load(kind: type[Sequential], path: str | os.PathLike[str], place: Place) -> 
         ) from None
 
 
+def _check_optimizer(optimizer: Optimizer, header: dict[str, Any], tensors: Tensors) -> None:
+    """Raise unless an optimizer is of the kind whose state a file has."""
+    saved = header["config"]["optimizer"]["name"]
+    state = {name for name in tensors if name.startswith("optimizer.")}
+    wanted = {f"optimizer.{slot}" for slot in optimizer.slots if slot is not None}
+    if type(optimizer).__name__ != saved or state != wanted:
+        kept = ", ".join(sorted(name.partition(".")[2] for name in state)) or "no state"
+        raise OptimizerError(f"optimizer: got {optimizer!r}, expected the file's, {saved} with {kept}")
+
+
 def numbered(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, the newest first: files whose names end in a number and ".safetensors"."""
     names = [(_NUMBERED.search(path.name), path) for path in folder.iterdir() if not path.name.startswith(".")]
     return [path for _, path in sorted(((int(match[1]), path) for match, path in names if match), reverse=True)]
 
 
-def load_latest(kind: type[Sequential], folder: str | os.PathLike[str], place: Place) -> tuple[Path, Sequential] | None:
+def load_latest(
+    kind: type[Sequential], folder: str | os.PathLike[str], place: Place, optimizer: Optimizer | None = None
+) -> tuple[Path, Sequential] | None:
     """Return the newest checkpoint of a folder that loads, and its model; None where there is no checkpoint."""
     root, refused = Path(folder), []
     for path in numbered(root) if root.exists() else []:
         try:
-            model = load(kind, path, place)
+            model = load(kind, path, place, optimizer)
         except (ModelFileError, FileNotFoundError) as error:  # it may be removed while we look
             refused.append(str(error))
             continue
@@ -349,21 +412,24 @@ def load_latest(kind: type[Sequential], folder: str | os.PathLike[str], place: P
 
 
 def load_to_resume(
-    kind: type[Sequential], path: str | os.PathLike[str], place: Place
+    kind: type[Sequential], path: str | os.PathLike[str], place: Place, optimizer: Optimizer | None
 ) -> tuple[Path, Sequential] | None:
-    """Return what `Sequential.fit` shall go on from; None where a folder is empty or not there yet."""
+    """Return what `Sequential.fit` shall go on from; None where a folder is empty or not there yet.
+
+    `optimizer` is the one that goes on where no file can hold it.
+    """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"resume: got {shown(path)} ({type(path).__name__}), expected a path")
     name = os.fspath(path)
     if os.path.isfile(name):
-        return Path(name), load(kind, name, place)
+        return Path(name), load(kind, name, place, optimizer)
     names_a_file = Path(name).suffix and not name.endswith(("/", os.sep))
     if names_a_file and not os.path.lexists(name):
         raise FileNotFoundError(
             f"resume: got {name!r}, which does not exist, expected a checkpoint, or a folder of them; "
             "one that is not there yet is named without a suffix, or with a slash at its end"
         )
-    return load_latest(kind, name, place)
+    return load_latest(kind, name, place, optimizer)
 
 
 def take_over(model: Sequential, inputs: int, path: Path, other: Sequential) -> None:

@@ -17,7 +17,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,8 @@ Rates = npt.NDArray[np.float64]
 class Schedule(ABC):
     """The learning rate as a function of the step and the epoch.
 
-    A schedule of one's own is a dataclass that inherits from this class and gives `rates`. It trains as any
-    other, but cannot be loaded with a saved model.
+    A schedule of one's own inherits from this class and gives `rates`; as a dataclass it shows its numbers. It trains
+    as any other, and a checkpoint is resumed from by a model that has it; `fastnn.load` wants it, in the optimizer.
     """
 
     @abstractmethod
@@ -117,8 +117,13 @@ class Schedule(ABC):
         return copy.deepcopy(self)
 
     def config(self) -> dict[str, Any]:
-        """Return name and parameters as JSON can hold them; `from_config` reverses it."""
-        return {"name": type(self).__name__} | {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
+        """Return name and parameters as JSON can hold them; `from_config` reverses it, but for those of one's own."""
+        name = type(self).__name__
+        if not is_dataclass(self):
+            return {"name": name}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        plain = (bool, int, float, str, type(None))
+        return {"name": name} | {key: each if isinstance(each, plain) else shown(each) for key, each in values.items()}
 
     def _check(self, name: str, **limits: Any) -> None:
         """Replace a field by the plain number that it is, or raise; dataclasses may be frozen."""
@@ -476,6 +481,20 @@ _SCHEDULES: dict[str, type[Schedule]] = {
 }
 
 
+class UnknownScheduleError(ValueError):
+    """A description names a schedule that is none of fastnn's: `name`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(str(unknown_name("schedule", name, _SCHEDULES)))
+        self.name = name
+
+
+def is_own(schedule: Schedule) -> bool:
+    """Return whether a schedule, or the one behind a warm-up, is of its user's own kind, which no file can hold."""
+    behind = schedule.schedule if isinstance(schedule, Warmup) else schedule
+    return type(behind) is not _SCHEDULES.get(type(behind).__name__)
+
+
 def as_schedule(lr: float | Schedule) -> Schedule:
     """Return a schedule as it is, and a number as a constant rate.
 
@@ -509,8 +528,10 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     if not isinstance(config, Mapping):
         raise TypeError(f"schedule: got {shown(config)}, expected a mapping with a name and parameters")
     name = config.get("name")
-    if not isinstance(name, str) or name not in _SCHEDULES:
+    if not isinstance(name, str):
         raise unknown_name("schedule", name, _SCHEDULES)
+    if name not in _SCHEDULES:
+        raise UnknownScheduleError(name)
     kind = _SCHEDULES[name]
     parameters = {key: value for key, value in config.items() if key != "name"}
     known = [f.name for f in fields(kind) if f.init]  # type: ignore[arg-type]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import stat
 import struct
+import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from support import training_state, weight_bytes
 
 import fastnn
 from fastnn import Activation, Dense, Dropout, Initializer, ModelFileError, Rescale, Sequential, saving
+from fastnn.schedules import Schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -548,6 +552,75 @@ def test_the_file_has_the_usual_permissions(path):
     other = path.with_name("plain")
     other.write_bytes(b"")
     assert path.stat().st_mode == other.stat().st_mode
+
+
+def test_a_file_keeps_its_permissions_and_a_link_its_place(path, tmp_path):
+    model, link = trained(), tmp_path / "latest.safetensors"
+    model.save(path)
+    path.chmod(0o600)
+    link.symlink_to(path.name)
+    new = trained(epochs=3)
+    new.save(link)
+    assert link.is_symlink()
+    assert weight_bytes(fastnn.load(path)) == weight_bytes(new)
+    assert path.stat().st_mode & 0o777 == 0o600
+    dangling = tmp_path / "next.safetensors"
+    dangling.symlink_to("v2.safetensors")
+    model.save(dangling)
+    assert weight_bytes(fastnn.load(tmp_path / "v2.safetensors")) == weight_bytes(model)
+
+
+def test_what_is_no_file_is_written_to(path, tmp_path):
+    model, pipe, got = trained(), tmp_path / "pipe", []
+    model.save(path)
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    model.save(pipe)
+    reader.join(10)
+    assert got == [path.read_bytes()]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+class Steps(Schedule):
+    """A schedule of one's own, which is no dataclass."""
+
+    def rates(self, step, epoch, n_steps):
+        return 0.01 / (1 + np.arange(step, step + n_steps))
+
+
+@dataclass
+class Table(Schedule):
+    values: np.ndarray
+
+    def rates(self, step, epoch, n_steps):
+        return np.full(n_steps, self.values[epoch])
+
+
+@pytest.mark.parametrize("schedule", [Steps(), Table(np.linspace(0.1, 0.2, 9)), fastnn.Warmup(Steps(), 3)])
+def test_a_schedule_of_one_s_own_comes_with_the_optimizer(schedule, path, tmp_path):
+    optimizer = fastnn.SGD(schedule, momentum=0.9)
+    model, (x, y) = trained(optimizer), data()
+    model.save(path)
+    with pytest.raises(ModelFileError, match=r"none of fastnn's, '(Steps|Table)', .* load\(path, optimi"):
+        fastnn.load(path)
+    again = fastnn.load(path, optimizer=optimizer)
+    assert training_state(again) == training_state(model)
+    for other in (fastnn.Adam(0.1), fastnn.SGD(0.1), "sgd"):
+        with pytest.raises(ValueError, match=r"^optimizer: got .*, expected the file's, SGD with "):
+            fastnn.load(path, optimizer=other)
+    lower = fastnn.load(path, optimizer=fastnn.SGD(1e-3, momentum=0.9))
+    assert weight_bytes(lower) == weight_bytes(model)
+    assert lower.optimizer.lr == 1e-3
+    # And a fit goes on from a checkpoint, since its model has the schedule.
+    whole, folder = (Sequential(model.layers, "cross_entropy", optimizer, seed=1) for _ in range(2)), tmp_path / "ck"
+    one, other = whole
+    one.fit(x, y, epochs=4, batch_size=7)
+    other.fit(x, y, epochs=2, batch_size=7, callbacks=[fastnn.Checkpoint(folder)])
+    resumed = Sequential(model.layers, "cross_entropy", optimizer, seed=1)
+    resumed.fit(x, y, epochs=4, batch_size=7, callbacks=[fastnn.Checkpoint(folder)], resume=folder)
+    assert weight_bytes(resumed) == weight_bytes(one)
+    assert fastnn.latest_checkpoint(folder, optimizer=optimizer) is not None
 
 
 def test_a_model_saved_while_it_is_trained_is_whole(path, monkeypatch):
