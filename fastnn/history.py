@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from fastnn._errors import shown
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -30,12 +32,26 @@ class History:
         self.stops: list[dict[str, Any]] = []
 
     def append(self, epoch: int, logs: dict[str, float]) -> None:
-        """Add an epoch; a number that other epochs lack is NaN there."""
+        """Add an epoch; a number that other epochs lack is NaN there.
+
+        Raises
+        ------
+        TypeError
+            For what is no number, which some callback added; the others are in.
+        """
         self.settle()
-        for name in dict.fromkeys([*self.history, *logs]):
+        row, wrong = {}, {}
+        for name, value in logs.items():
+            try:
+                row[name] = float(value)
+            except (TypeError, ValueError):
+                wrong[name] = value
+        for name in dict.fromkeys([*self.history, *row]):
             column = self.history.setdefault(name, [float("nan")] * len(self.epoch))
-            column.append(float(logs.get(name, float("nan"))))
+            column.append(row.get(name, float("nan")))
         self.epoch.append(epoch)
+        for name, value in wrong.items():
+            raise TypeError(f"logs[{name!r}]: got {shown(value)} from a callback, expected a number")
 
     def settle(self) -> None:
         """Drop what an interrupted `append` added: an epoch counts when its number is there, which comes last."""

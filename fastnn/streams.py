@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnn._errors import check_number
+from fastnn._errors import check_number, unknown_name
 from fastnn.arrays import as_numbers, is_sparse
 from fastnn.files import JoinedRows, MappedRows, is_packed, mark_rows, member_names, open_rows
 from fastnn.parquet import ParquetGroups, is_parquet, parquet_files
@@ -185,6 +185,10 @@ def stream(
     if paths and _is_npz(paths[0]):
         target_name = None if target is None else _name("target", target)
         weight_name = None if sample_weight is None else _name("sample_weight", sample_weight)
+        there = member_names(paths[0])
+        for argument, name in (("target", target_name), ("sample_weight", weight_name)):
+            if name is not None and name not in there:
+                raise unknown_name(argument, name, there)
         x_name = _features_member(paths[0], features, {target_name, weight_name})
         data, target, sample_weight = (
             None if name is None else JoinedRows([open_rows(path, name) for path in paths])

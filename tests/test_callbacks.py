@@ -126,6 +126,14 @@ def test_what_a_callback_adds_goes_into_the_history():
     assert math.isnan(model.history.history["norm"][-1])
 
 
+def test_what_is_no_number_in_the_logs_is_named():
+    model = build()
+    with pytest.raises(TypeError, match=r"^logs\['note'\]: got 'hi' from a callback, expected a number"):
+        fit(model, 3, [LambdaCallback(lambda epoch, logs: logs.update(note="hi", norm=0.5))])
+    assert (model.epoch, model.history.epoch, model.history.history["norm"]) == (1, [0], [0.5])
+    assert "note" not in model.history.history
+
+
 def test_a_callback_may_change_the_weights():
     model = build()
     fit(model, 1, [LambdaCallback(lambda epoch, logs: model.set_weights([w * 0 for w in model.get_weights()]))])

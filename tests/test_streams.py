@@ -272,6 +272,13 @@ def test_r2_does_not_cancel():
     assert 0.98 < parts.value() < 0.995
 
 
+def test_an_array_that_an_npz_file_has_not_is_named(tmp_path):
+    np.savez(tmp_path / "s.npz", x=X, price=LABELS, weight=LABELS)
+    for argument in ("target", "sample_weight"):
+        with pytest.raises(ValueError, match=rf"^{argument}: got 'prize', expected one of .*Did you mean 'price'"):
+            fastnn.stream(tmp_path / "s.npz", features="x", **{"target": "price", argument: "prize"})
+
+
 def test_predictions_do_not_read_the_target():
     source = fastnn.stream(X, LABELS, sample_weight=WEIGHTS, **SMALL).without_target()
     for block in source.blocks:
