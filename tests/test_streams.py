@@ -196,8 +196,8 @@ def test_a_memmap_in_place_of_an_array(tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "BUFFER_BYTES", 20 * 4 * 6)  # and now it does not fit
     want = fitted(X, LABELS, sample_weight=WEIGHTS, shuffle=False, validation_split=0.3)
     whole = []
-    convert = fastnn.arrays._contiguous
-    monkeypatch.setattr(fastnn.arrays, "_contiguous", lambda a, d: (whole.append(a.shape), convert(a, d))[1])
+    convert = fastnn.arrays.contiguous
+    monkeypatch.setattr(fastnn.arrays, "contiguous", lambda a, d: (whole.append(a.shape), convert(a, d))[1])
     got = fitted(x, LABELS.tolist(), sample_weight=WEIGHTS, shuffle=False, validation_split=0.3)
     same(got, want)
     assert max(shape[0] for shape in whole if len(shape) == 2) <= 20, "a part of it was converted, never the whole"
@@ -689,11 +689,11 @@ CALLS = {
         ValueError,
         "path: cut short expected bytes shape (103, 6)",
     ),
-    "no member": (lambda f: fastnn.stream(f / "all.npz", "z"), ValueError, "features: choose among x, y, w name"),
+    "no member": (lambda f: fastnn.stream(f / "all.npz", "z"), ValueError, "target: got 'z' x y w"),
     "another member": (
         lambda f: fastnn.stream(f / "all.npz", "z", features="x"),
         ValueError,
-        "path: without the array 'z', expected one of x, y, w",
+        "target: got 'z' x y w",
     ),
     "a path for a member": (lambda f: fastnn.stream(f / "all.npz", LABELS), TypeError, "target: got ndarray name"),
     "files of several widths": (
