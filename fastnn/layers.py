@@ -121,8 +121,8 @@ class Rescale(Layer):
     It is applied while a batch is gathered, and saved with the model.
 
     ``Rescale(1 / 255)`` takes images of bytes to 0 .. 1; ``Rescale(1 / std, -mean / std)`` standardises columns. Where
-    numbers are large beside how far they lie apart, such as seconds since 1970, that is lost to float32 before they come
-    here: take ``x - mean`` of them, or ``dtype="float64"``.
+    numbers are large beside how far they lie apart, such as seconds since 1970, that is lost to float32 before they
+    come here: take ``x - mean`` of them, or ``dtype="float64"``.
 
     Parameters
     ----------
