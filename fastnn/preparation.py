@@ -3,7 +3,8 @@
 A column of numbers, or of dates as days, becomes one input, (value - mean) / spread, and where training rows lack a
 value a second one, 1 where it is missing: a missing number counts as the mean. A column of categories becomes one
 input for each category of the training rows, 1 for the row's own; missing is a category of its own where training rows
-lack a value. A category that was not seen in training, or missing where it never was, is 0 in all of them.
+lack a value. A category that was not seen in training, or missing where it never was, is 0 in all of them. Truth
+values and whole numbers are one category each however they are written: true, True, TRUE; 1, 1.0, +1.
 
 Class labels become 0, 1, ... in the order of their names; values are standardised as columns are.
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
+import re
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -110,6 +113,7 @@ class Categorical:
     @classmethod
     def of_counts(cls, name: str, counts: Mapping[str, int], missing: bool, most: int = MAX_CATEGORIES) -> Categorical:
         """Return the preparation of a column whose categories occur so often, and that may lack a value."""
+        counts = merged(counts)
         by_count = sorted(counts, key=lambda category: (-counts[category], category))
         return cls(name, tuple(sorted(by_count[:most])), missing)
 
@@ -123,7 +127,7 @@ class Categorical:
         """Return how many rows hold a category without an input, and which categories these are."""
         codes, names = as_categories(column)
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
-        new = [code for code in np.flatnonzero(counts) if names[code] not in self.categories]
+        new = np.flatnonzero((counts > 0) & (codes_of(names, self.categories)[:-1] < 0))
         return int(counts[new].sum()), tuple(names[code] for code in new)
 
     def write(self, out: Array, table: Table) -> None:
@@ -138,9 +142,35 @@ class Categorical:
 
 
 def codes_of(names: Sequence[str], known: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return the place of each name among those known, -1 for others and, at the end, for code -1."""
+    """Return the place of each name among those known, -1 for others and, at the end, for code -1.
+
+    A name that is not known stands for one that is written otherwise, such as True for true.
+    """
     place = {name: number for number, name in enumerate(known)}
-    return np.array([*(place.get(name, -1) for name in names), -1], np.int64)
+    written = {spelling(name): number for number, name in reversed([*enumerate(known)])}
+    found = ((place[name] if name in place else written.get(spelling(name), -1)) for name in names)
+    return np.array([*found, -1], np.int64)
+
+
+_WHOLE = re.compile(r"([+-]?)(0|[1-9][0-9]*)(?:\.0*)?")
+"""A whole number; with zeros in front, which codes such as 00501 have, it is a word."""
+
+
+def spelling(name: str) -> str:
+    """Return how a truth value (true, True, TRUE) or a whole number (1, 1.0, +1) is written; another word as it is."""
+    if (lower := name.lower()) in ("true", "false"):
+        return lower if name in (lower, lower.title(), lower.upper()) else name
+    if whole := _WHOLE.fullmatch(name):
+        return "-" * (whole[1] == "-" and whole[2] != "0") + whole[2]
+    return name
+
+
+def merged(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return how many rows hold each category, one that is written in several ways counted once."""
+    forms: dict[str, list[str]] = {}
+    for name in counts:
+        forms.setdefault(spelling(name), []).append(name)
+    return {form if len(names) > 1 else names[0]: sum(counts[name] for name in names) for form, names in forms.items()}
 
 
 def category_counts(column: Categories) -> dict[str, int]:
@@ -159,16 +189,9 @@ def mean_and_spread(values: npt.NDArray[Any]) -> tuple[float, float]:
     """
     if not np.isfinite(values).all():
         raise ValueError(f"got {values[~np.isfinite(values)][0]}, expected finite numbers")
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-    return mean, _spread(mean, deviation)
-
-
-def _spread(mean: float, deviation: float) -> float:
-    """Return a standard deviation, or 1 for that of equal values, which rounding alone spreads a little."""
-    if not math.isfinite(deviation):
-        raise ValueError("got numbers too large for their standard deviation, expected some below 1e150")
-    return deviation if deviation > 1e-12 * abs(mean) else 1.0
+    moments = Moments()
+    moments.add(values.astype(np.float64))
+    return moments.mean_and_spread()
 
 
 @dataclass
@@ -183,6 +206,8 @@ class Moments:
     origin: float = 0.0
     offset: float = 0.0
     squares: float = 0.0
+    smallest: float = math.inf
+    largest: float = -math.inf
 
     def add(self, values: npt.NDArray[np.float64]) -> None:
         """Take values in."""
@@ -190,6 +215,8 @@ class Moments:
             return
         if not self.count:
             self.origin = float(values[0])
+        self.smallest = min(self.smallest, float(values.min()))
+        self.largest = max(self.largest, float(values.max()))
         with np.errstate(over="ignore", invalid="ignore"):
             shifted = values - self.origin
             mean = np.float64(shifted.mean())
@@ -206,8 +233,13 @@ class Moments:
 
     def mean_and_spread(self) -> tuple[float, float]:
         """Return what the function of this name returns for all values at once."""
-        mean = self.origin + self.offset
-        return mean, _spread(mean, math.sqrt(self.variance))
+        deviation = math.sqrt(self.variance)
+        if not math.isfinite(deviation):
+            raise ValueError("got numbers too large for their standard deviation, expected some below 1e150")
+        if self.smallest == self.largest:
+            return self.smallest, 1.0
+        # The squares of tiny differences are 0.
+        return self.origin + self.offset, deviation or self.largest - self.smallest
 
 
 @dataclass(frozen=True)
@@ -230,8 +262,7 @@ class Classes:
     def fit(cls, name: str, column: Column) -> Classes:
         """Return the classes of a column, sorted: words, or whole numbers."""
         if isinstance(column, Categories):
-            seen = np.unique(column.codes[column.codes >= 0])
-            return cls(name, tuple(sorted(column.names[code] for code in seen)))
+            return cls(name, tuple(sorted(merged(category_counts(column)))))
         numbers = np.unique(column[~np.isnan(column)])
         if (wrong := numbers[~(np.isfinite(numbers) & (numbers == np.rint(numbers)))]).size:
             raise ValueError(f"column {name!r}: got {wrong[0]}, expected words or whole numbers as classes")
@@ -320,7 +351,7 @@ def numbers_of(names: Sequence[str], table: Table) -> npt.NDArray[np.float64]:
 
 
 def without_words(name: str, table: Table, expected: str, dates: bool = False) -> npt.NDArray[np.float64]:
-    """Return a column's numbers, NaN for missing ones.
+    """Return a column's numbers, NaN for missing ones; words that are dates become days where such are expected.
 
     One word makes a whole file's column one of words, so that its numbers come as words in the batches before that.
 
@@ -332,11 +363,8 @@ def without_words(name: str, table: Table, expected: str, dates: bool = False) -
     column = table.column(name)
     if not isinstance(column, Categories):
         return column
-    values = np.array([*(np.nan if dates else _number(word) for word in column.names), np.nan])[column.codes]
+    values = np.array([*map(_days if dates else _number, column.names), np.nan])[column.codes]
     wrong = np.isnan(values) & (column.codes >= 0)
-    if dates:
-        no_dates = wrong & ~np.array([*map(_is_date, column.names), True])[column.codes]
-        wrong = no_dates if no_dates.any() else wrong
     if wrong.any():
         row = table.earliest(wrong)
         got = f"{shown(column.names[column.codes[row]])} in row {table.number(row)}"
@@ -353,13 +381,26 @@ def _number(word: str) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _is_date(word: str) -> bool:
-    """Whether a word is a date, a date with a time, or a time."""
-    for kind in (datetime.datetime, datetime.time):
-        with contextlib.suppress(ValueError):
-            kind.fromisoformat(word.removesuffix("Z"))
-            return True
-    return False
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+
+_ISO = re.compile(r"(\d{4}-\d\d-\d\d)?[T ]?(?:\d\d:\d\d.*)?")
+
+
+def _days(word: str) -> float:
+    """Return the days since 1970-01-01 of a date in ISO 8601, with or without a time, the share of a day of a time.
+
+    They are the days that a CSV file's columns of dates become; NaN for any other word.
+    """
+    if not (parts := _ISO.fullmatch(word)):
+        return math.nan
+    text = re.sub("Z$", "+00:00", word)
+    text = re.sub(r"\.(\d+)", lambda found: f".{found[1]:0<6.6}", text)  # microseconds, which all Pythons read
+    with contextlib.suppress(ValueError):
+        moment = datetime.datetime.fromisoformat(text if parts[1] else f"1970-01-01T{text}")
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=datetime.timezone.utc)
+        return (moment - _EPOCH) / datetime.timedelta(days=1)
+    return math.nan
 
 
 @contextlib.contextmanager
@@ -369,6 +410,12 @@ def about_column(name: str | int) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"column {name!r}: {error}") from None
+
+
+def unseen_text(name: str, unseen: int, rows: int, categories: Sequence[str]) -> str:
+    """Say how many of a table's rows hold a category without an input, and name some of these."""
+    words = ", ".join(map(repr, categories[:3])) + ", ..." * (len(categories) > 3)
+    return f"column {name!r}: {unseen:,} of {rows:,} rows hold a category that training gave no input: {words}"
 
 
 @dataclass(frozen=True)
@@ -388,8 +435,8 @@ class Preparation:
     >>> preparation = Preparation.fit(table, ["age", "city"], Classes("buys", ("no", "yes")))
     >>> preparation.inputs
     ('age', 'age is missing', 'city = Oslo', 'city = Rome')
-    >>> preparation.transform({"age": [31.0], "city": ["Paris"]})
-    array([[-1.,  0.,  0.,  0.]], dtype=float32)
+    >>> preparation.transform({"age": [31.0], "city": ["Rome"]})
+    array([[-1.,  0.,  0.,  1.]], dtype=float32)
     """
 
     columns: tuple[Numeric | Categorical, ...]
@@ -442,7 +489,7 @@ class Preparation:
         """The columns of categories."""
         return tuple(column.name for column in self.columns if isinstance(column, Categorical))
 
-    def transform(self, data: Any, dtype: npt.DTypeLike = np.float32) -> Array:
+    def transform(self, data: Any, dtype: npt.DTypeLike = np.float32, *, warn: bool = True) -> Array:
         """Return the samples of a table's rows, shape (rows, inputs).
 
         Parameters
@@ -450,6 +497,8 @@ class Preparation:
         data : Table, data frame or mapping from name to values
             Columns are found by name; further ones are ignored.
         dtype : float type
+        warn : bool
+            Whether to warn of categories that have no input.
 
         Raises
         ------
@@ -473,6 +522,9 @@ class Preparation:
             end = start + len(column.inputs)
             column.write(out[:, start:end], table)
             start = end
+        if warn and (unseen := self.unseen(table)):
+            found = "; ".join(unseen_text(name, rows, len(table), names) for name, (rows, names) in unseen.items())
+            warnings.warn(found, stacklevel=2)
         return out
 
     def unseen(self, data: Any) -> dict[str, tuple[int, tuple[str, ...]]]:

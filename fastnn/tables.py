@@ -10,12 +10,13 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib.util
+import itertools
 import os
 import re
 import warnings
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
@@ -187,12 +188,18 @@ def column_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
         return _named_once(file.schema_arrow.names)
 
 
+def has_decimal_commas(path: str | os.PathLike[str]) -> bool:
+    """Whether the numbers of a file are read with a comma for the point; see `read_table`."""
+    return not is_parquet(Path(path)) and CsvLayout.of(Path(path)).point == ","
+
+
 def read_table(
     path: str | os.PathLike[str], columns: Sequence[str] | None = None, words: Collection[str] = ()
 ) -> Table:
     """Read a CSV file (plain or .gz) or a Parquet file.
 
-    The first line of a CSV file names the columns; commas, semicolons, tabs and bars are known as separators. A
+    The first line of a CSV file names the columns; commas, semicolons, tabs and bars are known as separators.
+    Where that is no comma, numbers may have decimal commas (1,23) if the first 100,000 cells have none with a point. A
     column whose cells are all numbers is one of numbers, one whose cells are all dates (2026-11-23), dates with times
     (2026-11-23 13:40:56) or times (13:40:56) is one of days, any other one of categories; see `MISSING` for cells
     without a value.
@@ -274,11 +281,12 @@ def _named_once(names: Sequence[str]) -> tuple[str, ...]:
 
 
 class CsvLayout(NamedTuple):
-    """The columns' names of a CSV file, what stands between its cells, and the lines that the names take."""
+    """The columns' names of a CSV file, what stands between its cells, the lines that the names take, the point."""
 
     names: tuple[str, ...]
     delimiter: str
     lines: int
+    point: str = "."
 
     @classmethod
     def of(cls, path: Path) -> CsvLayout:
@@ -291,6 +299,7 @@ class CsvLayout(NamedTuple):
                 reader = csv.reader(file, delimiter=delimiter)
                 header = next((row for row in reader if row), [])
                 lines = before + reader.line_num
+                point = "." if delimiter == "," else _point(reader)
         except UnicodeDecodeError:
             raise ValueError(_NO_TEXT) from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -301,7 +310,23 @@ class CsvLayout(NamedTuple):
             ) from None
         if not header:
             raise ValueError("got no line, expected one with the columns' names")
-        return cls(_named_once([name.strip() for name in header]), delimiter, lines)
+        return cls(_named_once([name.strip() for name in header]), delimiter, lines, point)
+
+
+_CELLS_FOR_POINT = 100_000
+"""So many cells at most are looked at for decimal commas."""
+
+
+def _point(rows: Iterable[list[str]]) -> str:
+    """Return a comma where numbers have one (1,23) and none of them has a point, else the point."""
+    cells = {mark: re.compile(rf"\s*[+-]?\d*{re.escape(mark)}\d+(?:[eE][+-]?\d+)?\s*").fullmatch for mark in ",."}
+    found = False
+    with suppress(csv.Error, UnicodeDecodeError):  # of which PyArrow knows the column
+        for cell in itertools.islice(itertools.chain.from_iterable(rows), _CELLS_FOR_POINT):
+            if cells["."](cell):
+                return "."
+            found = found or cells[","](cell) is not None
+    return "," if found else "."
 
 
 def _delimiter(file: TextIO) -> tuple[str, int]:
@@ -351,6 +376,7 @@ def csv_options(layout: CsvLayout, columns: Sequence[str], types: Mapping[str, A
     parse = pyarrow.csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
     convert = pyarrow.csv.ConvertOptions(
         include_columns=columns,
+        decimal_point=layout.point,
         null_values=_NULLS,
         strings_can_be_null=True,
         true_values=[],  # "true" and "false" are categories like any other, under the names that the file has
@@ -453,7 +479,7 @@ def _read_numbers(path: Path, columns: list[str]) -> Table:
         try:
             values = np.loadtxt(
                 file, delimiter=layout.delimiter, skiprows=layout.lines, usecols=places, ndmin=2, comments=None,
-                converters=_number,
+                converters=lambda cell: _number(cell.replace(layout.point, ".")),
             )  # fmt: skip
         except UnicodeDecodeError:
             raise ValueError(_NO_TEXT) from None

@@ -14,7 +14,7 @@ import pytest
 from support import run
 
 import fastnn
-from fastnn.cli import BAD_INPUT, FAILED, bench, main
+from fastnn.cli import BAD_INPUT, FAILED, bench, export, main
 from fastnn.cli.sources import infer
 from fastnn.preparation import Classes, Preparation, Values
 from fastnn.tables import Categories, Table
@@ -139,7 +139,7 @@ def test_columns_by_choice(capsys):
     write_csv("people.csv", people())
     cases = (
         (("--columns", "age,id"), ["age", "id"]),
-        (("--columns", "city,age", "--ignore", "age"), ["city", "age"]),
+        (("--columns", "city,age", "--ignore", "member"), ["city", "age"]),
         (("--ignore", "age,id"), ["city", "member", "spend"]),
         (("--categorical", "id", "--ignore", "age,spend"), ["id", "city", "member"]),
     )
@@ -396,7 +396,7 @@ def test_predict_takes_raw_files(capsys, trained):
     rows = {name: columns[name] for name in ("age", "city", "member")}
     rows["age"] = [float(age) if age else None for age in rows["age"]]
     rows["city"][1] = None
-    x = model.preparation.transform(rows)
+    x = model.preparation.transform(rows, warn=False)
     assert x[0].tolist()[2:5] == [0, 0, 0], "Paris is no city of the training rows"
     assert lines[1:] == model.preparation.target.decode(model.predict_class(x)).tolist()
     header, *shares = run(capsys, "predict", trained / "plan", "new.csv", "--proba")[1].splitlines()
@@ -518,6 +518,11 @@ def test_predict_writes_parquet(capsys, trained):
         ("evaluate plan new.csv", "new.csv: got no column 'plan', expected it among 'age', 'city', 'member'"),
         ("evaluate plan later.csv --target spend", "--target: the model was trained on plan, expected none"),
         ("evaluate plan empty.csv", "empty.csv: got no rows, expected some"),
+        ("evaluate plan untold.csv", "untold.csv: got no rows with a target, expected some"),
+        ("evaluate plan untold.csv --stream-from 0", "untold.csv: got no rows with a target, expected some"),
+        ("evaluate plan -", "fastnn: -: got a pipe, expected a file, which is read more than once"),
+        ("predict plan -", "fastnn: -: got a pipe, expected a file, which is read more than once"),
+        ("train - --target plan", "fastnn: -: got a pipe, expected a file, which is read more than once"),
         ("train later.csv --target plan,spend --task classes", "got 2 columns as classes, expected one"),
         ("train later.csv --target spend --task classes", "later.csv: column 'spend': got "),
         (
@@ -526,6 +531,8 @@ def test_predict_writes_parquet(capsys, trained):
         ),
         ("train later.csv --target plan --test new.csv", "new.csv: got no column 'plan', expected it among 'age'"),
         ("train later.csv --target plan --ignore agee", "--ignore: got 'agee', expected one of 'id', 'age', "),
+        ("train later.csv --target plan --ignore id,plan", "--ignore: got 'plan', which --target names, expected col"),
+        ("train later.csv --target plan --columns age --ignore age", "--ignore: got 'age', which --columns names, exp"),
         ("train later.csv --target paln", "Did you mean 'plan'?"),
         ("train later.csv --target plan --columns plan", "later.csv: got no column but the target"),
         ("train later.csv", "--target: got none, expected the column to learn, one of 'id', 'age', 'city', 'member', "),
@@ -545,6 +552,7 @@ def test_bad_files_are_one_sentence(capsys, folder, trained, arguments, message)
     write_csv("new.csv", {name: new[name] for name in ("age", "city", "member")})
     write_csv("narrow.csv", {"city": ["Oslo"]})
     write_csv("words.csv", {**new, "age": ["old"] * 5})
+    write_csv("untold.csv", {**new, "plan": [""] * 5})
     write_csv("empty.csv", {name: [] for name in new})
     write_csv("one.csv", {"x": list("123456"), "y": list("aaaaaa")})
     write_csv("head.csv", {"1.5": ["2", "3"], "a": ["b", "c"]})
@@ -831,3 +839,140 @@ def test_no_file_is_written_over_another(capsys, folder, trained, arguments):
         r"--(output|plot): got .*, (a file that is read|the file of --output), expected another name$", err
     )
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_are_refused(capsys, folder, trained):
+    os.mkfifo("pipe")
+    for command in (("predict", trained / "plan", "pipe"), ("train", "pipe", "--target", "plan")):
+        code, out, err = run(capsys, *command)
+        assert (code, out) == (BAD_INPUT, "")
+        assert err == "fastnn: pipe: got a pipe, expected a file, which is read more than once\n"
+
+
+@pytest.mark.parametrize("kind", ["npz", "torch", "onnx"])
+def test_export_writes_over_no_file_that_was_not_named(capsys, folder, trained, kind):
+    (folder / "sim.safetensors").write_bytes((trained / "plan").read_bytes())
+    path = folder / f"sim{export.ENDINGS[kind]}"
+    path.write_bytes(b"rows to train on")
+    code, out, err = run(capsys, "export", "sim.safetensors", "--to", kind)
+    message = f"fastnn: --output: got none, and there is a file {path.name} already, expected the name to write to\n"
+    assert (code, out, err) == (BAD_INPUT, "", message)
+    assert path.read_bytes() == b"rows to train on"
+    if kind != "onnx":
+        assert run(capsys, "export", "sim.safetensors", "--to", kind, "--output", path.name)[0] == 0
+
+
+def test_train_draws_over_no_picture_that_was_not_named(capsys, folder):
+    pytest.importorskip("matplotlib")
+    np.savez("t.npz", x=np.zeros((9, 3)), y=np.arange(9) % 2)
+    (folder / "house.png").write_bytes(b"a photo")
+    arguments = ("train", "t.npz", "--output", "house.safetensors", "--epochs", "1", "--quiet", *QUICK[:-1])
+    code, out, err = run(capsys, *arguments)
+    message = "fastnn: --plot: got none, and there is a file house.png already, expected a name, or --no-plot\n"
+    assert (code, out, err) == (BAD_INPUT, "", message)
+    assert (folder / "house.png").read_bytes() == b"a photo"
+    assert not (folder / "house.safetensors").exists()
+    assert run(capsys, *arguments, "--plot", "house.png") == (0, "", "")
+    before = (folder / "house.png").read_bytes()
+    assert run(capsys, *arguments, "--seed", "1") == (0, "", ""), "the model is there: it is trained anew"
+    assert (folder / "house.png").read_bytes() != before
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("extra", [(), ("--stream-from", "0")])
+def test_evaluate_leaves_out_rows_without_a_target(capsys, trained, extra):
+    columns = people(60, 1)
+    columns["city"][7] = columns["city"][8] = "Paris"
+    write_csv(
+        "whole.csv", {name: [cell for i, cell in enumerate(cells) if i % 6 != 1] for name, cells in columns.items()}
+    )
+    for target in ("plan", "spend"):
+        columns[target] = ["" if i % 6 == 1 else cell for i, cell in enumerate(columns[target])]
+    write_csv("gaps.csv", columns)
+    for target in ("plan", "spend"):
+        code, whole, err = run(capsys, "evaluate", trained / target, "whole.csv", *extra)
+        assert code == 0
+        said = "column 'city': 1 of 50 rows hold a category that training gave no input: 'Paris'"
+        gaps = run(capsys, "evaluate", trained / target, "gaps.csv", *extra)
+        assert gaps == (0, f"10 rows without {target} are left out\n{whole}", f"fastnn: {said}\n")
+        assert gaps[2] == err
+        assert json.loads(run(capsys, "evaluate", trained / target, "gaps.csv", "--json", *extra)[1])["left_out"] == 10
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("extra", [(), ("--stream-from", "0")])
+@pytest.mark.parametrize("labels", [[str(i) for i in range(80)], [f"row {i % 9}" for i in range(80)]])
+def test_a_first_column_without_a_name_is_an_index(capsys, labels, extra):
+    write_csv("t.csv", {"": labels, "x": [str(i % 7) for i in range(80)], "y": ["no", "yes"] * 40})
+    arguments = ("train", "t.csv", "--target", "y", "--epochs", "1", *QUICK, *extra)
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    expected = "the first column, which has no name, is left out: the index that pandas wrote (--columns takes it in)\n"
+    assert expected in out
+    assert fastnn.load("fastnn-model.safetensors").preparation.inputs == ("x",)
+    assert run(capsys, *arguments, "--quiet", "--columns", "x,")[0] == 0
+    assert [part.name for part in fastnn.load("fastnn-model.safetensors").preparation.columns] == ["x", ""]
+    write_csv("t.csv", {"x": [str(i % 7) for i in range(80)], "": labels, "y": ["no", "yes"] * 40})
+    assert "has no name" not in run(capsys, *arguments)[1], "it is the first column that pandas writes"
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("extra", [(), ("--stream-from", "0")])
+def test_truth_values_and_whole_numbers_are_one_category_in_all_files(capsys, extra):
+    truth = np.arange(200) % 3 == 0
+    code = 1 + np.arange(200) % 2
+    written = [str(number) if i % 5 else f"{number}.0" for i, number in enumerate(code)]
+    y = np.where(truth ^ (code == 1), "a", "b")
+    write_csv("t.csv", {"member": [str(cell).lower() for cell in truth], "code": written, "y": y.tolist()})
+    options = ("--target", "y", "--categorical", "code", "--epochs", "60", "--lr", "0.05", "--dropout", "0", "--quiet")
+    assert run(capsys, "train", "t.csv", *options, *QUICK, *extra) == (0, "", "")
+    model = fastnn.load("fastnn-model.safetensors")
+    assert model.preparation.inputs == ("member = false", "member = true", "code = 1", "code = 2")
+    write_parquet("t.parquet", {"member": truth, "code": code, "y": y})
+    for name in ("t.csv", "t.parquet"):
+        code_, out, err = run(capsys, "predict", "fastnn-model.safetensors", name, *extra)
+        assert (code_, err) == (0, "")
+        assert out.split()[1:] == y.tolist()
+
+
+@needs_pyarrow
+def test_dates_as_text_in_parquet_are_dates(capsys):
+    days = np.datetime64("2024-01-01") + np.arange(300)
+    write_csv("t.csv", {"day": [str(day) for day in days], "y": ["a", "b"] * 150})
+    assert run(capsys, "train", "t.csv", "--target", "y", "--epochs", "1", "--quiet", *QUICK) == (0, "", "")
+    write_parquet("text.parquet", {"day": [str(day) for day in days]})
+    whole = run(capsys, "predict", "fastnn-model.safetensors", "t.csv", "--proba")
+    for extra in ((), ("--stream-from", "0")):
+        assert run(capsys, "predict", "fastnn-model.safetensors", "text.parquet", "--proba", *extra) == whole
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("extra", [(), ("--stream-from", "0")])
+def test_decimal_commas_are_said_and_learned_from(capsys, extra):
+    x = [f"{i % 7},5" for i in range(80)]
+    with open("t.csv", "w") as file:
+        file.write("\n".join(["x;y", *(f"{cell};{i % 2}" for i, cell in enumerate(x))]) + "\n")
+    code, out, err = run(capsys, "train", "t.csv", "--target", "y", "--epochs", "1", *QUICK, *extra)
+    assert (code, err) == (0, "")
+    assert "numbers are read with decimal commas, 1,23 as 1.23\n" in out
+    assert "columns: 1 numeric, 0 categorical, 1 inputs\n" in out
+    with open("t.csv", "w") as file:
+        file.write("\n".join(["x;y", *(f"{cell.replace(',', '.')};{i % 2}" for i, cell in enumerate(x))]) + "\n")
+    os.rename("fastnn-model.safetensors", "comma.safetensors")
+    assert "decimal commas" not in run(capsys, "train", "t.csv", "--target", "y", "--epochs", "1", *QUICK, *extra)[1]
+    assert fastnn.load("comma.safetensors").preparation == fastnn.load("fastnn-model.safetensors").preparation
+
+
+def test_arrays_that_lie_close_together_are_not_blown_up(capsys):
+    """Their digits are beyond those of float32, in which they come in steps of 128 or are all equal."""
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.normal(size=200), 1.7e9 + rng.normal(size=200), 0.3 + 1e-16 * rng.integers(0, 2, 200)])
+    np.savez("t.npz", x=x, y=(x[:, 0] > 0).astype(int))
+    arguments = ("--epochs", "30", "--dropout", "0", "--json", *QUICK)
+    code, out, err = run(capsys, "train", "t.npz", *arguments)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["test_accuracy"] > 0.9
+    rescale = fastnn.load("fastnn-model.safetensors").layers[0]
+    inputs = x.astype(np.float32) * np.float32(rescale.scale) + np.float32(rescale.offset)
+    assert np.abs(inputs).max() < 10

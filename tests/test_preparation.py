@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn.preparation import MAX_CATEGORIES, Classes, Moments, Numeric, Preparation, Values
-from fastnn.tables import Categories, Table
+from fastnn.preparation import MAX_CATEGORIES, Classes, Moments, Numeric, Preparation, Values, mean_and_spread
+from fastnn.tables import Categories, Table, read_table
 
 NAN = np.nan
 
@@ -75,7 +75,7 @@ def test_categories_are_one_hot_as_scikit_learn_does():
     prepared = fit(w=categories(*cells))
     encoder = preprocessing.OneHotEncoder(handle_unknown="ignore", sparse_output=False)
     encoder.fit(np.array(cells, object)[:, None])
-    got = prepared.transform(table(w=categories(*new)))
+    got = prepared.transform(table(w=categories(*new)), warn=False)
     np.testing.assert_array_equal(got, encoder.transform(np.array(new, object)[:, None]))
     assert prepared.inputs == ("w = a", "w = b", "w = c", "w is missing")
 
@@ -97,7 +97,7 @@ def test_the_most_frequent_categories_are_kept():
     often = [f"w{i:03}" for i in range(MAX_CATEGORIES)]
     prepared = fit(w=categories("rare", *often, *often))
     assert prepared.columns[0].categories == tuple(often)
-    assert not prepared.transform(table(w=categories("rare"))).any()
+    assert not prepared.transform(table(w=categories("rare")), warn=False).any()
 
 
 def test_only_categories_that_occur_count():
@@ -126,8 +126,84 @@ def test_a_column_of_another_kind():
     prepared = fit(a=np.array([1.0, 2.0]), w=categories("1", "2"))
     with pytest.raises(ValueError, match=r"^column 'a': got 'x' in row 1, expected numbers, as in training$"):
         prepared.transform(table(a=categories(None, "x"), w=categories("1", "1")))
-    got = prepared.transform(table(a=categories(None, None), w=np.array([2.0, 3.0])), np.float64)
+    got = prepared.transform(table(a=categories(None, None), w=np.array([2.0, 3.0])), np.float64, warn=False)
     np.testing.assert_allclose(got, [[0, 0, 1], [0, 0, 0]], err_msg="numbers are looked up as words")
+
+
+TRUTH = [("false", "true"), ("False", "True"), ("FALSE", "TRUE")]
+
+
+@pytest.mark.parametrize("known", TRUTH)
+@pytest.mark.parametrize("new", TRUTH)
+def test_truth_values_are_found_however_they_are_written(known, new):
+    prepared = fit(w=categories(*known, "maybe"), target=Classes("y", known))
+    rows = table(w=categories(*new, "maybe"), y=categories(*new, new[0]))
+    places = [prepared.inputs.index(f"w = {word}") for word in (*known, "maybe")]
+    assert prepared.transform(rows).argmax(axis=1).tolist() == places
+    assert prepared.unseen(rows) == {}
+    assert prepared.target.encode(rows).tolist() == [0, 1, 0]
+    assert prepared.unseen(table(w=categories("tRUE", "0"))) == {"w": (2, ("tRUE", "0"))}
+
+
+def test_truth_values_of_a_frame_are_the_words_of_a_file():
+    pytest.importorskip("pyarrow")
+    prepared = fit(w=categories("false", "true"))
+    assert prepared.transform({"w": [True, False]}).tolist() == [[0, 1], [1, 0]]
+
+
+def test_a_category_written_in_several_ways_is_one():
+    column = categories("1", "1.0", "2.0", "+1", "-0", "0", "01", "1.5", "true", "TRUE", "False", None)
+    prepared = fit(w=column)
+    assert prepared.columns[0].categories == ("0", "01", "1", "1.5", "2.0", "False", "true")
+    assert prepared.transform(table(w=column)).sum(axis=1).tolist() == [1] * 12
+    assert prepared.transform(table(w=np.array([1.0, 2.0]))).argmax(axis=1).tolist() == [2, 4]
+    target = Classes.fit("y", column)
+    assert target.classes == ("0", "01", "1", "1.5", "2.0", "False", "true")
+    assert target.encode(table(y=categories("1.0", "2", "+1"))).tolist() == [2, 4, 2]
+    both = Preparation.from_config({  # a model that is older than this
+        "columns": [{"kind": "categorical", "name": "w", "categories": ["1", "1.0"], "indicator": False}],
+        "target": prepared.config()["target"],
+    })  # fmt: skip
+    assert both.transform(table(w=categories("1.0", "1", "1."))).argmax(axis=1).tolist() == [1, 0, 0]
+
+
+def test_categories_without_an_input_are_warned_of():
+    prepared = fit(w=categories("a", "b"), v=categories("u", "u"))
+    new = table(w=categories("c", "a", "d", "e", "f"), v=categories("u", None, "z", "u", "u"))
+    message = (
+        "^column 'w': 4 of 5 rows hold a category that training gave no input: 'c', 'd', 'e', ...; "
+        "column 'v': 1 of 5 rows hold a category that training gave no input: 'z'$"
+    )
+    with pytest.warns(UserWarning, match=message) as caught:
+        got = prepared.transform(new)
+    assert [warning.filename for warning in caught] == [__file__]
+    np.testing.assert_array_equal(got, prepared.transform(new, warn=False))
+
+
+def moments_of(values):
+    """Mean and spread of values that come three at a time."""
+    moments = Moments()
+    for first in range(0, len(values), 3):
+        moments.add(values[first : first + 3])
+    return moments.mean_and_spread()
+
+
+@pytest.mark.parametrize("measure", [mean_and_spread, moments_of])
+def test_the_spread_is_1_only_where_all_values_are_equal(measure):
+    ids = 2024110100000000.0 + np.arange(3000)
+    assert measure(ids) == pytest.approx((2024110100001499.5, np.arange(3000).std()), rel=1e-12)
+    for equal in (0.1, -7e15, 0.0, 1e-300):
+        assert measure(np.full(1000, equal)) == (equal, 1.0)
+    close = np.array([1.0, np.nextafter(1.0, 2.0)] * 10)
+    assert 0 < measure(close)[1] < 1e-15
+    tiny = np.array([1e-200, 3e-200])
+    assert measure(tiny) == pytest.approx((2e-200, 2e-200)), "the squares of the differences are 0"
+
+
+def test_numbers_that_are_large_and_close_together_are_standardised():
+    ids = 2024110100000000.0 + np.arange(3000)
+    got = fit(a=ids).transform(table(a=ids), np.float64)
+    assert (got.mean(), got.std()) == pytest.approx((0.0, 1.0), abs=1e-6)
 
 
 def test_infinity_is_refused():
@@ -245,9 +321,28 @@ def test_the_first_wrong_cell_of_the_file_is_named():
         Values(("a",), (0.0,), (1.0,)).encode(mixed[np.array([3, 2, 0])])
     numbers = prepared.transform(table(a=categories("1", None)), np.float64)
     np.testing.assert_array_equal(numbers, [[-1], [0]], err_msg="a batch of a file that has words elsewhere")
-    days = table(a=categories("2026-01-02", "2026-01-02T10:00:00Z", "10:30", "May"))
-    with pytest.raises(ValueError, match=r"^column 'a': got 'May' in row 3, expected dates, as in training$"):
-        Preparation((Numeric("a", 0.0, 1.0, False, dates=True),), TARGET).transform(days)
+    days = Preparation((Numeric("a", 0.0, 1.0, False, dates=True),), TARGET)
+    for word in ("May", "20260102", "2026-01-32", "10", "2026"):
+        with pytest.raises(ValueError, match=rf"^column 'a': got '{word}' in row 2, expected dates, as in training$"):
+            days.transform(table(a=categories("2026-01-02", "10:30", word)))
+
+
+def test_dates_as_text_are_the_days_that_they_are_in_csv(tmp_path):
+    pytest.importorskip("pyarrow")
+    days = Preparation((Numeric("a", 0.0, 1.0, False, dates=True),), TARGET)
+    for number, cells in enumerate([
+        ("2026-01-02", "1969-12-31"),
+        ("2026-01-02 10:30:07", "2026-01-02T10:30", "2026-01-02"),
+        ("2026-01-02T10:30:00Z", "2026-01-02T10:30:00+02:00"),
+        ("2026-01-02 10:30:00.5", "2026-01-02 10:30:00.123456789"),
+        ("10:30", "23:59:59"),
+    ]):  # fmt: skip
+        path = tmp_path / f"{number}.csv"
+        path.write_text("\n".join(["a,b", *(f"{cell},1" for cell in cells)]) + "\n")
+        as_days = read_table(path)
+        assert as_days.dates == {"a"}
+        got = days.transform({"a": [*cells, None]}, np.float64)[:, 0]
+        np.testing.assert_allclose(got, [*as_days.columns["a"], 0.0], rtol=1e-15)
 
 
 def test_numbers_beyond_what_can_be_scaled_are_refused():

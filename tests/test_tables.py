@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastnn import tables
+from fastnn.batches import BatchedTable
 from fastnn.tables import _NO_TEXT, Categories, Table, as_categories, as_table, column_names, is_missing, read_table
 
 HAS_PYARROW = importlib.util.find_spec("pyarrow") is not None
@@ -318,3 +319,33 @@ def test_rows_keep_their_numbers():
     part = table[np.array([3, 1, 4])][np.array([True, True, False])]
     assert [part.number(row) for row in range(2)] == [13, 11]
     assert part.only(["n"]).earliest(np.array([True, True])) == 1
+
+
+GERMAN = "a;b;c;d;e\n1,5;1;x;1,5;2026-01-02\n -2,25;;1,5;,5;\n1e3;3;y;1,5E-3;2026-01-03\n"
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+@needs_pyarrow
+def test_decimal_commas(write, delimiter):
+    table = read_table(write(GERMAN.replace(";", delimiter)), words=["d"])
+    np.testing.assert_array_equal(table.columns["a"], [1.5, -2.25, 1000])
+    np.testing.assert_array_equal(table.columns["b"], [1, np.nan, 3])
+    assert words(table.columns["c"]) == ["x", "1,5", "y"]
+    assert words(table.columns["d"]) == ["1,5", ",5", "1,5E-3"]
+    assert table.dates == {"e"}
+    assert words(read_table(write("a;b\n1,5;1.5\n2;2\n")).columns["a"]) == ["1,5", "2"], "a file of decimal points"
+
+
+@needs_pyarrow
+def test_decimal_commas_in_batches(write):
+    path = write("a;b\n" + "1;x\n" * 700 + "1,5;y\n" * 200_000)
+    table = BatchedTable(path)
+    table.visit(lambda: type("Nobody", (), {"add": lambda self, batch: None})())
+    got = np.concatenate([batch.columns["a"] for batch in table.batches()])
+    np.testing.assert_array_equal(got, read_table(path).columns["a"])
+    assert set(got) == {1, 1.5}
+
+
+@pytest.mark.usefixtures("without_pyarrow")
+def test_decimal_commas_without_pyarrow(write):
+    np.testing.assert_array_equal(read_table(write("a;b\n1,5;1\n-2;3\n")).columns["a"], [1.5, -2])

@@ -20,6 +20,8 @@ from fastnn.cli.files import (
     read_pair,
     unseen_of,
     warn_unseen,
+    with_target,
+    without_target,
     words_of,
 )
 from fastnn.cli.options import add_command, add_json, add_model, add_stream_from
@@ -56,23 +58,28 @@ def run(options: argparse.Namespace) -> int:
     """Measure, and print."""
     model = load_model(options.model)
     with reading(options.data):
-        rows, unseen = _read(model, options)
+        rows, unseen, left_out = _read(model, options)
         result = measure(model, *rows)
         target = target_of(model)
         if isinstance(target, Classes):
             result |= by_class(model, target.classes, *rows)
     if options.json:
-        print_json({**result, "unseen": unseen})
+        print_json({**result, "unseen": unseen, "left_out": left_out})
         return 0
     warn_unseen(unseen, result["rows"])
+    if left_out:
+        print(without_target(left_out, target.names))
     print(f"{result['rows']:,} rows: {brief(result)}")
     for line in ("", *tables(result)):
         print(line.rstrip())
     return 0
 
 
-def _read(model: Sequential, options: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return inputs and targets as the network takes them, or a stream of both, and the categories without an input."""
+def _read(model: Sequential, options: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any], int]:
+    """Return inputs and targets as the network takes them, or a stream of both, and what is to be said of them.
+
+    That is the categories without an input, and how many rows have no target and are left out.
+    """
     preparation = model.preparation or Preparation((), target_of(model))
     target = preparation.target
     if preparation.columns:
@@ -80,13 +87,15 @@ def _read(model: Sequential, options: argparse.Namespace) -> tuple[tuple[Any, ..
             raise CommandError(f"--target: the model was trained on {', '.join(target.names)}, expected none")
         names = [*(column.name for column in preparation.columns), *target.names]
         if is_large(options.data, options.stream_from):
-            table, found = open_batches(options.data, preparation, names)
-            _check_rows(found.rows)
-            return (_stream(table, found.rows, preparation, model.dtype),), found.columns
-        whole = read_columns(options.data, names, words_of(preparation))
-        x, y = preparation.transform(whole, model.dtype), target.encode(whole)
-        _check_rows(len(x))
-        return (x, y), unseen_of(preparation, whole)
+            table, found = open_batches(options.data, preparation, names, target.names)
+            _check_rows(found.rows, found.every)
+            return (_stream(table, found.rows, preparation, model.dtype),), found.columns, found.every - found.rows
+        every = read_columns(options.data, names, words_of(preparation))
+        preparation.transform(every[np.arange(0)])  # says which columns are lacking
+        whole = with_target(every, target.names)
+        _check_rows(len(whole), len(every))
+        x, y = preparation.transform(whole, model.dtype, warn=False), target.encode(whole)
+        return (x, y), unseen_of(preparation, whole), len(every) - len(whole)
     if options.stream_from is not None:
         raise CommandError("--stream-from: says nothing to a model of arrays, expected it with one of a table")
     kind = kind_of(options.data)
@@ -97,13 +106,13 @@ def _read(model: Sequential, options: argparse.Namespace) -> tuple[tuple[Any, ..
     columns = dict(zip(target.names, rows.y.columns.values(), strict=False))
     if len(columns) != len(rows.y.columns):
         raise ValueError(f"got {len(rows.y.columns)} targets a row, expected {len(target.names)}")
-    _check_rows(len(rows.y))
-    return (np.asarray(rows.x), target.encode(type(rows.y)(columns, len(rows.y)))), {}
+    _check_rows(len(rows.y), len(rows.y))
+    return (np.asarray(rows.x), target.encode(type(rows.y)(columns, len(rows.y)))), {}, 0
 
 
-def _check_rows(rows: int) -> None:
+def _check_rows(rows: int, every: int) -> None:
     if not rows:
-        raise ValueError("got no rows, expected some")
+        raise ValueError(f"got no rows{' with a target' * bool(every)}, expected some")
 
 
 def _stream(table: BatchedTable, rows: int, preparation: Preparation, dtype: npt.DTypeLike) -> Stream:
@@ -112,8 +121,8 @@ def _stream(table: BatchedTable, rows: int, preparation: Preparation, dtype: npt
 
     def read(with_x: bool, with_y: bool) -> Iterator[Piece]:
         for batch in table.batches():
-            for piece in pieces(batch, inputs):
-                x = preparation.transform(piece, dtype) if with_x else None
+            for piece in pieces(with_target(batch, preparation.target.names), inputs):
+                x = preparation.transform(piece, dtype, warn=False) if with_x else None
                 yield Piece(piece.first, x, preparation.target.encode(piece) if with_y else None, None)
 
     return Stream([Block(0, rows, read)], inputs, max(1, PIECE_NUMBERS // inputs), True)

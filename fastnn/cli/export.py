@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
     add_model(parser)
     text = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} (default: by the name of --output)"
     parser.add_argument("--to", metavar="FORMAT", type=one_of(FORMATS), help=text)
-    text = "the file to write (default: MODEL's name with the format's ending)"
+    text = "the file to write (default: MODEL's name with the format's ending, where there is no such file yet)"
     parser.add_argument("--output", metavar="FILE", help=text)
     add_json(parser)
 
@@ -58,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
         raise CommandError(f"--to: got {ending or 'none'}, expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     path = Path(options.output or Path(options.model).with_suffix(ENDINGS[kind]).name)
     check_place("--output", path)
+    if options.output is None and path.exists():
+        raise CommandError(f"--output: got none, and there is a file {path} already, expected the name to write to")
     check_outputs({"--output": path}, [options.model])
     model = load_model(options.model)
     module = ""

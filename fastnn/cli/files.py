@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from fastnn.batches import BatchedTable, table_bytes
 from fastnn.datasets import load_idx, load_idx_dir
-from fastnn.preparation import Classes, Numeric, Preparation, without_words
-from fastnn.tables import Categories, Column, Table, column_names, read_table
+from fastnn.preparation import Classes, Numeric, Preparation, unseen_text, without_words
+from fastnn.tables import Categories, Column, Table, column_names, is_missing, read_table
 
 Array = npt.NDArray[Any]
 
@@ -40,8 +40,17 @@ class Rows(NamedTuple):
 
 
 def kind_of(path: str) -> str:
-    """Return "folder", "idx", "npz", "npy" or "table" (CSV, Parquet, and text of any kind)."""
-    if Path(path).is_dir():
+    """Return "folder", "idx", "npz", "npy" or "table" (CSV, Parquet, and text of any kind).
+
+    Raises
+    ------
+    ValueError
+        For a pipe, or - for one, whose rows are gone once they are read.
+    """
+    place = Path(path)
+    if (path == "-" and not place.exists()) or place.is_fifo() or place.is_char_device() or place.is_socket():
+        raise ValueError("got a pipe, expected a file, which is read more than once")
+    if place.is_dir():
         return "folder"
     with open(path, "rb") as file:
         start = file.read(6)
@@ -122,6 +131,19 @@ def _read_npz_pair(path: str, target: str) -> tuple[Array, Table]:
         return x, target_table(target, arrays[target])
 
 
+def with_target(table: Table, targets: Sequence[str]) -> Table:
+    """Return the rows that have a target."""
+    without = np.zeros(len(table), bool)
+    for target in targets:
+        without |= is_missing(table.column(target))
+    return table[~without] if without.any() else table
+
+
+def without_target(rows: int, targets: Sequence[str]) -> str:
+    """Say that rows have no target."""
+    return f"{rows:,} rows without {' or '.join(targets)} are left out"
+
+
 def is_large(path: str, stream_from: int | None) -> bool:
     """Whether a file is a table of so many MB or more, as far as can be told without reading it."""
     least = STREAM_FROM if stream_from is None else stream_from
@@ -173,7 +195,7 @@ def read_samples(
     """
     if preparation is not None and preparation.columns:
         table = read_columns(path, [column.name for column in preparation.columns], words_of(preparation))
-        return preparation.transform(table, dtype), unseen_of(preparation, table)
+        return preparation.transform(table, dtype, warn=False), unseen_of(preparation, table)
     rows = _read_array(path)
     if rows.size == inputs and len(rows) == rows.size:  # one sample, without an axis for rows
         rows = rows.reshape(1, -1)
@@ -194,16 +216,21 @@ class Unseen:
     Parameters
     ----------
     preparation : Preparation
+    targets : sequence of str
+        Rows without one of these are left out.
     """
 
-    def __init__(self, preparation: Preparation) -> None:
-        self.preparation, self.rows = preparation, 0
+    def __init__(self, preparation: Preparation, targets: Sequence[str] = ()) -> None:
+        self.preparation, self.targets = preparation, targets
+        self.every = self.rows = 0
         self.columns: dict[str, Any] = {}
 
     def add(self, table: Table) -> None:
         """Take in a batch."""
-        if not self.rows:
-            self.preparation.transform(table[np.arange(1)])  # says which columns are lacking
+        if not self.every:
+            self.preparation.transform(table[np.arange(1)], warn=False)  # says which columns are lacking
+        self.every += len(table)
+        table = with_target(table, self.targets)
         for part in self.preparation.columns:
             if isinstance(part, Numeric):
                 without_words(part.name, table, f"{part.what}, as in training", part.dates)
@@ -221,20 +248,19 @@ def write_npy_header(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) ->
     np.lib.format.write_array_header_1_0(file, {"descr": described, "fortran_order": False, "shape": shape})
 
 
-def open_batches(path: str, preparation: Preparation, columns: Sequence[str]) -> tuple[BatchedTable, Unseen]:
+def open_batches(
+    path: str, preparation: Preparation, columns: Sequence[str], targets: Sequence[str] = ()
+) -> tuple[BatchedTable, Unseen]:
     """Return those of the columns that a table has, to be read in batches, and what is to be said of them."""
     wanted = columns_there(path, columns)
     table = BatchedTable(path, wanted, [name for name in words_of(preparation) if name in wanted])
-    return table, table.visit(lambda: Unseen(preparation))
+    return table, table.visit(lambda: Unseen(preparation, targets))
 
 
 def warn_unseen(unseen: dict[str, Any], rows: int) -> None:
     """Say on stderr, a line a column, which categories have no input."""
     for name, found in unseen.items():
-        words = ", ".join(map(repr, found["categories"][:3]))
-        more = ", ..." * (len(found["categories"]) > 3)
-        text = f"column {name!r}: {found['rows']:,} of {rows:,} rows hold a category that training gave no input"
-        print(f"fastnn: {text}: {words}{more}", file=sys.stderr)
+        print(f"fastnn: {unseen_text(name, found['rows'], rows, found['categories'])}", file=sys.stderr)
 
 
 def _read_array(path: str) -> Array:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.batches import BatchedTable
-from fastnn.cli.files import Array, columns_there, pieces, write_npy_header
+from fastnn.cli.files import Array, columns_there, pieces, with_target, write_npy_header
 from fastnn.cli.shared import FAILED, CommandError, reading, size_name, writing
 from fastnn.cli.sources import (
     Task,
@@ -31,7 +31,6 @@ from fastnn.cli.sources import (
     left_out,
     names_rows,
     parts_of,
-    with_target,
 )
 from fastnn.preparation import (
     Categorical,
@@ -307,7 +306,8 @@ class _Stored:
         for batch, part in _batches(table, self.preparation.target.names, parts):
             done = 0
             for piece in pieces(batch, len(self.preparation.inputs)):
-                x, y = self.preparation.transform(piece, self.dtype), self.preparation.target.encode(piece)
+                x = self.preparation.transform(piece, self.dtype, warn=False)
+                y = self.preparation.target.encode(piece)
                 of = part[done : done + len(piece)]
                 done += len(piece)
                 with self._disk():

@@ -134,7 +134,7 @@ def _in_batches(model: Sequential, options: argparse.Namespace) -> tuple[Iterato
         with reading(options.data):
             for batch in table.batches():
                 for piece in pieces(batch, len(preparation.inputs)):
-                    yield answers(model, preparation.transform(piece, model.dtype), options.proba)
+                    yield answers(model, preparation.transform(piece, model.dtype, warn=False), options.proba)
 
     return parts(), found.rows, found.columns
 

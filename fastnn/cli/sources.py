@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.cli.files import Rows
+from fastnn.cli.files import Rows, without_target
 from fastnn.cli.shared import CommandError, reading
 from fastnn.layers import Rescale
 from fastnn.preparation import (
@@ -26,7 +26,7 @@ from fastnn.preparation import (
     mean_and_spread,
 )
 from fastnn.streams import Stream
-from fastnn.tables import Categories, Column, Table, is_missing
+from fastnn.tables import Categories, Column, Table
 
 Array = npt.NDArray[Any]
 Pair = tuple[Array, Array]
@@ -80,18 +80,10 @@ def count_different(column: Column) -> int:
     return int(np.count_nonzero(np.bincount(column.codes + 1)[1:])) if isinstance(column, Categories) else 0
 
 
-def with_target(table: Table, targets: Sequence[str]) -> Table:
-    """Return the rows that have a target."""
-    without = np.zeros(len(table), bool)
-    for target in targets:
-        without |= is_missing(table.columns[target])
-    return table[~without] if without.any() else table
-
-
 def left_out(rows: int, targets: Sequence[str], notes: list[str]) -> None:
     """Note how many rows have no target."""
     if rows:
-        notes.append(f"{rows:,} rows without {' or '.join(targets)} are left out")
+        notes.append(without_target(rows, targets))
 
 
 def assemble(
@@ -115,7 +107,7 @@ def assemble(
             different = {name: count_different(column) for name, column in learn.x.columns.items()}
             notes.append(describe(preparation, list(different), different))
         else:
-            rescale, preparation = _rescale(learn.x, byte_scale), Preparation((), target)
+            rescale, preparation = _rescale(learn.x, byte_scale, options.dtype), Preparation((), target)
         parts = [_apply(part, preparation, options.dtype) for part in (learn, Rows(rows.x[apart], rows.y[apart]))]
     tested = None
     if test is not None:
@@ -216,13 +208,17 @@ def describe(preparation: Preparation, names: Sequence[str], different: Mapping[
     text += f", {len(preparation.inputs):,} inputs"
     if empty := [name for name in names if name not in [column.name for column in columns]]:
         text += f"; empty and left out: {listed(empty)}"
-    if cut := [part.name for part in categorical if different[part.name] > len(part.categories)]:
+    full = [part.name for part in categorical if len(part.categories) == MAX_CATEGORIES]  # fewer may be merged ones
+    if cut := [name for name in full if different[name] > MAX_CATEGORIES]:
         text += f"; of {listed(cut)} the {MAX_CATEGORIES} most frequent categories (--ignore leaves a column out)"
     return text
 
 
-def _rescale(x: Array, byte_scale: float) -> Rescale:
-    """Return what brings bytes to 0 .. 1, and columns of other numbers to mean 0 and spread 1."""
+def _rescale(x: Array, byte_scale: float, dtype: str) -> Rescale:
+    """Return what brings bytes to 0 .. 1, and columns of other numbers to mean 0 and spread 1.
+
+    What the network's type rounds away of a column that lies far from 0 for its spread is not blown up.
+    """
     if x.dtype == np.uint8:
         return Rescale(byte_scale)
     measured = []
@@ -230,9 +226,10 @@ def _rescale(x: Array, byte_scale: float) -> Rescale:
         with about_column(number):
             measured.append(mean_and_spread(column))
     mean, spread = np.array(measured).T
+    spread = np.maximum(spread, np.finfo(dtype).eps * np.abs(mean))
     return Rescale(1.0 / spread, -mean / spread)
 
 
 def _apply(rows: Rows, preparation: Preparation, dtype: str) -> Pair:
-    x = preparation.transform(rows.x, dtype) if isinstance(rows.x, Table) else rows.x
+    x = preparation.transform(rows.x, dtype, warn=False) if isinstance(rows.x, Table) else rows.x
     return x, preparation.target.encode(rows.y)

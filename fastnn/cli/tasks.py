@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastnn._errors import unknown_name
-from fastnn.cli.files import Rows, is_large, kind_of, read_columns, read_pair, target_table
+from fastnn.cli.files import Rows, is_large, kind_of, read_columns, read_pair, target_table, with_target
 from fastnn.cli.large import large_task
 from fastnn.cli.shared import CommandError, reading
-from fastnn.cli.sources import Task, assemble, count_different, left_out, listed, names_rows, with_target
+from fastnn.cli.sources import Task, assemble, count_different, left_out, listed, names_rows
 from fastnn.datasets import load_digits
-from fastnn.tables import Categories, Table, column_names, is_index, read_table
+from fastnn.tables import Categories, Table, column_names, has_decimal_commas, is_index, read_table
 
 
 def make_task(options: argparse.Namespace, cleanup: contextlib.ExitStack) -> Task:
@@ -63,13 +63,16 @@ def _table_task(options: argparse.Namespace, name: str, cleanup: contextlib.Exit
     targets = _target_names(options.target, names)
     for option in ("columns", "ignore", "categorical"):
         _check_names(option, getattr(options, option), names)
-    inputs = [
-        name
-        for name in options.columns or names
-        if name not in targets and (name not in options.ignore or name in options.columns)
-    ]
+    for column in options.ignore:
+        if column in targets or column in options.columns:
+            other = "--target" if column in targets else "--columns"
+            raise CommandError(f"--ignore: got {column!r}, which {other} names, expected columns to leave out")
+    inputs = [name for name in options.columns or names if name not in (*targets, *options.ignore)]
     notes: list[str] = []
-    inputs = [column for column in inputs if not _counts_rows(options, column, notes)]
+    with reading(options.data):
+        if has_decimal_commas(options.data):
+            notes.append("numbers are read with decimal commas, 1,23 as 1.23")
+    inputs = [column for column in inputs if not _counts_rows(options, column, column == names[0], notes)]
     if not inputs:
         raise CommandError(f"{options.data}: got no column but the target, expected one to learn from")
     if _is_large(options):
@@ -93,11 +96,15 @@ def _table_task(options: argparse.Namespace, name: str, cleanup: contextlib.Exit
     return assemble(options, name, rows, test, 1.0, notes)
 
 
-def _counts_rows(options: argparse.Namespace, name: str, notes: list[str]) -> bool:
-    """Whether a column is an index that pandas wrote and nobody asked for; notes that it is left out."""
-    if not is_index(name) or name in options.columns or name in options.categorical:
+def _counts_rows(options: argparse.Namespace, name: str, first: bool, notes: list[str]) -> bool:
+    """Whether a column is an index that pandas wrote and nobody asked for; notes that it is left out.
+
+    In CSV that is a first column without a name.
+    """
+    if not (is_index(name) or (first and not name)) or name in options.columns or name in options.categorical:
         return False
-    notes.append(f"{name!r} is left out: the index that pandas wrote (--columns takes it in)")
+    what = repr(name) if name else "the first column, which has no name,"
+    notes.append(f"{what} is left out: the index that pandas wrote (--columns takes it in)")
     return True
 
 

@@ -170,7 +170,7 @@ def plot_place(options: argparse.Namespace) -> Path | None:
     if options.no_plot:
         return None
     if options.plot is None:
-        return Path(PLOT_FILE) if options.output == MODEL_FILE else Path(options.output).with_suffix(".png")
+        return _default_plot(Path(options.output))
     from fastnn.plotting import FORMATS
 
     path = Path(options.plot)
@@ -179,6 +179,20 @@ def plot_place(options: argparse.Namespace) -> Path | None:
     if importlib.util.find_spec("matplotlib") is None:
         raise CommandError('--plot: matplotlib is not installed: pip install "fastnn[plot]" brings it')
     check_place("--plot", path)
+    return path
+
+
+def _default_plot(model: Path) -> Path:
+    """Return where the picture goes by itself; refuse one that is there, unless it is our own name or the model is.
+
+    A picture beside a model that is written anew is taken for that model's; any other one is the user's.
+    """
+    if model == Path(MODEL_FILE):
+        return Path(PLOT_FILE)
+    path = model.with_suffix(".png")
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    if drawn and path != model and path.is_file() and not model.exists():
+        raise CommandError(f"--plot: got none, and there is a file {path} already, expected a name, or --no-plot")
     return path
 
 
