@@ -318,14 +318,18 @@ _CELLS_FOR_POINT = 100_000
 
 
 def _point(rows: Iterable[list[str]]) -> str:
-    """Return a comma where numbers have one (1,23) and none of them has a point, else the point."""
+    """Return a comma where numbers have one (1,23) and none of them has a point, else the point.
+
+    A file whose numbers with a comma all look like thousands (1,234) may mean these.
+    """
     cells = {mark: re.compile(rf"\s*[+-]?\d*{re.escape(mark)}\d+(?:[eE][+-]?\d+)?\s*").fullmatch for mark in ",."}
+    thousands = re.compile(r"\s*[+-]?[1-9]\d{0,2},\d{3}\s*").fullmatch
     found = False
     with suppress(csv.Error, UnicodeDecodeError):  # of which PyArrow knows the column
         for cell in itertools.islice(itertools.chain.from_iterable(rows), _CELLS_FOR_POINT):
             if cells["."](cell):
                 return "."
-            found = found or cells[","](cell) is not None
+            found = found or (cells[","](cell) is not None and thousands(cell) is None)
     return "," if found else "."
 
 

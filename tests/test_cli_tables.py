@@ -913,6 +913,8 @@ def test_a_first_column_without_a_name_is_an_index(capsys, labels, extra):
     assert fastnn.load("fastnn-model.safetensors").preparation.inputs == ("x",)
     assert run(capsys, *arguments, "--quiet", "--columns", "x,")[0] == 0
     assert [part.name for part in fastnn.load("fastnn-model.safetensors").preparation.columns] == ["x", ""]
+    write_csv("t.csv", {"Unnamed: 0": labels, "x": [str(i % 7) for i in range(80)], "y": ["no", "yes"] * 40})
+    assert "'Unnamed: 0' is left out: the index that pandas wrote" in run(capsys, *arguments)[1]
     write_csv("t.csv", {"x": [str(i % 7) for i in range(80)], "": labels, "y": ["no", "yes"] * 40})
     assert "has no name" not in run(capsys, *arguments)[1], "it is the first column that pandas writes"
 

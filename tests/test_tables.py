@@ -334,6 +334,8 @@ def test_decimal_commas(write, delimiter):
     assert words(table.columns["d"]) == ["1,5", ",5", "1,5E-3"]
     assert table.dates == {"e"}
     assert words(read_table(write("a;b\n1,5;1.5\n2;2\n")).columns["a"]) == ["1,5", "2"], "a file of decimal points"
+    assert words(read_table(write("a;b\n1,234;1\n2,500;2\n")).columns["a"]) == ["1,234", "2,500"], "thousands?"
+    np.testing.assert_array_equal(read_table(write("a;b\n0,234;1\n2,500;2\n")).columns["a"], [0.234, 2.5])
 
 
 @needs_pyarrow

@@ -99,9 +99,9 @@ def _table_task(options: argparse.Namespace, name: str, cleanup: contextlib.Exit
 def _counts_rows(options: argparse.Namespace, name: str, first: bool, notes: list[str]) -> bool:
     """Whether a column is an index that pandas wrote and nobody asked for; notes that it is left out.
 
-    In CSV that is a first column without a name.
+    In CSV that is a first column without a name, or one that pandas read and wrote once more.
     """
-    if not (is_index(name) or (first and not name)) or name in options.columns or name in options.categorical:
+    if not (is_index(name) or (first and name in ("", "Unnamed: 0"))) or name in options.columns or name in options.categorical:
         return False
     what = repr(name) if name else "the first column, which has no name,"
     notes.append(f"{what} is left out: the index that pandas wrote (--columns takes it in)")
