@@ -101,7 +101,8 @@ def _counts_rows(options: argparse.Namespace, name: str, first: bool, notes: lis
 
     In CSV that is a first column without a name, or one that pandas read and wrote once more.
     """
-    if not (is_index(name) or (first and name in ("", "Unnamed: 0"))) or name in options.columns or name in options.categorical:
+    wrote = is_index(name) or (first and name in ("", "Unnamed: 0"))
+    if not wrote or name in options.columns or name in options.categorical:
         return False
     what = repr(name) if name else "the first column, which has no name,"
     notes.append(f"{what} is left out: the index that pandas wrote (--columns takes it in)")
