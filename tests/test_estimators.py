@@ -631,6 +631,8 @@ def test_lbfgs_on_float32_goes_as_far_as_on_float64(scale):
         fastnn.MLPRegressor(solver="lbfgs", hidden_layer_sizes=8, max_iter=60, random_state=0).fit(x.astype(t), y)
         for t in (np.float32, np.float64)
     ]
+    with pytest.raises(ValueError, match=r"^y: got 1e\+200"):
+        models[0].set_params(warm_start=True).fit(x.astype(np.float32), np.full(200, 1e200))
     assert {array.dtype for array in (*models[0].coefs_, *models[0].intercepts_)} == {np.dtype(np.float32)}
     scores = [model.score(x, y) for model in models]
     assert scores[0] == pytest.approx(scores[1], abs=0.02)

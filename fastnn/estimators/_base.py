@@ -197,7 +197,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         engine = self._training_engine(sizes, activations, dropout, incremental, first_pass)
         context = None if incremental else self._begin_callbacks(given)
         if self.solver == "lbfgs":
-            self._search(engine, self._samples(X, y, weights, engine), dtype, context, given)
+            self._search(engine, X, y, weights, dtype, context, given)
         else:
             X, y, weights, held = self._hold_out(X, y, weights, validation, engine)
             self._train(engine, self._samples(X, y, weights, engine), held, incremental, context, given)
@@ -369,9 +369,12 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
             )
         return Samples(X, dtype, targets=y, weights=weights)
 
-    def _search(self, engine: Engine, samples: Samples, dtype: np.dtype[Any], context: Any, given: Any) -> None:
-        """Train by L-BFGS; the weights are of their own type in the end."""
+    def _search(
+        self, engine: Engine, X: Any, y: Array, weights: Array | None, dtype: np.dtype[Any], context: Any, given: Any
+    ) -> None:
+        """Train by L-BFGS; the weights are of their own type in the end, whatever is raised."""
         try:
+            samples = self._samples(X, y, weights, engine)
             self.loss_, self.n_iter_ = minimize_loss(
                 engine, samples, max_iter=self.max_iter, max_fun=self.max_fun, tol=self.tol,
                 after_iteration=lambda n, loss: self._after_iteration(n, loss, context, given),
