@@ -153,6 +153,17 @@ def prefetch(typingctx: Any, address: Any) -> Any:
     return types.void(address), generate
 
 
+@intrinsic
+def prefetch_to_second(typingctx: Any, address: Any) -> Any:
+    """Ask for a line as `prefetch` does, but into the second cache: more of these can be under way at once."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _prefetch(builder, args[0], False, 2)
+        return context.get_dummy_value()
+
+    return types.void(address), generate
+
+
 def _load(builder: Any, address: Any, vector: ir.VectorType, align: int) -> Any:
     value = builder.load(builder.bitcast(address, vector.as_pointer()))
     value.align = align
