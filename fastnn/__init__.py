@@ -23,8 +23,9 @@ from fastnn.history import History
 from fastnn.initializers import Initializer
 from fastnn.kernels._warmup import warmup
 from fastnn.layers import Activation, Dense, Dropout, Rescale
+from fastnn.loading import latest_checkpoint, load
 from fastnn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, SquaredError
-from fastnn.model import Sequential, latest_checkpoint, load
+from fastnn.model import Sequential
 from fastnn.optimizers import SGD, AdaGrad, Adam, AdamW, RMSprop
 from fastnn.saving import ModelFileError
 from fastnn.schedules import Constant, Cosine, Exponential, InverseTime, ReduceOnPlateau, StepDecay, Warmup

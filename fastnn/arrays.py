@@ -72,6 +72,10 @@ class Data(NamedTuple):
         """Return rows [first, last) as views."""
         return Data._make(array[first:last] if len(array) else array for array in self)
 
+    def at(self, rows: npt.NDArray[np.int64]) -> Data:
+        """Return copies of some rows."""
+        return Data._make(array[rows] if len(array) else array for array in self)
+
 
 def as_numbers(name: str, value: Any, expected: str, dtype: np.dtype[Any] | None = None) -> Array:
     """Return a numeric ndarray, or raise a TypeError that says what came, and what to do.

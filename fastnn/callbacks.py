@@ -12,7 +12,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from fastnn.model import Sequential
 
 _EPOCH = re.compile(r"\{epoch(?::(0?[0-9]+)d?)?\}")
+
+_NEVER_CALLED = [f"on_{kind}batch_{end}" for kind in ("", "train_", "test_", "predict_") for end in ("begin", "end")]
+"""Keras' methods of callbacks that there are none of here."""
 
 
 def _best(state: Mapping[str, Any], mode: str) -> float:
@@ -84,6 +87,33 @@ class Callback:
 
     def reset(self) -> None:
         """Forget what was seen of another model; called where the model has no state for this callback."""
+
+
+def as_callbacks(callbacks: Iterable[Callback] | None) -> tuple[Callback, ...]:
+    """Return what `fit` was given as callbacks, which also may be one, or None."""
+    if isinstance(callbacks, Callback):
+        callbacks = (callbacks,)
+    if callbacks is not None and not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks: got {callbacks!r}, expected a list of fastnn.callbacks.Callback objects")
+    callbacks = tuple(callbacks or ())
+    for number, callback in enumerate(callbacks):
+        if not isinstance(callback, Callback):
+            advice = ""
+            if isinstance(callback, type) and issubclass(callback, Callback):
+                advice = f": {callback.__name__}(...)"
+            elif callable(callback):
+                advice = ": fastnn.LambdaCallback(function) makes one"
+            raise TypeError(
+                f"callbacks[{number}]: got {callback!r}, expected a fastnn.callbacks.Callback object{advice}"
+            )
+        unheard = [name for name in _NEVER_CALLED if callable(getattr(callback, name, None))]
+        if unheard:
+            warnings.warn(
+                f"callbacks[{number}]: got {type(callback).__name__} with {', '.join(unheard)}, which fit never calls, "
+                "since a compiled call takes many steps; train_on_batch makes loops of one's own",
+                stacklevel=3,
+            )
+    return callbacks
 
 
 class LambdaCallback(Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -143,6 +144,11 @@ class Rescale(Layer):
     def __hash__(self) -> int:
         return hash((self.scale, self.offset))
 
+    @property
+    def per_input(self) -> bool:
+        """Whether there is a number for each input, which fits one width only."""
+        return isinstance(self.scale, tuple) or isinstance(self.offset, tuple)
+
     def table(self, inputs: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """Return scale and offset of every input, shape (2, inputs).
 
@@ -170,6 +176,20 @@ def _numbers(name: str, value: npt.ArrayLike) -> float | tuple[float, ...]:
     if array.dtype.kind not in "iuf" or array.ndim > 1 or array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"{name}: got {shown(value)}, expected a finite number or one for each input")
     return float(array) if array.ndim == 0 else tuple(float(number) for number in array)
+
+
+def check_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Return the layers of a model, or raise where they are none."""
+    if isinstance(layers, Layer) or not isinstance(layers, (list, tuple)):
+        raise TypeError(f"layers: got {type(layers).__name__}, expected a list of layers such as [Dense(10)]")
+    if not layers:
+        raise ValueError("layers: got an empty list, expected at least one layer")
+    for number, layer in enumerate(layers):
+        if not isinstance(layer, Layer) or type(layer) is Layer:
+            raise TypeError(
+                f"layers[{number}]: got {layer!r} ({type(layer).__name__}), expected a layer such as Dense(10)"
+            )
+    return tuple(layers)
 
 
 KINDS: dict[str, type[Layer]] = {kind.__name__: kind for kind in (Dense, Dropout, Activation, Rescale)}

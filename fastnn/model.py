@@ -5,11 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,33 +14,30 @@ import numpy.typing as npt
 
 from fastnn import export, saving
 from fastnn._errors import check_flag, check_number, shown, unknown_name
-from fastnn.arrays import Data, as_samples, as_targets, as_weights, balanced_weights, classes_of, weighed_by_class
-from fastnn.callbacks import Callback
-from fastnn.devices import HERE, Place, check_place, check_precision, runtime_on
-from fastnn.feeds import Feed, InMemory, Streamed, feed_of
+from fastnn.arrays import as_targets, weighed_by_class
+from fastnn.callback_states import CallbackStates
+from fastnn.callbacks import Callback, as_callbacks
+from fastnn.devices import Place, check_place, check_precision, runtime_on
+from fastnn.feeds import Feed
 from fastnn.history import History
-from fastnn.initializers import default_for, initialize
+from fastnn.intake import Intake, inputs_of, is_read_by_blocks
 from fastnn.kernels import layout
-from fastnn.kernels.update import penalty
-from fastnn.layers import Layer
+from fastnn.layers import Layer, Rescale, check_layers
 from fastnn.losses import Loss, as_loss
 from fastnn.network import Network
 from fastnn.optimizers import Adam, Optimizer, as_optimizer
+from fastnn.prediction import outputs_of, outputs_of_feed, probabilities_of, scores_of
 from fastnn.preparation import Preparation
-from fastnn.progress import ProgressBar
 from fastnn.runtime import Runtime
 from fastnn.schedules import Schedule, as_schedule, is_own
-from fastnn.scores import R2
-from fastnn.streams import Piece, Stream, array_stream, reads_rows
+from fastnn.streams import Stream
 from fastnn.summary import Summary
 from fastnn.training import Trainer, step_logs
+from fastnn.weights import add_penalty_gradients, draw_weights, like_weights, penalty_of
 
 Array = npt.NDArray[Any]
 
 _CALL_FLOPS = 2_000_000_000
-
-_NEVER_CALLED = [f"on_{kind}batch_{end}" for kind in ("", "train_", "test_", "predict_") for end in ("begin", "end")]
-"""Keras' methods of callbacks that there are none of here."""
 
 _SETTLED = {"layers", "loss", "seed", "dtype", "device", "matmul_precision", "l1", "l2", "l1_mode"}
 """What holds for good once the weights are drawn."""
@@ -128,7 +122,7 @@ class Sequential:
         l1_mode: str = "gradient",
         check_finite: bool = True,
     ) -> None:
-        self.layers = _check_layers(layers)
+        self.layers = check_layers(layers)
         self.loss = as_loss(loss)
         self._runtime: Runtime | None = None
         self.optimizer = Adam() if optimizer is None else optimizer
@@ -148,17 +142,12 @@ class Sequential:
         self.step, self.epoch = 0, 0
         self.initial_epoch = 0
         self.stop_training = self.resumed = False
-        self._callback_states: dict[str, dict[str, Any]] = {}
-        self._callback_owners: dict[str, Callback] = {}  # whose these states are, where they do not come from a file
-        self._callbacks: tuple[Callback, ...] = ()
-        if not _per_input(self.layers):  # whether the layers make a network is known without the data
+        self.callback_states = CallbackStates()
+        first = self.layers[0]
+        if not isinstance(first, Rescale) or not first.per_input:  # else the data's width is needed to check them
             Network(self.layers, 1, self.loss, self.dtype)
         if input_size is not None:
             self.build(input_size)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are in no `fit`."""
-        return {**self.__dict__, "_callbacks": (), "_callback_owners": {}}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _SETTLED and self.__dict__.get("_runtime") is not None:
@@ -236,15 +225,7 @@ class Sequential:
             return self
         network = self.network_for_inputs(inputs)
         runtime = self._new_runtime(network, self.optimizer)
-        rng = np.random.default_rng(self.seed)
-        weights = iter(network.views(runtime.params))
-        for stage in network.stages:
-            if stage.dense is not None:
-                name = stage.dense.kernel_initializer
-                name = default_for(str(stage.dense.activation)) if name == "auto" else name
-                next(weights)[:] = initialize(name, (stage.inputs, stage.units), rng=rng, dtype=self.dtype)
-                if stage.dense.use_bias:
-                    next(weights)[:] = 0.0
+        draw_weights(network, runtime.params, self.seed)
         self._runtime = runtime
         return self
 
@@ -255,6 +236,10 @@ class Sequential:
     @property
     def _place(self) -> Place:
         return Place(self.device, self.matmul_precision)
+
+    @property
+    def _intake(self) -> Intake:
+        return Intake(self.network, self.check_finite)
 
     def fit(
         self,
@@ -335,13 +320,14 @@ class Sequential:
         if verbose not in (True, False, "auto", 0, 1):
             raise unknown_name("verbose", verbose, ("auto", "True", "False"))
         check_flag("shuffle", shuffle)
-        callbacks = _check_callbacks(callbacks)
+        callbacks = as_callbacks(callbacks)
         found = None
         if resume is not None:
             own = self.optimizer if is_own(as_schedule(self.optimizer.lr)) else None
             found = saving.load_to_resume(Sequential, resume, self._place, own)
         network = self._network_for(x)
-        feed = self._feed(network, x, y, sample_weight)
+        intake = Intake(network, self.check_finite)
+        feed = intake.feed(x, y, sample_weight)
         validation = None
         if validation_data is not None:
             if isinstance(validation_data, Stream):
@@ -349,11 +335,11 @@ class Sequential:
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
                 raise ValueError("validation_data: expected (x, y) or (x, y, sample_weight), or a stream")
             xv, yv, wv = (*validation_data, None)[:3]
-            validation = self._feed(network, xv, yv, wv, prefix="validation_")
+            validation = intake.feed(xv, yv, wv, prefix="validation_")
         elif share > 0.0:
             feed, validation = feed.split(share)
         if class_weight is not None:
-            feed = self._weighed(network, feed, class_weight)
+            feed = intake.weighed(feed, class_weight)
         self.resumed = found is not None
         if found is None:
             self.build(network.inputs)
@@ -378,7 +364,7 @@ class Sequential:
             The loss includes the penalty. R2 is 1 - sum (y - t)^2 / sum (t - mean t)^2, the mean over
             outputs.
         """
-        return self.evaluate_feed(self._feed(self.network, x, y, sample_weight))
+        return self.evaluate_feed(self._intake.feed(x, y, sample_weight))
 
     def predict(self, x: Any) -> Array:
         """Return the outputs of the last layer, shape (rows, outputs).
@@ -395,20 +381,13 @@ class Sequential:
         TypeError, ValueError
             For bad input, or a model that has no weights yet.
         """
-        out = self.runtime.few_rows_forward(x)
+        runtime = self.runtime
+        out = runtime.few_rows_forward(x)
         if out is not None:
             return out
-        network = self.network
-        if not (isinstance(x, Stream) or reads_rows(x)):
-            return self._outputs(self._unlabelled(network, Piece(0, x, None, None)))[0]
-        stream = _as_stream(network, x, None, None)
-        feed = feed_of(stream.without_target(), lambda piece: self._unlabelled(network, piece))
-        out = np.empty((feed.rows, network.units), self.dtype)
-        done = 0
-        for data, _ in feed.buffers(self.runtime.blocks_of_rows(feed.rows)):
-            out[done : done + data.rows] = self._outputs(data)[0]
-            done += data.rows
-        return out
+        if is_read_by_blocks(x):
+            return outputs_of_feed(runtime, self._intake.samples_feed(x))
+        return outputs_of(runtime, self._intake.samples(x))
 
     def predict_proba(self, x: Any) -> Array:
         """Return class probabilities, shape (rows, classes); for "binary_cross_entropy" the probability of each output.
@@ -424,7 +403,7 @@ class Sequential:
             )
         out = self.predict(x)
         if self.network.output == layout.LOGITS:
-            out = _probabilities(out, self.loss.folds)
+            out = probabilities_of(out, self.loss.folds)
         return out
 
     def predict_class(self, x: Any) -> npt.NDArray[np.int64]:
@@ -458,7 +437,7 @@ class Sequential:
             If the loss is NaN or infinite; no step is taken.
         """
         network = self._network_for(x)
-        data = self._gate(network, x, y, sample_weight)
+        data = Intake(network, self.check_finite).batch(x, y, sample_weight)
         if class_weight is not None:
             data = weighed_by_class(data, class_weight, self.loss, network.units)
         self.build(network.inputs)
@@ -491,17 +470,15 @@ class Sequential:
         """
         check_flag("training", training)
         network = self._network_for(x)
-        data = self._gate(network, x, y, sample_weight)
+        data = Intake(network, self.check_finite).batch(x, y, sample_weight)
         self.build(network.inputs)
         with self.runtime.alone:
             report = self.runtime.gradient(data, self.step, training)
             total = report[0, layout.REPORT_WEIGHT]
             loss = float(report[0, layout.REPORT_LOSS] / total) if total > 0 else math.nan
             grads = [grad.copy() for grad in self.network.views(self.runtime.grads)]
-        for segment, weight, grad in zip(self.network.segments, self.get_weights(), grads, strict=True):
-            grad += segment.l2 * weight
-            if self.l1_mode == "gradient":
-                grad += segment.l1 * np.sign(weight)
+        if self.network.is_penalised:
+            add_penalty_gradients(self.network, self.runtime.params, grads, self.l1_mode == "gradient")
         return loss + self.penalty(), grads
 
     def apply_gradients(self, gradients: Sequence[Any]) -> None:
@@ -533,7 +510,7 @@ class Sequential:
         >>> policy.step
         1
         """
-        given = self._like_weights("gradients", gradients)
+        given = like_weights(self.network, "gradients", gradients, self.check_finite)
         runtime = self.runtime
         with runtime.alone:
             for own, new in zip(self.network.views(runtime.grads), given, strict=True):
@@ -558,7 +535,7 @@ class Sequential:
             Of the outputs alone, without penalties.
         """
         check_flag("training", training)
-        data = self._unlabelled(self.network, Piece(0, x, None, None))
+        data = self._intake.samples(x)
         _, targets = as_targets(
             "dy", dy, data.rows, as_loss("squared_error"), self.network.units, self.dtype, self.check_finite
         )
@@ -586,13 +563,11 @@ class Sequential:
         dict of str to array (rows, units)
         """
         network, runtime = self.network, self.runtime
-        samples, bytes_ = as_samples("x", x, network.inputs, self.dtype, self.check_finite)
-        total = max(len(samples), len(bytes_))
+        data = self._intake.samples(x)
         if rows is not None:
             rows = check_number("rows", rows, low=1, integer=True)
-            chosen = np.linspace(0, total - 1, min(rows, total)).astype(np.int64)
-            samples, bytes_ = (array[chosen] if len(array) else array for array in (samples, bytes_))
-        data = Data.unlabelled(samples, bytes_)
+            chosen = np.linspace(0, data.rows - 1, min(rows, data.rows)).astype(np.int64)
+            data = data.at(chosen)
         data = data._replace(targets=np.zeros((data.rows, network.units), self.dtype))
         numbered = [
             (number, stage)
@@ -617,49 +592,9 @@ class Sequential:
         ValueError
             For another number of arrays, another shape, or NaN or infinity; nothing is changed.
         """
-        taken = self._like_weights("weights", weights)
+        taken = like_weights(self.network, "weights", weights, self.check_finite)
         for new, old in zip(taken, self.network.views(self.runtime.params), strict=True):
             old[:] = new
-
-    def _like_weights(self, argument: str, arrays: Sequence[Any]) -> list[Array]:
-        """Return arrays of the weights' shapes and dtype, or raise."""
-        own = self.network.views(self.runtime.params)
-        n_params = self.network.n_params
-        if isinstance(arrays, np.ndarray) and arrays.shape == self.runtime.params.shape:
-            arrays = self.network.views(arrays)
-        elif isinstance(arrays, np.ndarray) and arrays.shape == (n_params,):
-            ends = np.cumsum([weight.size for weight in own])
-            arrays = [part.reshape(weight.shape) for part, weight in zip(np.split(arrays, ends[:-1]), own, strict=True)]
-        if not isinstance(arrays, Sequence):
-            raise TypeError(
-                f"{argument}: got {shown(arrays)} ({type(arrays).__name__}), expected a list of {len(own)} arrays, or "
-                f"one of {n_params} numbers, or one like parameters_vector()"
-            )
-        if len(arrays) != len(own):
-            raise ValueError(f"{argument}: got {len(arrays)} arrays, expected {len(own)}")
-        taken = []
-        for number, (new, old) in enumerate(zip(arrays, own, strict=True)):
-            try:
-                with np.errstate(over="ignore"):
-                    array = np.asarray(new.detach() if hasattr(new, "detach") else new)
-                    if array.dtype.kind in "biuf":
-                        array = array.astype(self.dtype)
-            except ValueError:
-                raise ValueError(
-                    f"{argument}[{number}]: got rows of several lengths, expected numbers of shape {old.shape}"
-                ) from None
-            if array.dtype.kind not in "biuf" or array.shape != old.shape:
-                raise ValueError(
-                    f"{argument}[{number}]: got {array.dtype} of shape {array.shape}, "
-                    f"expected numbers of shape {old.shape}"
-                )
-            if self.check_finite and not np.isfinite(array).all():
-                what = "NaN" if np.isnan(array).any() else "infinity"
-                raise ValueError(
-                    f"{argument}[{number}]: got {what}, expected finite numbers in the range of {self.dtype}"
-                )
-            taken.append(array)
-        return taken
 
     def clone(self, *, weights: bool = True, seed: int | None = None) -> Sequential:
         """Return an independent model with the same settings.
@@ -674,7 +609,7 @@ class Sequential:
         """
         number = self.seed if seed is None else _check_seed(seed)
         if check_flag("weights", weights) and self._runtime is not None:
-            self.collect_callback_states()
+            self.callback_states.collect()
             twin = copy.deepcopy(self)
             assert twin._runtime is not None
             twin.__dict__["seed"] = twin._runtime.seed = number
@@ -808,58 +743,14 @@ class Sequential:
 
     def penalty(self) -> float:
         """Return l1 sum|W| + l2/2 sum W^2 over all weights."""
-        segments = self.network.segments
-        if not any(s.l1 or s.l2 for s in segments):
+        if not self.network.is_penalised:
             return 0.0  # without a look at the weights, which may be on a device
-        views = self.network.views(self.runtime.params)
-        return sum(penalty(view, s.l1, s.l2) for s, view in zip(segments, views, strict=True) if s.l1 or s.l2)
+        return penalty_of(self.network, self.runtime.params)
 
     def evaluate_feed(self, feed: Feed) -> dict[str, float]:
         """`evaluate` on what has passed the gate, or does so when it is read."""
-        reports, r2 = [], R2()
-        for data, _ in feed.buffers(self.runtime.blocks_of_rows(feed.rows)):
-            out, part = self._outputs(data, loss=True)
-            reports.append(part)
-            if not self.counts_correct:
-                r2.add(out, data.targets, data.weights)
-        report = np.concatenate(reports)
-        weight = report[:, layout.REPORT_WEIGHT].sum()
-        loss = float(report[:, layout.REPORT_LOSS].sum() / weight) if weight > 0 else float("nan")
-        result = {"loss": loss + self.penalty()}
-        if self.counts_correct:
-            result["accuracy"] = float(report[:, layout.REPORT_CORRECT].sum() / weight) if weight > 0 else float("nan")
-        else:
-            result["r2"] = r2.value()
-        return result
-
-    def attach_callbacks(self, callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
-        """Give each callback the state that the model keeps for it, or a fresh one; return those that were at work.
-
-        Raises whatever a callback raises that is given its state; then those that were at work still are.
-        """
-        self.collect_callback_states()
-        before = self._callbacks
-        for name, callback in _named(callbacks):
-            state = self._callback_states.get(name)
-            another = callback.begins_anew and self._callback_owners.get(name, callback) is not callback
-            if state is None or another:
-                callback.reset()
-            else:
-                callback.restore(state)
-        self._callbacks = tuple(callbacks)
-        return before
-
-    def collect_callback_states(self) -> None:
-        """Take the states of the callbacks at work into the model, to be saved with it."""
-        for name, callback in _named(self._callbacks):
-            state = callback.state()
-            if state:
-                self._callback_states[name], self._callback_owners[name] = state, callback
-
-    def detach_callbacks(self, before: tuple[Callback, ...]) -> None:
-        """Keep the callbacks' states and go back to those that were at work before."""
-        self.collect_callback_states()
-        self._callbacks = before
+        scores = scores_of(self.runtime, feed)
+        return {**scores, "loss": scores["loss"] + self.penalty()}
 
     def first_bad_layer(self, rows: int) -> str:
         """Say where, after a step whose loss was not finite, the first NaN or infinity stands."""
@@ -880,79 +771,11 @@ class Sequential:
         """
         if self._runtime is not None:
             return self.network
-        if isinstance(x, Stream) or reads_rows(x):
-            return self.network_for_inputs(_as_stream(None, x, None, None).inputs)
-        samples, bytes_ = as_samples("x", x, None, self.dtype, False)
-        return self.network_for_inputs(max(samples.shape[1], bytes_.shape[1]))
+        return self.network_for_inputs(inputs_of(x, self.dtype))
 
     def network_for_inputs(self, inputs: int) -> Network:
         """Return the tables for samples of a width, without any array of weights."""
         return Network(self.layers, inputs, self.loss, self.dtype, self.l1, self.l2)
-
-    def _feed(self, network: Network, x: Any, y: Any, sample_weight: Any, prefix: str = "") -> Feed:
-        """Return what training and evaluation take their rows from."""
-        if not (isinstance(x, Stream) or reads_rows(x)):
-            return InMemory(self._gate(network, x, y, sample_weight, prefix))
-        stream = _as_stream(network, x, y, sample_weight, prefix)
-        if not stream.has_target:
-            if not isinstance(x, Stream):
-                raise TypeError(f"{prefix}y: got None, expected the targets of {stream.rows} samples")
-            raise TypeError(f"{prefix}y: got a stream without target, expected fastnn.stream(..., target=...)")
-        return feed_of(stream, lambda p: self._gate(network, p.x, p.y, p.weight, prefix, p.first))
-
-    def _weighed(self, network: Network, feed: Feed, class_weight: Any) -> Feed:
-        """Return the rows of a feed with their weights multiplied by class."""
-        if isinstance(feed, Streamed) and isinstance(class_weight, str) and class_weight == "balanced":
-            class_weight = self._balanced(network, feed.stream)
-        return feed.changed(lambda data: weighed_by_class(data, class_weight, self.loss, network.units))
-
-    def _balanced(self, network: Network, stream: Stream) -> Array:
-        """Read the targets of a stream and return the balanced weight of each class."""
-        counts = np.zeros(max(2, network.units), np.int64)
-        for piece in stream.targets():
-            labels, targets = self._targets(network, piece.y, len(piece.y), "", piece.first)
-            classes, _ = classes_of(labels, targets, network.units)
-            counts += np.bincount(classes, minlength=len(counts))
-        return balanced_weights(counts)
-
-    def _gate(
-        self,
-        network: Network,
-        x: Any,
-        y: Any,
-        sample_weight: Any,
-        prefix: str = "",
-        first_row: int = 0,
-    ) -> Data:
-        samples, bytes_ = as_samples(f"{prefix}x", x, network.inputs, self.dtype, self.check_finite, first_row)
-        rows = max(len(samples), len(bytes_))
-        labels, targets = self._targets(network, y, rows, prefix, first_row)
-        return Data(samples, bytes_, labels, targets, as_weights(sample_weight, rows))
-
-    def _targets(
-        self, network: Network, y: Any, rows: int, prefix: str, first_row: int
-    ) -> tuple[npt.NDArray[np.int64], Array]:
-        return as_targets(f"{prefix}y", y, rows, self.loss, network.units, self.dtype, self.check_finite, first_row)
-
-    def _unlabelled(self, network: Network, piece: Piece) -> Data:
-        samples = as_samples("x", piece.x, network.inputs, self.dtype, self.check_finite, piece.first)
-        return Data.unlabelled(*samples)
-
-    def _outputs(self, data: Data, loss: bool = False) -> tuple[Array, Array]:
-        """Return the outputs of all rows and, with `loss`, the report of each block, with a progress bar."""
-        runtime, rows = self.runtime, data.rows
-        out = np.empty((rows, self.network.units), self.dtype)
-        block = runtime.blocks_of_rows(rows)
-        report = np.zeros((-(-rows // block), layout.N_REPORT))
-        # Half a second of work at most, even on a slow core: Ctrl-C is served between two calls.
-        blocks_a_call = max(1, min(16, _CALL_FLOPS // (2 * self.network.params_size * block)))
-        with ProgressBar(rows, not sys.stderr.isatty()) as bar:
-            for first in range(0, rows, block * blocks_a_call):
-                last = min(rows, first + block * blocks_a_call)
-                part = report[first // block : -(-last // block)]
-                runtime.forward(data, first, last - first, out[first:last], part if loss else None)
-                bar.update(last - first)
-        return out, report
 
     def _repr_html_(self) -> str:
         return self.summary().html
@@ -960,78 +783,6 @@ class Sequential:
     def __repr__(self) -> str:
         layers = ", ".join(map(repr, self.layers))
         return f"Sequential([{layers}], loss={self.loss.name!r}, optimizer={self.optimizer!r})"
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    optimizer: Optimizer | None = None,
-    device: str = "cpu",
-    matmul_precision: str = "float32",
-) -> Sequential:
-    """Return the model that `Sequential.save` wrote.
-
-    Parameters
-    ----------
-    path : path
-    optimizer : Optimizer, optional
-        Instead of the one in the file, of the same kind, whose state it takes over; for a schedule of one's own, of
-        which a file holds the name alone.
-    device, matmul_precision : str
-        As for `Sequential`.
-
-    Raises
-    ------
-    ModelFileError
-        If the file is no fastnn model, is cut short or damaged, or comes from a newer version. No code is run
-        from it.
-    ValueError
-        If `optimizer` is of another kind.
-    OSError
-        If it cannot be read.
-    """
-    return saving.load(Sequential, path, check_place(device, matmul_precision), _given(optimizer))
-
-
-def _given(optimizer: Optimizer | None) -> Optimizer | None:
-    return None if optimizer is None else as_optimizer(optimizer)
-
-
-def latest_checkpoint(folder: str | os.PathLike[str], *, optimizer: Optimizer | None = None) -> Path | None:
-    """Return the newest checkpoint of a folder that loads, or None where there is none.
-
-    Checkpoints are the files whose names end in a number and ".safetensors"; the highest number is the newest. One that
-    is damaged is skipped, with a warning that says so. ``model.fit(..., resume=folder)`` takes the same.
-
-    Parameters
-    ----------
-    folder : path
-        It need not be there yet.
-    optimizer : Optimizer, optional
-        As for `load`.
-
-    Raises
-    ------
-    ModelFileError
-        If there are checkpoints, and none of them loads.
-    OSError
-        If the folder cannot be read.
-    """
-    found = saving.load_latest(Sequential, folder, HERE, _given(optimizer))
-    return None if found is None else found[0]
-
-
-def _check_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    if isinstance(layers, Layer) or not isinstance(layers, (list, tuple)):
-        raise TypeError(f"layers: got {type(layers).__name__}, expected a list of layers such as [Dense(10)]")
-    if not layers:
-        raise ValueError("layers: got an empty list, expected at least one layer")
-    for number, layer in enumerate(layers):
-        if not isinstance(layer, Layer) or type(layer) is Layer:
-            raise TypeError(
-                f"layers[{number}]: got {layer!r} ({type(layer).__name__}), expected a layer such as Dense(10)"
-            )
-    return tuple(layers)
 
 
 def _check_seed(seed: Any) -> int:
@@ -1050,76 +801,3 @@ def _check_dtype(dtype: Any) -> np.dtype[Any]:
     if name not in _DTYPES:
         raise unknown_name("dtype", name, _DTYPES)
     return _DTYPES[name]
-
-
-def _check_callbacks(callbacks: Iterable[Callback] | None) -> tuple[Callback, ...]:
-    if isinstance(callbacks, Callback):
-        callbacks = (callbacks,)
-    if callbacks is not None and not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks: got {callbacks!r}, expected a list of fastnn.callbacks.Callback objects")
-    callbacks = tuple(callbacks or ())
-    for number, callback in enumerate(callbacks):
-        if not isinstance(callback, Callback):
-            advice = ""
-            if isinstance(callback, type) and issubclass(callback, Callback):
-                advice = f": {callback.__name__}(...)"
-            elif callable(callback):
-                advice = ": fastnn.LambdaCallback(function) makes one"
-            raise TypeError(
-                f"callbacks[{number}]: got {callback!r}, expected a fastnn.callbacks.Callback object{advice}"
-            )
-        unheard = [name for name in _NEVER_CALLED if callable(getattr(callback, name, None))]
-        if unheard:
-            warnings.warn(
-                f"callbacks[{number}]: got {type(callback).__name__} with {', '.join(unheard)}, which fit never calls, "
-                "since a compiled call takes many steps; train_on_batch makes loops of one's own",
-                stacklevel=3,
-            )
-    return callbacks
-
-
-def _named(callbacks: Sequence[Callback]) -> list[tuple[str, Callback]]:
-    """Name callbacks by kind, the second and later ones of a kind by their number as well."""
-    named: list[tuple[str, Callback]] = []
-    seen: dict[str, int] = {}
-    for callback in callbacks:
-        kind = type(callback).__name__
-        seen[kind] = seen.get(kind, 0) + 1
-        named.append((kind if seen[kind] == 1 else f"{kind}-{seen[kind]}", callback))
-    return named
-
-
-def _per_input(layers: Sequence[Layer]) -> bool:
-    """Whether the first layer is a Rescale with a number for each input, which fits one width only."""
-    return any(isinstance(getattr(layers[0], name, None), tuple) for name in ("scale", "offset"))
-
-
-def _as_stream(network: Network | None, x: Any, y: Any, sample_weight: Any, prefix: str = "") -> Stream:
-    """Return a stream of the network's width for a stream, or for arrays that are read block by block."""
-    if isinstance(x, Stream):
-        for name, value in ((f"{prefix}y", y), ("sample_weight", sample_weight)):
-            if value is not None:
-                argument = "sample_weight" if name == "sample_weight" else "target"
-                raise TypeError(
-                    f"{name}: got {type(value).__name__} beside a stream, expected fastnn.stream(..., {argument}=...)"
-                )
-        stream = x
-    else:
-        stream = array_stream(x, y, sample_weight, (f"{prefix}x", f"{prefix}y", "sample_weight"))
-    if network is not None and stream.inputs != network.inputs:
-        raise ValueError(
-            f"{prefix}x: got {stream.inputs} inputs a row (shape {(stream.rows, stream.inputs)}), "
-            f"expected {network.inputs}"
-        )
-    return stream
-
-
-def _probabilities(logits: Array, kind: str) -> Array:
-    from fastnn.kernels import activation_forward, softmax_forward
-
-    result = np.empty_like(logits)
-    if kind == "softmax":
-        softmax_forward(result, logits)
-    else:
-        activation_forward(result, logits, "sigmoid")
-    return result

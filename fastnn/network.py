@@ -215,6 +215,11 @@ class Network:
                 place = _aligned(segments[-1].stop)
         return segments
 
+    @property
+    def is_penalised(self) -> bool:
+        """Whether some weights have a penalty."""
+        return any(segment.l1 or segment.l2 for segment in self.segments)
+
     def views(self, flat: Array) -> list[Array]:
         """Return the arrays [W0, b0, W1, b1, ...] that lie in a flat vector."""
         return [flat[segment.start : segment.stop].reshape(segment.shape) for segment in self.segments]

@@ -103,7 +103,7 @@ def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
     runtime, network = model.runtime, model.network
     if model.preparation is not None:
         model.preparation.check_fit(network.inputs, network.units)
-    model.collect_callback_states()
+    model.callback_states.collect()
     tensors: Tensors = {
         segment.name: view for segment, view in zip(network.segments, network.views(runtime.params), strict=True)
     }
@@ -111,7 +111,7 @@ def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
         tensors[f"optimizer.{name}"] = runtime.slot(index)
     callbacks: dict[str, dict[str, Any]] = {}
     shapes: dict[str, list[Any]] = {}
-    for kind, state in model._callback_states.items():
+    for kind, state in model.callback_states.kept.items():
         callbacks[kind] = {}
         for name, value in state.items():
             if isinstance(value, np.ndarray):
@@ -178,13 +178,13 @@ def from_parts(
     as_schedule(model.optimizer.lr).restore(header["schedule"])
     model.history = History.from_dict(header["history"])
     for callback, state in header["callbacks"].items():
-        model._callback_states[callback] = dict(state)
+        model.callback_states.kept[callback] = dict(state)
     for name, tensor in tensors.items():
         prefix, callback, item = name.split(".", 2)
         expected = shapes.get(f"{callback}.{item}", like_weights)
         if prefix != "callback" or [tensor.dtype.name, *tensor.shape] != expected:
             raise ValueError(f"tensor {name!r} does not belong to the model")
-        model._callback_states[callback][item] = tensor
+        model.callback_states.kept[callback][item] = tensor
     return model
 
 
@@ -450,7 +450,8 @@ def take_over(model: Sequential, inputs: int, path: Path, other: Sequential) -> 
     model.runtime.params[:], model.runtime.state[:] = other.runtime.params, other.runtime.state
     model.step, model.epoch, model.initial_epoch = other.step, other.epoch, other.initial_epoch
     as_schedule(model.optimizer.lr).restore(as_schedule(other.optimizer.lr).state())
-    model.history, model._callback_states, model._callback_owners = other.history, other._callback_states, {}
+    model.history = other.history
+    model.callback_states.take_over(other.callback_states)
 
 
 def _check_format(name: str, header: Any) -> None:

@@ -93,7 +93,8 @@ class Trainer:
             for callback in self.callbacks:
                 assert sample is not None
                 callback.model, callback.data = model, sample
-            ends.callback(model.detach_callbacks, model.attach_callbacks(self.callbacks))
+            states = model.callback_states
+            ends.callback(states.detach, states.attach(self.callbacks))
             self._good = self._snapshot()
             begun: list[Callback] = []
             ends.callback(self._end, begun)

@@ -20,7 +20,7 @@ import numba
 import numpy as np
 
 import fastnn
-from fastnn import arrays, kernels, network, runtime
+from fastnn import arrays, kernels, network, prediction, runtime
 from fastnn.kernels import _chunks, _context, _team, dense, dropout, gemm, loss, statistics, update
 
 PAGE = mmap.PAGESIZE
@@ -86,7 +86,10 @@ class GuardedNumpy:
         return self._pages.empty(array.shape, array.dtype)
 
 
-ALLOCATING = (_context, _team, dense, dropout, gemm, loss, statistics, update, arrays, fastnn.model, network, runtime)
+ALLOCATING = (
+    *(_context, _team, dense, dropout, gemm, loss, statistics, update),
+    *(arrays, fastnn.model, network, prediction, runtime),
+)
 
 
 class Guarded:

@@ -71,7 +71,7 @@ def training_state(model):
         "epoch": model.epoch,
         "schedule": as_schedule(model.optimizer.lr).state(),
         "history": history_of(model),
-        "callbacks": {name: _plain(state) for name, state in model._callback_states.items()},
+        "callbacks": {name: _plain(state) for name, state in model.callback_states.kept.items()},
     }
 
 

@@ -24,6 +24,7 @@ RANKS = {
     "cuda.check": 7,
     "training": 3,
     "model": 4,
+    "loading": 5,
     "estimators": 5,
     "exchange": 5,
     "cli": 5,

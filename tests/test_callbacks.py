@@ -437,7 +437,7 @@ def test_a_callback_that_fails_at_an_end_fails_alone(when):
     model, script, before, after = build(), Script([1, 2, 3]), EarlyStopping(patience=9), Diary()
     with pytest.raises(RuntimeError, match="not today"):
         fit(model, 3, [script, before, Failing(when), after])
-    assert model._callbacks == ()
+    assert model.callback_states._at_work == ()
     if when == "end":
         assert weight_bytes(model) == script.weights[0], "early stopping went back to the best weights"
         assert after.entries[-1] == "train ends"
@@ -457,7 +457,7 @@ def test_a_fit_within_a_fit_leaves_the_outer_callbacks_at_work():
 
     model, stopping = build(), EarlyStopping("loss", patience=9)
     fit(model, 2, [Nested(), stopping])
-    assert "EarlyStopping" in model._callback_states
+    assert "EarlyStopping" in model.callback_states.kept
 
 
 def test_a_best_checkpoint_of_another_file_or_number_is_a_best_of_its_own(tmp_path):
@@ -566,7 +566,7 @@ def test_a_callback_that_cannot_take_its_state_changes_no_other_s(tmp_path):
     with pytest.raises(RuntimeError, match="not today"):
         fit(model, 1, [Moody(), EarlyStopping(patience=9)])
     model.save(tmp_path / "m")
-    assert fastnn.load(tmp_path / "m")._callback_states["EarlyStopping"]["best_epoch"] == 1
+    assert fastnn.load(tmp_path / "m").callback_states.kept["EarlyStopping"]["best_epoch"] == 1
 
 
 def test_going_back_takes_back_what_a_callback_saw_first():

@@ -151,7 +151,7 @@ def test_several_epochs_in_one_call(shuffled, rng, monkeypatch):
     ]
     reports = np.zeros((2, 9, 6))
     for model, report, calls in zip(models, reports, (1, 3), strict=True):
-        train = model.runtime.training_calls(model._gate(model.network, x, y, None), 4)
+        train = model.runtime.training_calls(model._intake.batch(x, y, None), 4)
         for part in np.split(np.arange(3), calls):
             steps = slice(3 * part[0], 3 * part[-1] + 3)
             train(orders[part].reshape(-1), 0, 11, steps.start, np.full(9, 0.01)[steps], report[steps])
@@ -464,7 +464,7 @@ def test_a_thread_that_reads_weights_undoes_no_step(rng, monkeypatch):
     weights = []
     for reads in (False, True):
         model = small(dtype="float64")
-        train = model.runtime.training_calls(model._gate(model.network, x, y, None, None), 8)
+        train = model.runtime.training_calls(model._intake.batch(x, y, None), 8)
         train(order, 0, 8, 0, np.full(1, 0.1), reports[0])
         copied, stepped, copy_to_host = threading.Event(), threading.Event(), FakeCUDAArray.copy_to_host
 

@@ -932,7 +932,7 @@ def test_another_optimizer_leaves_the_vector_of_parameters_and_predicts_by_it(x,
 def test_an_interrupted_build_leaves_no_weights(x, y, monkeypatch):
     model = classifier()
     with monkeypatch.context() as broken:
-        broken.setattr("fastnn.model.initialize", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("fastnn.weights.initialize", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             model.build(INPUTS)
     with pytest.raises(ValueError, match="has no weights yet"):

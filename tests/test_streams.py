@@ -163,7 +163,7 @@ def test_values_and_bytes(write, tmp_path):
     one, other = got.evaluate(source), want.evaluate(pixels, VALUES, sample_weight=WEIGHTS)
     assert one["loss"] == other["loss"]
     assert one["r2"] == pytest.approx(other["r2"], abs=1e-12)
-    data, _ = next(feeds.Streamed(source, lambda p: got._gate(got.network, p.x, p.y, p.weight)).buffers(9))
+    data, _ = next(feeds.Streamed(source, lambda p: got._intake.batch(p.x, p.y, p.weight)).buffers(9))
     assert data.x_bytes.dtype == np.uint8
     assert not data.x.size
 

@@ -423,7 +423,7 @@ def test_training_allocates_nothing_in_its_loop(dtype):
     layers = [fastnn.Dense(40, "gelu", l1=1e-4), fastnn.Dropout(0.2), fastnn.Dense(130, "tanh"), fastnn.Dense(5)]
     model = fastnn.Sequential(layers, "cross_entropy", fastnn.Adam(clip_norm=1.0), seed=0, dtype=dtype)
     model.fit(x, y, epochs=1, batch_size=1000)
-    data = model._gate(model.network, x, y, None)
+    data = model._intake.batch(x, y, None)
     counts = []
     enabled = nrt.memsys_stats_enabled()
     nrt.memsys_enable_stats()

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastnn.model import Sequential, load
+from fastnn.loading import load
+from fastnn.model import Sequential
 from fastnn.progress import ProgressBar
 from fastnn.saving import ModelFileError
 from fastnn.tables import NEEDS_PYARROW

@@ -1,0 +1,119 @@
+"""From what users hand in to the rows that a network works on: each piece passes the gate of `arrays.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnn.arrays import Data, as_samples, as_targets, as_weights, balanced_weights, classes_of, weighed_by_class
+from fastnn.feeds import Feed, InMemory, Streamed, feed_of
+from fastnn.network import Network
+from fastnn.streams import Stream, array_stream, reads_rows
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The door of one network.
+
+    Parameters
+    ----------
+    network : Network
+        What the rows are for: its inputs, outputs, loss and dtype.
+    check_finite : bool
+        Whether NaN and infinity are refused.
+    """
+
+    network: Network
+    check_finite: bool
+
+    def feed(self, x: Any, y: Any, sample_weight: Any, prefix: str = "") -> Feed:
+        """Return what training and evaluation take their rows from; `prefix` is that of the arguments' names."""
+        if not is_read_by_blocks(x):
+            return InMemory(self.batch(x, y, sample_weight, prefix))
+        stream = self._stream(x, y, sample_weight, prefix)
+        if not stream.has_target:
+            if not isinstance(x, Stream):
+                raise TypeError(f"{prefix}y: got None, expected the targets of {stream.rows} samples")
+            raise TypeError(f"{prefix}y: got a stream without target, expected fastnn.stream(..., target=...)")
+        return feed_of(stream, lambda piece: self.batch(piece.x, piece.y, piece.weight, prefix, piece.first))
+
+    def samples_feed(self, x: Any) -> Feed:
+        """Return the samples alone of what is read block by block."""
+        return feed_of(self._stream(x, None, None).without_target(), lambda piece: self.samples(piece.x, piece.first))
+
+    def batch(self, x: Any, y: Any, sample_weight: Any, prefix: str = "", first_row: int = 0) -> Data:
+        """Return rows with their targets and weights."""
+        samples, bytes_ = self._samples(x, prefix, first_row)
+        rows = max(len(samples), len(bytes_))
+        labels, targets = self._targets(y, rows, prefix, first_row)
+        return Data(samples, bytes_, labels, targets, as_weights(sample_weight, rows))
+
+    def samples(self, x: Any, first_row: int = 0) -> Data:
+        """Return rows without targets."""
+        return Data.unlabelled(*self._samples(x, "", first_row))
+
+    def weighed(self, feed: Feed, class_weight: Any) -> Feed:
+        """Return the rows of a feed with their weights multiplied by class."""
+        network = self.network
+        if isinstance(feed, Streamed) and isinstance(class_weight, str) and class_weight == "balanced":
+            class_weight = self._balanced(feed.stream)
+        return feed.changed(lambda data: weighed_by_class(data, class_weight, network.loss, network.units))
+
+    def _samples(self, x: Any, prefix: str, first_row: int) -> tuple[Array, npt.NDArray[np.uint8]]:
+        network = self.network
+        return as_samples(f"{prefix}x", x, network.inputs, network.dtype, self.check_finite, first_row)
+
+    def _targets(self, y: Any, rows: int, prefix: str, first_row: int) -> tuple[npt.NDArray[np.int64], Array]:
+        network = self.network
+        return as_targets(
+            f"{prefix}y", y, rows, network.loss, network.units, network.dtype, self.check_finite, first_row
+        )
+
+    def _balanced(self, stream: Stream) -> Array:
+        """Read the targets of a stream and return the balanced weight of each class."""
+        counts = np.zeros(max(2, self.network.units), np.int64)
+        for piece in stream.targets():
+            labels, targets = self._targets(piece.y, len(piece.y), "", piece.first)
+            classes, _ = classes_of(labels, targets, self.network.units)
+            counts += np.bincount(classes, minlength=len(counts))
+        return balanced_weights(counts)
+
+    def _stream(self, x: Any, y: Any, sample_weight: Any, prefix: str = "") -> Stream:
+        """Return a stream of the network's width."""
+        stream = _as_stream(x, y, sample_weight, prefix)
+        if stream.inputs != self.network.inputs:
+            raise ValueError(
+                f"{prefix}x: got {stream.inputs} inputs a row (shape {(stream.rows, stream.inputs)}), "
+                f"expected {self.network.inputs}"
+            )
+        return stream
+
+
+def is_read_by_blocks(x: Any) -> bool:
+    """Return whether samples are read block by block: a stream, or arrays that are better not in memory as a whole."""
+    return isinstance(x, Stream) or reads_rows(x)
+
+
+def inputs_of(x: Any, dtype: np.dtype[Any]) -> int:
+    """Return the width of samples, of which nothing else is checked."""
+    if is_read_by_blocks(x):
+        return _as_stream(x, None, None).inputs
+    samples, bytes_ = as_samples("x", x, None, dtype, False)
+    return max(samples.shape[1], bytes_.shape[1])
+
+
+def _as_stream(x: Any, y: Any, sample_weight: Any, prefix: str = "") -> Stream:
+    """Return a stream for a stream, or for arrays that are read block by block."""
+    if not isinstance(x, Stream):
+        return array_stream(x, y, sample_weight, (f"{prefix}x", f"{prefix}y", "sample_weight"))
+    for name, argument, value in ((f"{prefix}y", "target", y), ("sample_weight", "sample_weight", sample_weight)):
+        if value is not None:
+            raise TypeError(
+                f"{name}: got {type(value).__name__} beside a stream, expected fastnn.stream(..., {argument}=...)"
+            )
+    return x
