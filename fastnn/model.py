@@ -288,7 +288,8 @@ class Sequential:
             Whether every epoch takes the rows in an order of its own, a function of (seed, epoch). A batch of all rows
             needs none.
         verbose : bool or "auto"
-            True: a line an epoch. "auto": a progress bar on a terminal. False: nothing.
+            True: a line an epoch. "auto": a progress bar on a terminal. False: nothing. Keras' 0, 1 and 2 are False,
+            True and True.
         resume : path, optional
             A checkpoint, or a folder of them, of which the newest that loads is taken (a damaged one is skipped with a
             warning); see `Checkpoint`. It replaces the model's weights, optimizer state, counters, history and the
@@ -317,7 +318,7 @@ class Sequential:
         epochs = check_number("epochs", epochs, low=0, integer=True)
         batch_size = check_number("batch_size", batch_size, low=1, integer=True)
         share = check_number("validation_split", validation_split, low=0.0, high=1.0, high_open=True)
-        if verbose not in (True, False, "auto", 0, 1):
+        if verbose not in (True, False, "auto", 2):
             raise unknown_name("verbose", verbose, ("auto", "True", "False"))
         check_flag("shuffle", shuffle)
         callbacks = as_callbacks(callbacks)

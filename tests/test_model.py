@@ -798,9 +798,10 @@ def test_the_summary_counts():
     assert "Adam" in repr(model)
 
 
-def test_verbose_training_says_a_line_an_epoch(x, y, capsys):
+@pytest.mark.parametrize("verbose", [True, 1, 2])
+def test_verbose_training_says_a_line_an_epoch(x, y, verbose, capsys):
     model = classifier()
-    model.fit(x, y, epochs=2, verbose=True, validation_split=0.2)
+    model.fit(x, y, epochs=2, verbose=verbose, validation_split=0.2)
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 2
     assert lines[1].startswith("epoch 2: loss ")
