@@ -21,7 +21,6 @@ from fastnn.kernels import activation_statistics, global_norm, layout
 from fastnn.network import Stage
 from fastnn.optimizers import SGD
 from fastnn.progress import ProgressBar
-from fastnn.schedules import as_schedule
 
 __all__ = ["GradientFlow"]
 
@@ -189,7 +188,7 @@ class GradientFlow(Callback):
         if isinstance(optimizer, SGD) and size > 0:
             limit = optimizer.clip_value
             taken = norm if limit is None else global_norm(np.clip(gradient, -limit, limit))
-            rate = as_schedule(optimizer.lr).rate(self.model.step, self.model.epoch)
+            rate = optimizer.schedule.rate(self.model.step, self.model.epoch)
             numbers["step"][row] = rate * taken / size
 
     def _clip_step(self, numbers: dict[str, list[float]]) -> None:

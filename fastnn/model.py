@@ -29,7 +29,7 @@ from fastnn.optimizers import Adam, Optimizer, as_optimizer
 from fastnn.prediction import outputs_of, outputs_of_feed, probabilities_of, scores_of
 from fastnn.preparation import Preparation
 from fastnn.runtime import Runtime
-from fastnn.schedules import Schedule, as_schedule, is_own
+from fastnn.schedules import Schedule, is_own
 from fastnn.streams import Stream
 from fastnn.summary import Summary
 from fastnn.training import Trainer, step_logs
@@ -324,7 +324,7 @@ class Sequential:
         callbacks = as_callbacks(callbacks)
         found = None
         if resume is not None:
-            own = self.optimizer if is_own(as_schedule(self.optimizer.lr)) else None
+            own = self.optimizer if is_own(self.optimizer.schedule) else None
             found = saving.load_to_resume(Sequential, resume, self._place, own)
         network = self._network_for(x)
         intake = Intake(network, self.check_finite)
@@ -443,7 +443,7 @@ class Sequential:
             data = weighed_by_class(data, class_weight, self.loss, network.units)
         self.build(network.inputs)
         runtime = self.runtime
-        rates = as_schedule(self.optimizer.lr).checked_rates(self.step, self.epoch, 1)
+        rates = self.optimizer.schedule.checked_rates(self.step, self.epoch, 1)
         with runtime.alone:
             report = runtime.train_once(data, self.step, rates)
             if not report[0, layout.REPORT_ROWS]:
@@ -516,7 +516,7 @@ class Sequential:
         with runtime.alone:
             for own, new in zip(self.network.views(runtime.grads), given, strict=True):
                 own[:] = new
-            runtime.apply(self.step, as_schedule(self.optimizer.lr).checked_rates(self.step, self.epoch, 1))
+            runtime.apply(self.step, self.optimizer.schedule.checked_rates(self.step, self.epoch, 1))
             self.step += 1
 
     def backward(self, x: Any, dy: Any, *, training: bool = False) -> tuple[Array, list[Array]]:

@@ -8,6 +8,7 @@ beside beta1 for one constant.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -43,7 +44,7 @@ class Optimizer(_Clipping):
     code: ClassVar[int]
 
     def __post_init__(self) -> None:
-        as_schedule(self.lr)
+        self.schedule  # noqa: B018, an `lr` that is none is refused
         for name in ("clip_norm", "clip_value"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), low=0.0, low_open=True)
@@ -54,6 +55,11 @@ class Optimizer(_Clipping):
 
     def _check(self) -> None:
         """Check the parameters of one kind."""
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        """The schedule that `lr` is, or one that stays at this number."""
+        return as_schedule(self.lr)
 
     @property
     def slots(self) -> tuple[str | None, str | None, str | None]:

@@ -31,7 +31,7 @@ from fastnn.devices import HERE, Place, PlaceError
 from fastnn.history import History
 from fastnn.optimizers import Optimizer
 from fastnn.preparation import Preparation
-from fastnn.schedules import UnknownScheduleError, as_schedule
+from fastnn.schedules import UnknownScheduleError
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
@@ -126,7 +126,7 @@ def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
         "step": model.step,
         "epoch": model.epoch,
         "initial_epoch": model.initial_epoch,
-        "schedule": as_schedule(model.optimizer.lr).state(),
+        "schedule": model.optimizer.schedule.state(),
         "callbacks": callbacks,
         "history": model.history.to_dict(),
     }
@@ -175,7 +175,7 @@ def from_parts(
     model.step, model.epoch = _count(header["step"]), _count(header["epoch"])
     model.initial_epoch = _count(header.get("initial_epoch", 0))  # which files of early versions lack
     shapes, like_weights = header.get("shapes", {}), [runtime.params.dtype.name, *runtime.params.shape]
-    as_schedule(model.optimizer.lr).restore(header["schedule"])
+    model.optimizer.schedule.restore(header["schedule"])
     model.history = History.from_dict(header["history"])
     for callback, state in header["callbacks"].items():
         model.callback_states.kept[callback] = dict(state)
@@ -449,7 +449,7 @@ def take_over(model: Sequential, inputs: int, path: Path, other: Sequential) -> 
     model.build(inputs)
     model.runtime.params[:], model.runtime.state[:] = other.runtime.params, other.runtime.state
     model.step, model.epoch, model.initial_epoch = other.step, other.epoch, other.initial_epoch
-    as_schedule(model.optimizer.lr).restore(as_schedule(other.optimizer.lr).state())
+    model.optimizer.schedule.restore(other.optimizer.schedule.state())
     model.history = other.history
     model.callback_states.take_over(other.callback_states)
 

@@ -91,7 +91,7 @@ class Schedule(ABC):
         name = f"{type(self).__name__}.rates"
         if rates.shape != (n_steps,):
             raise ValueError(f"{name}: got {shown(given)}, expected an array of {n_steps} rates")
-        if (rates < 0).any():
+        if rates.min(initial=0.0) < 0:
             raise ValueError(f"{name}: got {rates.min()}, expected rates >= 0")
         return rates
 

@@ -17,7 +17,7 @@ from fastnn.callbacks import Callback, Checkpoint, LambdaCallback
 from fastnn.feeds import Feed, InMemory, Order
 from fastnn.kernels import layout
 from fastnn.progress import ProgressBar
-from fastnn.schedules import Schedule, as_schedule, metric_to_watch
+from fastnn.schedules import Schedule, metric_to_watch
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
@@ -77,7 +77,7 @@ class Trainer:
         # A batch of all rows sums the same, whatever their order.
         self.shuffle = shuffle and self.batch < feed.rows
         self.callbacks, self.verbose = callbacks, verbose
-        self._optimizer, self.schedule = model.optimizer, as_schedule(model.optimizer.lr)
+        self._optimizer, self.schedule = model.optimizer, model.optimizer.schedule
         self._steps_an_epoch = -(-feed.rows // self.batch)
         self._steps_a_call = model.runtime.first_steps(self.batch)
         self._one_by_one = False
@@ -124,7 +124,7 @@ class Trainer:
     def _begin(self) -> None:
         """Make ready for epochs with the model's optimizer as it is now."""
         model = self.model
-        self._optimizer, self.schedule = model.optimizer, as_schedule(model.optimizer.lr)
+        self._optimizer, self.schedule = model.optimizer, model.optimizer.schedule
         self._good = (*self._good[:3], self.schedule.state(), self._good[-1])
         self._calls = None
         model.runtime.keep_data(True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,24 +65,23 @@ def like_weights(network: Network, argument: str, arrays: Any, check_finite: boo
         )
     if len(arrays) != len(own):
         raise ValueError(f"{argument}: got {len(arrays)} arrays, expected {len(own)}")
-    return [
-        _like(f"{argument}[{number}]", array, shape, network.dtype, check_finite)
-        for number, (array, shape) in enumerate(zip(arrays, own, strict=True))
-    ]
+    with np.errstate(over="ignore"):  # what leaves the range of the dtype is infinite then
+        return [
+            _like(f"{argument}[{number}]", array, shape, network.dtype, check_finite)
+            for number, (array, shape) in enumerate(zip(arrays, own, strict=True))
+        ]
 
 
 def _like(name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype[Any], check_finite: bool) -> Array:
-    """Return one array of a shape and dtype."""
+    """Return a copy of one array, of a shape and dtype."""
     try:
-        with np.errstate(over="ignore"):
-            array = np.asarray(given.detach() if hasattr(given, "detach") else given)
-            if array.dtype.kind in "biuf":
-                array = array.astype(dtype)
+        array = np.asarray(given.detach() if hasattr(given, "detach") else given)
     except ValueError:
         raise ValueError(f"{name}: got rows of several lengths, expected numbers of shape {shape}") from None
     if array.dtype.kind not in "biuf" or array.shape != shape:
         raise ValueError(f"{name}: got {array.dtype} of shape {array.shape}, expected numbers of shape {shape}")
-    if check_finite and not np.isfinite(array).all():
+    array = array.astype(dtype)
+    if check_finite and not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
         what = "NaN" if np.isnan(array).any() else "infinity"
         raise ValueError(f"{name}: got {what}, expected finite numbers in the range of {dtype}")
     return array
