@@ -153,18 +153,19 @@ class GradientFlow(Callback):
 
     def _measure(self) -> None:
         model, runtime, network, probe = self.model, self.model.runtime, self.model.network, self._probe
-        finite = bool(runtime.gradient(probe, model.step, dropout=False)[0, layout.REPORT_ROWS])
         numbers = {name: [math.nan] * len(self._stages) for name in _NAMES}
-        segments = zip(network.segments, network.views(runtime.params), network.views(runtime.grads), strict=True)
-        matrices = [(weight, gradient) for segment, weight, gradient in segments if segment.is_weight]
-        for row, number in enumerate(self._stages):
-            if network.stages[number].dense is not None:
-                weight, gradient = matrices.pop(0)
-                # Where the loss is not finite there was no backward pass.
-                self._gradient_numbers(numbers, row, weight, gradient if finite else np.full_like(gradient, np.nan))
-            self._activation_numbers(numbers, row, number, network.stages[number])
-        self._clip_step(numbers)
-        output, _ = runtime.activations(len(network.stages) - 1, probe.rows)
+        with runtime.alone:  # nobody else's rows come into the workspace meanwhile
+            finite = bool(runtime.gradient(probe, model.step, dropout=False)[0, layout.REPORT_ROWS])
+            segments = zip(network.segments, network.views(runtime.params), network.views(runtime.grads), strict=True)
+            matrices = [(weight, gradient) for segment, weight, gradient in segments if segment.is_weight]
+            for row, number in enumerate(self._stages):
+                if network.stages[number].dense is not None:
+                    weight, gradient = matrices.pop(0)
+                    # Where the loss is not finite there was no backward pass.
+                    self._gradient_numbers(numbers, row, weight, gradient if finite else np.full_like(gradient, np.nan))
+                self._activation_numbers(numbers, row, number, network.stages[number])
+            self._clip_step(numbers)
+            output, _ = runtime.activations(len(network.stages) - 1, probe.rows)
         # Taken together at the end, so that Ctrl-C in between leaves no half a measurement.
         for name in _NAMES:
             self.history[name].append(numbers[name])

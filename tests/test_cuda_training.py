@@ -491,6 +491,57 @@ def test_a_thread_that_reads_weights_undoes_no_step(rng, monkeypatch):
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("looks", ["layer_outputs", "GradientFlow"])
+def test_a_thread_that_predicts_changes_nothing_that_another_looks_at(looks, rng, monkeypatch):
+    """A prediction begins between a gradient and the look at what it left in the workspace."""
+    x, y = data(rng, 8, 4, 3, "cross_entropy")
+    model, predicts, activations = small(), [], CudaRuntime.activations
+
+    def look():
+        if looks == "layer_outputs":
+            return model.layer_outputs(x)
+        flow = fastnn.GradientFlow()
+        model.fit(x, y, epochs=0, callbacks=[flow])
+        return {name: flow.history[name] for name in ("mean", "std", "spread")}
+
+    def interrupted(self, *which):
+        thread = threading.Thread(target=model.predict, args=(-x[:5],))
+        thread.start()
+        thread.join(0.2)
+        predicts.append(thread)
+        return activations(self, *which)
+
+    want = look()
+    monkeypatch.setattr(CudaRuntime, "activations", interrupted)
+    got = look()
+    for thread in predicts:
+        thread.join()
+    for name, values in want.items():
+        np.testing.assert_array_equal(got[name], values)
+
+
+def test_a_thread_that_predicts_when_a_fit_ends(rng, monkeypatch):
+    """The data are let go of while another set is on its way to the device."""
+    x = data(rng, 8, 4, 3, "cross_entropy")[0]
+    model, make, begun, ended = small(), cuda_runtime.DeviceData.__init__, threading.Event(), threading.Event()
+
+    def slow(self, given):
+        begun.set()
+        ended.wait(0.2)
+        make(self, given)
+
+    want, outputs = model.predict(x), []
+    monkeypatch.setattr(cuda_runtime.DeviceData, "__init__", slow)
+    model.runtime.keep_data(True)
+    thread = threading.Thread(target=lambda: outputs.append(model.predict(x)))
+    thread.start()
+    assert begun.wait(30)
+    model.runtime.keep_data(False)
+    ended.set()
+    thread.join()
+    np.testing.assert_array_equal(outputs, [want])
+
+
 def test_an_interrupt_counts_the_steps_that_were_done(rng, monkeypatch):
     """It is raised when the host has waited for the launch."""
     x, y = data(rng, 32, 4, 3, "cross_entropy")

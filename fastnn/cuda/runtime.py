@@ -317,7 +317,8 @@ class CudaRuntime(Runtime):
         """Do nothing: kernels are compiled for a plan, when it is known."""
 
     def keep_data(self, keep: bool) -> None:
-        self._kept, self._orders = ((self._kept or {}) if keep else None), []
+        with lock:  # another thread's prediction may be looking for its data
+            self._kept, self._orders = ((self._kept or {}) if keep else None), []
         if not keep:  # whoever holds the host's parameters finds there what became of them
             self._get("params")
 
@@ -406,7 +407,8 @@ class CudaRuntime(Runtime):
         mode = layout.FORWARD if report is None else layout.EVALUATE
         if report is None:
             report = np.zeros((tiles(rows, batch), layout.N_REPORT))
-        self._run(mode, data, _NO_ORDER, first=first, rows=rows, batch=batch, report=report, out=out, want_out=True)
+        with self.alone:  # `activations` reads what a gradient has left in the workspace
+            self._run(mode, data, _NO_ORDER, first=first, rows=rows, batch=batch, report=report, out=out, want_out=True)
 
     def few_rows_forward(self, x: Any) -> Array | None:
         return None
