@@ -44,7 +44,8 @@ _DLPACK_CPU = (1, 3)
 class Data(NamedTuple):
     """Samples with what is wanted of them.
 
-    Of `x` and `x_bytes`, and of `labels` and `targets`, one is empty.
+    Of `x` and `x_bytes`, and of `labels` and `targets`, one is empty. Samples that came as an array on a GPU may lie
+    there; nothing else does.
     """
 
     x: Array
@@ -67,6 +68,10 @@ class Data(NamedTuple):
     def inputs(self) -> int:
         """Width of a sample."""
         return max(self.x.shape[1], self.x_bytes.shape[1])
+
+    def on_host(self) -> Data:
+        """Return the same with copies of what is on a GPU."""
+        return Data._make(array if isinstance(array, np.ndarray) else array.copy_to_host() for array in self)
 
     def part(self, first: int, last: int) -> Data:
         """Return rows [first, last) as views."""
@@ -121,6 +126,16 @@ def is_sparse(value: object) -> bool:
     return scipy_sparse is not None and bool(scipy_sparse.issparse(value))
 
 
+def is_on_gpu(value: object) -> bool:
+    """Whether a value is an array on a GPU: CuPy's, a CUDA tensor of PyTorch's without gradient, one of Numba's."""
+    if isinstance(value, np.ndarray):
+        return False
+    try:
+        return hasattr(value, "__cuda_array_interface__") or hasattr(value, "__cuda_ndarray__")
+    except RuntimeError:  # PyTorch's, of a tensor that requires grad
+        return False
+
+
 def _check_foreign(name: str, value: Any, expected: str) -> None:
     """Raise for a masked array with gaps, and for a tensor that needs a step of the user's own before."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
@@ -139,9 +154,10 @@ def _check_foreign(name: str, value: Any, expected: str) -> None:
         on_cpu = False
     if not on_cpu:
         device = getattr(value, "device", "another device")
+        also = ", or hand it to a Sequential with device='cuda'" if is_on_gpu(value) else ""
         raise TypeError(
             f"{name}: got {type(value).__name__} on {device}, expected {expected} in the CPU's memory; "
-            "copy it there first, as x.cpu() does in PyTorch"
+            f"copy it there first, as x.cpu() does in PyTorch{also}"
         )
 
 
@@ -217,27 +233,31 @@ def as_samples(
     """
     expected = f"numbers of shape (rows, {inputs if inputs is not None else 'inputs'})"
     array = as_numbers(name, value, expected, dtype)
-    shape = array.shape
-    if array.ndim < 2:
-        hint = ""
-        if array.ndim == 1 and inputs in (None, array.size):
-            hint = ", a single sample as x[None, :]"
-        if array.ndim == 1 and inputs in (None, 1):
-            hint += ", samples of one input as x[:, None]"
-        raise ValueError(
-            f"{name}: got shape {array.shape}, expected (rows, {inputs if inputs is not None else 'inputs'}){hint}"
-        )
-    array = array.reshape(len(array), -1) if array.size else array.reshape(len(array), int(np.prod(array.shape[1:])))
-    if len(array) == 0 or array.shape[1] == 0:
-        raise ValueError(f"{name}: got shape {array.shape}, expected at least one row and one input")
-    if inputs is not None and array.shape[1] != inputs:
-        raise ValueError(f"{name}: got {array.shape[1]} inputs a row (shape {shape}), expected {inputs}")
+    array = array.reshape(row_shape(name, array.shape, inputs))
     if array.dtype == np.uint8:
         return np.empty((0, 0), dtype), contiguous(array, np.uint8)
     samples = contiguous(array, dtype)
     if check_finite:
         _check_finite(name, samples, first_row, column_names(value))
     return samples, np.empty((0, 0), np.uint8)
+
+
+def row_shape(name: str, shape: tuple[int, ...], inputs: int | None) -> tuple[int, int]:
+    """Return rows and width of samples of a shape, or raise a ValueError for one that a network cannot take."""
+    wanted = inputs if inputs is not None else "inputs"
+    if len(shape) < 2:
+        hint = ""
+        if len(shape) == 1 and inputs in (None, *shape):
+            hint = ", a single sample as x[None, :]"
+        if len(shape) == 1 and inputs in (None, 1):
+            hint += ", samples of one input as x[:, None]"
+        raise ValueError(f"{name}: got shape {shape}, expected (rows, {wanted}){hint}")
+    rows, width = shape[0], math.prod(shape[1:])
+    if rows == 0 or width == 0:
+        raise ValueError(f"{name}: got shape {(rows, width)}, expected at least one row and one input")
+    if inputs is not None and width != inputs:
+        raise ValueError(f"{name}: got {width} inputs a row (shape {shape}), expected {inputs}")
+    return rows, width
 
 
 def as_targets(

@@ -42,8 +42,9 @@ class Callback:
     """Base of all callbacks; override what you need.
 
     From before `on_train_begin` on, ``self.model`` is the model that trains, and ``self.data`` what it trains on; of a
-    stream that does not fit into memory, rows from blocks spread evenly over it. ``self.model.resumed`` says whether
-    this `fit` goes on from a checkpoint.
+    stream that does not fit into memory, rows from blocks spread evenly over it. (Samples that came as an array on a
+    GPU are there; ``self.data.on_host()`` has copies.) ``self.model.resumed`` says whether this `fit` goes on from a
+    checkpoint.
     """
 
     model: Sequential

@@ -392,7 +392,7 @@ def _probe(data: Data, rows: int) -> Data:
     if not len(usable):
         usable = np.arange(data.rows)
     chosen = usable[np.linspace(0, len(usable) - 1, min(rows, len(usable))).astype(np.int64)]
-    return Data._make(array[chosen] if len(array) else array for array in data)
+    return data.on_host().at(chosen)
 
 
 def _inputs(data: Data, rescale: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.arrays import Data, as_samples, as_targets, as_weights, balanced_weights, classes_of, weighed_by_class
+from fastnn.arrays import (
+    Data,
+    as_samples,
+    as_targets,
+    as_weights,
+    balanced_weights,
+    classes_of,
+    is_on_gpu,
+    weighed_by_class,
+)
 from fastnn.feeds import Feed, InMemory, Streamed, feed_of
 from fastnn.network import Network
 from fastnn.streams import Stream, array_stream, reads_rows
@@ -26,15 +35,19 @@ class Intake:
         What the rows are for: its inputs, outputs, loss and dtype.
     check_finite : bool
         Whether NaN and infinity are refused.
+    on_gpu : bool
+        Whether the network is on a GPU, and so are arrays that may come.
     """
 
     network: Network
     check_finite: bool
+    on_gpu: bool = False
 
     def feed(self, x: Any, y: Any, sample_weight: Any, prefix: str = "") -> Feed:
         """Return what training and evaluation take their rows from; `prefix` is that of the arguments' names."""
         if not is_read_by_blocks(x):
             return InMemory(self.batch(x, y, sample_weight, prefix))
+        y, sample_weight = self.on_host(f"{prefix}y", y), self.on_host("sample_weight", sample_weight)
         stream = self._stream(x, y, sample_weight, prefix)
         if not stream.has_target:
             if not isinstance(x, Stream):
@@ -51,11 +64,20 @@ class Intake:
         samples, bytes_ = self._samples(x, prefix, first_row)
         rows = max(len(samples), len(bytes_))
         labels, targets = self._targets(y, rows, prefix, first_row)
-        return Data(samples, bytes_, labels, targets, as_weights(sample_weight, rows))
+        weights = as_weights(self.on_host("sample_weight", sample_weight), rows)
+        return Data(samples, bytes_, labels, targets, weights)
 
     def samples(self, x: Any, first_row: int = 0) -> Data:
         """Return rows without targets."""
         return Data.unlabelled(*self._samples(x, "", first_row))
+
+    def on_host(self, name: str, value: Any) -> Any:
+        """Return a copy of what lies on a GPU, where the network is there, too; anything else as it is."""
+        if self.on_gpu and is_on_gpu(value):
+            from fastnn.cuda import intake
+
+            return intake.host_copy(name, value)
+        return value
 
     def weighed(self, feed: Feed, class_weight: Any) -> Feed:
         """Return the rows of a feed with their weights multiplied by class."""
@@ -65,14 +87,13 @@ class Intake:
         return feed.changed(lambda data: weighed_by_class(data, class_weight, network.loss, network.units))
 
     def _samples(self, x: Any, prefix: str, first_row: int) -> tuple[Array, npt.NDArray[np.uint8]]:
-        network = self.network
-        return as_samples(f"{prefix}x", x, network.inputs, network.dtype, self.check_finite, first_row)
+        network, name = self.network, f"{prefix}x"
+        return _samples(name, x, network.inputs, network.dtype, self.check_finite, self.on_gpu, first_row)
 
     def _targets(self, y: Any, rows: int, prefix: str, first_row: int) -> tuple[npt.NDArray[np.int64], Array]:
-        network = self.network
-        return as_targets(
-            f"{prefix}y", y, rows, network.loss, network.units, network.dtype, self.check_finite, first_row
-        )
+        network, name = self.network, f"{prefix}y"
+        y = self.on_host(name, y)
+        return as_targets(name, y, rows, network.loss, network.units, network.dtype, self.check_finite, first_row)
 
     def _balanced(self, stream: Stream) -> Array:
         """Read the targets of a stream and return the balanced weight of each class."""
@@ -99,12 +120,23 @@ def is_read_by_blocks(x: Any) -> bool:
     return isinstance(x, Stream) or reads_rows(x)
 
 
-def inputs_of(x: Any, dtype: np.dtype[Any]) -> int:
+def inputs_of(x: Any, dtype: np.dtype[Any], on_gpu: bool) -> int:
     """Return the width of samples, of which nothing else is checked."""
     if is_read_by_blocks(x):
         return _as_stream(x, None, None).inputs
-    samples, bytes_ = as_samples("x", x, None, dtype, False)
+    samples, bytes_ = _samples("x", x, None, dtype, False, on_gpu, 0)
     return max(samples.shape[1], bytes_.shape[1])
+
+
+def _samples(
+    name: str, x: Any, inputs: int | None, dtype: np.dtype[Any], check_finite: bool, on_gpu: bool, first_row: int
+) -> tuple[Array, npt.NDArray[np.uint8]]:
+    """Return what `as_samples` does; a network on a GPU leaves there what is there and can be read."""
+    if on_gpu and is_on_gpu(x):
+        from fastnn.cuda import intake
+
+        return intake.as_samples(name, x, inputs, dtype, check_finite)
+    return as_samples(name, x, inputs, dtype, check_finite, first_row)
 
 
 def _as_stream(x: Any, y: Any, sample_weight: Any, prefix: str = "") -> Stream:

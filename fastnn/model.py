@@ -239,7 +239,10 @@ class Sequential:
 
     @property
     def _intake(self) -> Intake:
-        return Intake(self.network, self.check_finite)
+        return self._intake_for(self.network)
+
+    def _intake_for(self, network: Network) -> Intake:
+        return Intake(network, self.check_finite, self.device == "cuda")
 
     def fit(
         self,
@@ -265,7 +268,9 @@ class Sequential:
             Samples; what lies behind the first axis is flattened. Bytes (uint8) are read as they are, without
             a float copy. Arrays, frames of pandas, polars or PyArrow, tensors on the CPU; a scipy.sparse matrix is made
             dense a buffer at a time, and a `numpy.memmap` is read as ``fastnn.stream(x, y)`` is. What does not fit
-            into memory comes as a `fastnn.stream`.
+            into memory comes as a `fastnn.stream`. With ``device="cuda"`` also arrays on the GPU, CuPy's or PyTorch's:
+            those of the model's `dtype` and bytes, in C order, are read where they lie, without a copy; others make
+            the way by the host once, as `y` and `sample_weight` do.
         y : array-like
             Values (rows, outputs), or (rows,) for one output; class labels 0 .. C-1 (rows,) or rows of
             probabilities (rows, C). None beside a stream, which has its own.
@@ -327,7 +332,7 @@ class Sequential:
             own = self.optimizer if is_own(self.optimizer.schedule) else None
             found = saving.load_to_resume(Sequential, resume, self._place, own)
         network = self._network_for(x)
-        intake = Intake(network, self.check_finite)
+        intake = self._intake_for(network)
         feed = intake.feed(x, y, sample_weight)
         validation = None
         if validation_data is not None:
@@ -438,7 +443,7 @@ class Sequential:
             If the loss is NaN or infinite; no step is taken.
         """
         network = self._network_for(x)
-        data = Intake(network, self.check_finite).batch(x, y, sample_weight)
+        data = self._intake_for(network).batch(x, y, sample_weight)
         if class_weight is not None:
             data = weighed_by_class(data, class_weight, self.loss, network.units)
         self.build(network.inputs)
@@ -471,7 +476,7 @@ class Sequential:
         """
         check_flag("training", training)
         network = self._network_for(x)
-        data = Intake(network, self.check_finite).batch(x, y, sample_weight)
+        data = self._intake_for(network).batch(x, y, sample_weight)
         self.build(network.inputs)
         with self.runtime.alone:
             report = self.runtime.gradient(data, self.step, training)
@@ -511,7 +516,7 @@ class Sequential:
         >>> policy.step
         1
         """
-        given = like_weights(self.network, "gradients", gradients, self.check_finite)
+        given = like_weights(self._intake, "gradients", gradients)
         runtime = self.runtime
         with runtime.alone:
             for own, new in zip(self.network.views(runtime.grads), given, strict=True):
@@ -538,7 +543,13 @@ class Sequential:
         check_flag("training", training)
         data = self._intake.samples(x)
         _, targets = as_targets(
-            "dy", dy, data.rows, as_loss("squared_error"), self.network.units, self.dtype, self.check_finite
+            "dy",
+            self._intake.on_host("dy", dy),
+            data.rows,
+            as_loss("squared_error"),
+            self.network.units,
+            self.dtype,
+            self.check_finite,
         )
         dx = np.empty((data.rows, self.network.inputs), self.dtype)
         with self.runtime.alone:
@@ -564,7 +575,7 @@ class Sequential:
         dict of str to array (rows, units)
         """
         network, runtime = self.network, self.runtime
-        data = self._intake.samples(x)
+        data = self._intake.samples(x).on_host()
         if rows is not None:
             rows = check_number("rows", rows, low=1, integer=True)
             chosen = np.linspace(0, data.rows - 1, min(rows, data.rows)).astype(np.int64)
@@ -593,7 +604,7 @@ class Sequential:
         ValueError
             For another number of arrays, another shape, or NaN or infinity; nothing is changed.
         """
-        taken = like_weights(self.network, "weights", weights, self.check_finite)
+        taken = like_weights(self._intake, "weights", weights)
         for new, old in zip(taken, self.network.views(self.runtime.params), strict=True):
             old[:] = new
 
@@ -772,7 +783,7 @@ class Sequential:
         """
         if self._runtime is not None:
             return self.network
-        return self.network_for_inputs(inputs_of(x, self.dtype))
+        return self.network_for_inputs(inputs_of(x, self.dtype, self.device == "cuda"))
 
     def network_for_inputs(self, inputs: int) -> Network:
         """Return the tables for samples of a width, without any array of weights."""

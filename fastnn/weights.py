@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fastnn._errors import shown
 from fastnn.initializers import default_for, initialize
+from fastnn.intake import Intake
 from fastnn.kernels.update import penalty
 from fastnn.network import Network
 
@@ -44,7 +45,7 @@ def add_penalty_gradients(network: Network, params: Array, grads: Sequence[Array
             grad += segment.l1 * np.sign(weight)
 
 
-def like_weights(network: Network, argument: str, arrays: Any, check_finite: bool) -> list[Array]:
+def like_weights(intake: Intake, argument: str, arrays: Any) -> list[Array]:
     """Return arrays of the weights' shapes and dtype from a list of them, or from all numbers in one array.
 
     Raises
@@ -52,7 +53,9 @@ def like_weights(network: Network, argument: str, arrays: Any, check_finite: boo
     TypeError, ValueError
         For another number of arrays, another shape, or NaN or infinity.
     """
+    network = intake.network
     own = [segment.shape for segment in network.segments]
+    arrays = intake.on_host(argument, arrays)
     if isinstance(arrays, np.ndarray) and arrays.shape == (network.params_size,):
         arrays = network.views(arrays)
     elif isinstance(arrays, np.ndarray) and arrays.shape == (network.n_params,):
@@ -67,21 +70,21 @@ def like_weights(network: Network, argument: str, arrays: Any, check_finite: boo
         raise ValueError(f"{argument}: got {len(arrays)} arrays, expected {len(own)}")
     with np.errstate(over="ignore"):  # what leaves the range of the dtype is infinite then
         return [
-            _like(f"{argument}[{number}]", array, shape, network.dtype, check_finite)
+            _like(intake, f"{argument}[{number}]", array, shape)
             for number, (array, shape) in enumerate(zip(arrays, own, strict=True))
         ]
 
 
-def _like(name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype[Any], check_finite: bool) -> Array:
+def _like(intake: Intake, name: str, given: Any, shape: tuple[int, ...]) -> Array:
     """Return a copy of one array, of a shape and dtype."""
     try:
-        array = np.asarray(given.detach() if hasattr(given, "detach") else given)
+        array = np.asarray(intake.on_host(name, given.detach() if hasattr(given, "detach") else given))
     except ValueError:
         raise ValueError(f"{name}: got rows of several lengths, expected numbers of shape {shape}") from None
     if array.dtype.kind not in "biuf" or array.shape != shape:
         raise ValueError(f"{name}: got {array.dtype} of shape {array.shape}, expected numbers of shape {shape}")
-    array = array.astype(dtype)
-    if check_finite and not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
+    array = array.astype(intake.network.dtype)
+    if intake.check_finite and not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
         what = "NaN" if np.isnan(array).any() else "infinity"
-        raise ValueError(f"{name}: got {what}, expected finite numbers in the range of {dtype}")
+        raise ValueError(f"{name}: got {what}, expected finite numbers in the range of {array.dtype}")
     return array

@@ -20,6 +20,7 @@ ROOT = pathlib.Path(fastnn.__file__).parent
 RANKS = {
     "kernels": 0,
     "cuda": 1,
+    "cuda.intake": 2,
     "cuda.runtime": 2,
     "cuda.check": 7,
     "training": 3,

@@ -647,3 +647,170 @@ if not cuda.missing():
     assert "pip install 'fastnn[cuda]'" in text
     assert text.endswith("; a file that Sequential.save writes loads anywhere")
     assert text.count("\n") == 0
+
+
+def on_device(array):
+    """A copy on the device; in the simulator what it has for one."""
+    from fastnn.cuda._numba import driver
+
+    return driver.to_device(np.ascontiguousarray(array))
+
+
+def assert_same(got, want):
+    """Of what models return: numbers, arrays, and dicts, lists and tuples of them."""
+    if isinstance(want, dict):
+        got, want = list(got.values()), list(want.values())
+    if isinstance(want, (list, tuple)):
+        assert len(got) == len(want)
+        for one, other in zip(got, want, strict=True):
+            assert_same(one, other)
+    else:
+        assert isinstance(got, type(want))
+        np.testing.assert_array_equal(got, want)
+
+
+def all_of(model, x, y, weights, put):
+    """What a model makes of data that `put` puts somewhere."""
+    xs, ys, ws = put(x), put(y), put(weights)
+    dy = put(np.cos(np.arange(len(x) * 3.0)).reshape(-1, 3))
+    made = [
+        model.fit(xs, ys, epochs=2, batch_size=4, sample_weight=ws, validation_data=(xs, ys, ws)).history["val_loss"],
+        model.fit(xs, ys, epochs=1, batch_size=4, validation_split=0.3).history["loss"],
+        model.evaluate(xs, ys, sample_weight=ws), model.predict(xs), model.layer_outputs(xs, rows=4),
+        model.train_on_batch(xs, ys, sample_weight=ws), model.gradients(xs, ys), model.backward(xs, dy),
+    ]  # fmt: skip
+    model.apply_gradients([put(gradient) for gradient in model.backward(xs, dy)[1]])
+    model.set_weights([put(1.5 * weight) for weight in model.get_weights()])
+    return [*made, model.get_weights()]
+
+
+@pytest.mark.parametrize("kind", ["float32", "uint8", "float64", "int32", "3 axes", "columns", "transposed"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_arrays_on_the_device_have_the_bits_of_those_on_the_host(loss, kind, rng):
+    x, y = data(rng, 10, 4, 3, loss)
+    x = (50 + 20 * x).astype(kind if kind in ("uint8", "float64", "int32") else "float32")
+    views = {
+        "3 axes": lambda there: there.reshape(10, 2, 2),
+        "columns": lambda there: there[:, 1:],
+        "transposed": lambda there: there.T,
+    }
+
+    def put(array):
+        there = on_device(array.T if array is x and kind == "transposed" else array)
+        return views[kind](there) if array is x and kind in views else there
+
+    def stay(array):
+        return array[:, 1:] if array is x and kind == "columns" else array
+
+    weights, made = rng.uniform(0.1, 2, 10), []
+    for where in (put, stay):
+        layers = [fastnn.Rescale(0.01), fastnn.Dense(5, "tanh"), fastnn.Dropout(0.2), fastnn.Dense(3)]
+        made.append(all_of(fastnn.Sequential(layers, loss, "sgd", device="cuda"), x, y, weights, where))
+    assert_same(*made)
+
+
+def test_class_weights_and_callbacks_of_arrays_on_the_device(rng):
+    x, y = data(rng, 12, 4, 3, "cross_entropy")
+    outcomes = []
+    for put in (on_device, np.asarray):
+        model, flow, own = small(), fastnn.GradientFlow(rows=5), []
+        look = fastnn.LambdaCallback(lambda epoch, logs, model=model, own=own: own.append(model.predict(x[:3])))
+        settings = {"class_weight": "balanced", "callbacks": [flow, look], "validation_split": 0.25}
+        model.fit(put(x.astype("float32")), put(y), epochs=3, batch_size=4, **settings)
+        outcomes.append([flow.history, own, model.get_weights()])
+    assert_same(*outcomes)
+
+
+def test_samples_on_the_device_are_read_where_they_lie(rng, monkeypatch):
+    if not SIMULATED:
+        pytest.skip("the simulator's arrays show their memory")
+    x, y = data(rng, 8, 4, 3, "cross_entropy")
+    seen, make = [], cuda_runtime.DeviceData.__init__
+
+    def watched(self, given):
+        make(self, given)
+        seen.append([self.x, self.x_bytes][self.bytes])
+
+    monkeypatch.setattr(cuda_runtime.DeviceData, "__init__", watched)
+    for there in (on_device(x.astype("float32")), on_device(x.astype("uint8"))):
+        model = small()
+        model.fit(there, y, epochs=1, batch_size=4, validation_split=0.5)
+        model.predict(there)
+        model.train_on_batch(there, on_device(y))
+        assert len(seen) == 4
+        assert all(np.shares_memory(array._ary, there._ary) for array in seen)
+        seen.clear()
+
+
+def test_memory_mapped_samples_beside_labels_on_the_device(rng, tmp_path):
+    x, y = data(rng, 8, 4, 3, "cross_entropy")
+    np.save(tmp_path / "x.npy", x)
+    outcomes = []
+    for put in (on_device, np.asarray):
+        model = small()
+        model.fit(np.load(tmp_path / "x.npy", mmap_mode="r"), put(y), sample_weight=put(np.arange(8.0)), epochs=2)
+        outcomes.append(model.get_weights())
+    assert_same(*outcomes)
+
+
+@pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "gradients"])
+def test_what_is_wrong_on_the_device_is_named_as_on_the_host(call, rng):
+    x, y = data(rng, 8, 4, 3, "cross_entropy")
+    x = x.astype("float32")
+    bad = x.copy()
+    bad[5, 2] = np.nan
+    wrong = [
+        (bad, y, None), (bad[:, :3], y, None), (x[:, :3], y, None), (x[0], y, None), (x[:0], y[:0], None),
+        (x, y + 1, None), (x, y[:7], None), (x, y + 0.5, None), (x, y, -np.ones(8)), (x.astype(complex), y, None),
+    ]  # fmt: skip
+    for given in wrong:
+        said = []
+        for put in (on_device, np.asarray):
+            model = small()
+            *pair, weights = (None if array is None else put(array) for array in given)
+            with pytest.raises((TypeError, ValueError)) as caught:
+                getattr(model, call)(*pair, sample_weight=weights)
+            said.append((caught.type, str(caught.value)))
+        assert said[0] == said[1]
+    unchecked = small(check_finite=False)
+    assert np.isnan(unchecked.predict(on_device(bad))).any(axis=1).tolist() == [False] * 5 + [True] + 2 * [False]
+
+
+def test_what_makes_no_array_of_this_gpu_is_refused():
+    class Elsewhere:
+        """A tensor on another GPU."""
+
+        __cuda_array_interface__ = None
+        number = 1
+
+        def __dlpack_device__(self):
+            return 2, self.number
+
+    model, elsewhere = small(), Elsewhere()
+    with pytest.raises(TypeError, match=r"^x: got Elsewhere that makes no array of this GPU \(it is on GPU 1, and the"):
+        model.predict(elsewhere)
+    with pytest.raises(TypeError, match=r"^y: got Elsewhere that makes no array of this GPU"):
+        model.evaluate(np.zeros((2, 4)), elsewhere)
+    with pytest.raises(TypeError, match=r"^x: got Elsewhere on another device, .* a Sequential with device='cuda'$"):
+        small("cpu").predict(elsewhere)
+    elsewhere.number = 0  # which Numba cannot make an array of
+    with pytest.raises(TypeError, match=r"^x: got Elsewhere that makes no array of this GPU"):
+        model.predict(elsewhere)
+
+
+def test_a_tensor_on_a_gpu_that_requires_grad_is_refused():
+    class Tensor:
+        """PyTorch's answers."""
+
+        requires_grad = True
+
+        @property
+        def __cuda_array_interface__(self):
+            raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad.")
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+    for device in ("cpu", "cuda"):
+        with pytest.raises(TypeError, match=r"^x: got a tensor that requires grad, .* x.detach\(\) is without it$"):
+            small(device).predict(Tensor())

@@ -15,7 +15,7 @@ from fastnn.cuda import gradient, launches
 from fastnn.cuda import net as n
 from fastnn.cuda import rows as few
 from fastnn.cuda import step as s
-from fastnn.cuda._arrays import empty, to_device, view_as
+from fastnn.cuda._arrays import empty, flat, to_device, view_as
 from fastnn.cuda._launch import launch, lock, processors
 from fastnn.cuda._numba import driver, missing
 from fastnn.cuda.statistics import is_finite
@@ -169,7 +169,10 @@ class Sheet:
         return self._views
 
 
-def _upload(array: Array) -> Any:
+def _upload(array: Any) -> Any:
+    """Return a vector on the device: a view of what is there already."""
+    if not isinstance(array, np.ndarray):
+        return flat(array)
     return to_device(array.reshape(-1)) if array.size else empty(1, array.dtype)
 
 
