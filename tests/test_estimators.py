@@ -294,6 +294,28 @@ def test_weights_of_ones_own():
     assert all(0 < np.abs(new - old).max() < 0.1 for new, old in zip(model.coefs_, before, strict=True))
 
 
+@pytest.mark.parametrize("use", ["predict", "partial_fit"])
+@pytest.mark.parametrize("replaced", ["all", "one", "swapped"])
+def test_weights_that_were_replaced_can_be_put_back(use, replaced):
+    """The arrays that were fitted stay as they were, whatever is done with others in their place."""
+    x, y = make_data("values")
+    model = fastnn.MLPRegressor(hidden_layer_sizes=(INPUTS, INPUTS), max_iter=2, random_state=0).fit(x, y)
+    want, fitted, biases = model.predict(x), model.coefs_, model.intercepts_
+    others = {
+        "all": [0.0 * coef for coef in fitted], "one": [fitted[0], 0.0 * fitted[1], fitted[2]],
+        "swapped": [fitted[1], fitted[0], fitted[2]],
+    }[replaced]  # fmt: skip
+    reference = theirs.MLPRegressor(hidden_layer_sizes=(INPUTS, INPUTS), max_iter=2, random_state=0).fit(x, y)
+    reference.coefs_ = [other.copy() for other in others]
+    model.coefs_ = others
+    if use == "predict":
+        np.testing.assert_allclose(model.predict(x), reference.predict(x), rtol=1e-9, atol=1e-12)
+    else:
+        model.partial_fit(x, y)
+    model.coefs_, model.intercepts_ = fitted, biases
+    np.testing.assert_array_equal(model.predict(x), want)
+
+
 def test_weights_of_another_width():
     x, y = make_data("values")
     model = fastnn.MLPRegressor(hidden_layer_sizes=4, max_iter=2, random_state=0).fit(x, y)
@@ -1256,7 +1278,8 @@ def test_no_warning_but_those_that_are_meant():
     x, y = make_data("values")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fastnn.MLPRegressor(tol=1.0, n_iter_no_change=2).fit(x, y).predict(x)
+        for kind in (np.float64, np.float32, np.float16, np.longdouble):
+            fastnn.MLPRegressor(tol=1.0, n_iter_no_change=2).fit(x, y.astype(kind)).predict(x)
 
 
 def test_a_sequence_of_fits_in_one_pickle():

@@ -194,7 +194,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         elif y.shape[1] != self.coefs_[-1].shape[1]:
             raise ValueError(f"y: got {y.shape[1]} outputs, expected {self.coefs_[-1].shape[1]}, as in the fit before")
         dtype = self._weights_dtype()
-        engine = self._training_engine(sizes, activations, dropout, incremental, first_pass)
+        engine = self._training_engine(sizes, activations, dropout, incremental)
         context = None if incremental else self._begin_callbacks(given)
         if self.solver == "lbfgs":
             self._search(engine, X, y, weights, dtype, context, given)
@@ -321,11 +321,10 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         activations: tuple[str, ...],
         dropout: tuple[float, ...],
         incremental: bool,
-        first_pass: bool,
     ) -> Engine:
         """Return the network with the estimator's weights in it; from now on `coefs_` are views of its parameters.
 
-        A fit that begins anew gets new memory: the arrays of the one before may have been handed out.
+        A fit that begins anew gets new memory: the arrays of the one before have been handed out.
         """
         dtype = self._weights_dtype()
         if self.solver == "lbfgs" and self.matmul_precision == "float32":
@@ -345,14 +344,12 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         engine = self.__dict__.get("_engine")
         if engine is None or (engine.shape, engine.rule, engine.seed) != (shape, rule, seed):
             engine = Engine(shape, rule, seed)
-        elif first_pass:
-            engine.renew()
         engine.load(self.coefs_, self.intercepts_)
         self._engine = engine
         if steps is not None:
             steps.own_state(shape.dtype)
             self._optimizer = steps
-        self.coefs_, self.intercepts_ = list(engine.coefs), list(engine.intercepts)
+        self.coefs_, self.intercepts_ = engine.hand_out()
         return engine
 
     def _samples(self, X: Any, y: Array, weights: Array | None, engine: Engine) -> Samples:
@@ -362,7 +359,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         most = float(np.finfo(dtype).max)
         if self.loss == "squared_error":
             most = math.sqrt(most) / 4
-        if y.dtype.kind == "f" and np.abs(y).max(initial=0.0) > most:
+        if y.dtype.kind == "f" and float(np.abs(y).max(initial=0.0)) > most:  # as floats: y's type may not hold `most`
             raise ValueError(
                 f"y: got {y.flat[np.abs(y).argmax()]}, expected numbers up to {most:.1e}, of which {dtype} holds the "
                 "loss; smaller units help" + ("" if dtype == np.float64 else ", and so does X in float64")

@@ -155,6 +155,7 @@ class Engine:
         self.runtime.loss_scale = shape.objective.gradient(shape.sizes[-1])
         self.runtime.penalty_per_weight = True
         self._view_params()
+        self._handed_out = False
         self._decay = np.zeros_like(self.runtime.params)
         for coef in self.network.views(self._decay)[0::2]:
             coef[:] = shape.l2
@@ -166,11 +167,10 @@ class Engine:
         views = self.network.views(self.runtime.params)
         self.coefs, self.intercepts = views[0::2], views[1::2]
 
-    def renew(self) -> None:
-        """Take new memory for the parameters: views of the old one may have been handed out."""
-        self.runtime.params = aligned_empty(self.network.params_size, self.shape.dtype)
-        self.runtime.params[:] = 0.0
-        self._view_params()
+    def hand_out(self) -> tuple[list[Array], list[Array]]:
+        """Return the weights and the biases as views, which others may keep."""
+        self._handed_out = True
+        return list(self.coefs), list(self.intercepts)
 
     @property
     def params(self) -> Array:
@@ -183,7 +183,7 @@ class Engine:
         return self.runtime.rows * sum(self.shape.sizes) > _MOST_KEPT
 
     def load(self, coefs: Sequence[Any], intercepts: Sequence[Any]) -> None:
-        """Take over weights that are not this engine's own views.
+        """Take over weights that are not this engine's own views, and leave views that were handed out as they are.
 
         Raises
         ------
@@ -196,9 +196,19 @@ class Engine:
                 f"hidden_layer_sizes: got layers of {self.shape.sizes}, "
                 f"but the fitted weights have shapes {', '.join(str(np.shape(coef)) for coef in coefs)}"
             )
-        for mine, other in zip(own, given, strict=True):
-            if mine is not other:
-                mine[:] = other
+        if all(mine is other for mine, other in zip(own, given, strict=True)):
+            return
+        renew = self._handed_out
+        params = aligned_empty(self.network.params_size, self.shape.dtype) if renew else self.runtime.params
+        if renew:
+            params[:] = 0.0
+        views = self.network.views(params)
+        for mine, other in zip([*views[0::2], *views[1::2]], given, strict=True):
+            mine[:] = other
+        if renew:  # only now: other threads may predict meanwhile
+            self.runtime.params = params
+            self._view_params()
+            self._handed_out = False
 
     def forward(self, samples: Samples) -> Array:
         """Return the outputs of all rows: probabilities, values, or the rates of a Poisson loss."""
