@@ -253,6 +253,22 @@ def test_warm_start_with_early_stopping(better):
     assert (ours.best_validation_score_ in ours.validation_scores_[6:]) == better
 
 
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_warm_fit_takes_new_memory(solver, early_stopping):
+    """The weights of each fit can be kept, as with scikit-learn's lbfgs."""
+    x, y = make_data("values")
+    options = {"solver": solver, "early_stopping": early_stopping, "random_state": 0, "tol": 0.0}
+    model = fastnn.MLPRegressor(hidden_layer_sizes=4, max_iter=3, warm_start=True, **options)
+    kept = []
+    for _ in range(3):
+        coef = model.fit(x, y).coefs_[0]
+        kept.append((coef, coef.copy()))
+    for coef, then in kept:
+        np.testing.assert_array_equal(coef, then)
+    assert not np.array_equal(kept[0][0], kept[1][0])
+
+
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_a_new_fit_takes_new_memory(solver):
     """What was handed out stays as it was: an array, and a copy that shares the arrays."""

@@ -324,7 +324,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
     ) -> Engine:
         """Return the network with the estimator's weights in it; from now on `coefs_` are views of its parameters.
 
-        A fit that begins anew gets new memory: the arrays of the one before have been handed out.
+        A fit gets new memory, since the arrays of the one before have been handed out; `partial_fit` writes into them.
         """
         dtype = self._weights_dtype()
         if self.solver == "lbfgs" and self.matmul_precision == "float32":
@@ -344,7 +344,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         engine = self.__dict__.get("_engine")
         if engine is None or (engine.shape, engine.rule, engine.seed) != (shape, rule, seed):
             engine = Engine(shape, rule, seed)
-        engine.load(self.coefs_, self.intercepts_)
+        engine.load(self.coefs_, self.intercepts_, anew=not incremental)
         self._engine = engine
         if steps is not None:
             steps.own_state(shape.dtype)

@@ -182,8 +182,10 @@ class Engine:
         """Whether the workspace of training takes more memory than another one takes time."""
         return self.runtime.rows * sum(self.shape.sizes) > _MOST_KEPT
 
-    def load(self, coefs: Sequence[Any], intercepts: Sequence[Any]) -> None:
+    def load(self, coefs: Sequence[Any], intercepts: Sequence[Any], anew: bool = False) -> None:
         """Take over weights that are not this engine's own views, and leave views that were handed out as they are.
+
+        `anew` takes own views over too, so that training leaves what was handed out as it is.
 
         Raises
         ------
@@ -196,7 +198,7 @@ class Engine:
                 f"hidden_layer_sizes: got layers of {self.shape.sizes}, "
                 f"but the fitted weights have shapes {', '.join(str(np.shape(coef)) for coef in coefs)}"
             )
-        if all(mine is other for mine, other in zip(own, given, strict=True)):
+        if not anew and all(mine is other for mine, other in zip(own, given, strict=True)):
             return
         renew = self._handed_out
         params = aligned_empty(self.network.params_size, self.shape.dtype) if renew else self.runtime.params
