@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
 from numba.core.codegen import JITCPUCodegen
@@ -258,13 +259,40 @@ def test_a_full_disk_works_and_warns_once(package, tmp_path):
     assert answer.startswith("[0.0, 0.0, 2.0] False 1 fastnn: the compiled-kernel cache in ")
 
 
-def test_a_damaged_cache_is_compiled_anew(package, tmp_path):
+@pytest.mark.parametrize(("kind", "size", "cached"), [("nbc", 100, True), ("nbi", 100, False)])
+def test_a_damaged_cache_is_compiled_anew(kind, size, cached, package, tmp_path):
     cache = tmp_path / "cache"
     finish(start(package, cache))
-    for path in cache.rglob("*.nbc"):
-        path.write_bytes(path.read_bytes()[:100])
+    for path in cache.rglob(f"*.{kind}"):
+        path.write_bytes(path.read_bytes()[:size])
     answer = finish(start(package, cache))
-    assert answer.startswith("[0.0, 0.0, 2.0] True 1 fastnn: the compiled-kernel cache in ")
+    assert answer.startswith(f"[0.0, 0.0, 2.0] {cached} 1 fastnn: the compiled-kernel cache in ")
+    assert finish(start(package, cache)) == "[0.0, 0.0, 2.0] True 0"
+
+
+def test_code_of_two_processes_under_one_name_is_told_apart(tmp_path):
+    def first_of(values):
+        return values[0]
+
+    def key(dtype):
+        return (numba.typeof(np.ones(1, dtype)),)
+
+    first, again = (_jit._cached(numba.njit(first_of)) for _ in range(2))
+    files = first._cache._cache_file
+    files._cache_path, files._index_path = str(tmp_path), str(tmp_path / files._index_name)
+    write, dtypes = files._save_data, ["float64"]
+
+    def late(name, data):
+        if dtypes:
+            files.flush()  # as if the other had read the index before this one wrote to it
+            first.compile(key(dtypes.pop()))
+        write(name, data)
+
+    files._save_data = late
+    first.compile(key("float32"))
+    again._cache._cache_file = files
+    for dtype in ("float32", "float64"):
+        assert again(np.full(1, 1.5, dtype)) == 1.5
 
 
 def test_only_what_is_called_by_address_becomes_machine_code(monkeypatch):

@@ -17,6 +17,8 @@ import sys
 import warnings
 from typing import Any
 
+from fastnn.kernels._jit import own_files
+
 COMPILERS = (
     "numba", "llvmlite", "numba-cuda", "nvidia-cuda-nvcc-cu12", "nvidia-cuda-nvcc", "nvidia-nvvm",
     "nvidia-nvjitlink-cu12", "nvidia-nvjitlink",
@@ -50,7 +52,7 @@ def _warn_once(message: str) -> None:
 @functools.cache
 def _kind(base: Any) -> Any:
     """Return the cache of kernels, a subclass of Numba's."""
-    files = sys.modules[base.__mro__[1].__module__].IndexDataCacheFile
+    files = own_files(sys.modules[base.__mro__[1].__module__].IndexDataCacheFile)
 
     class KernelCache(base):
         """Numba's cache of CUDA kernels with a key of our own; a full or broken disk never stops a call."""

@@ -63,12 +63,37 @@ def kernel_sources_stamp() -> str:
     return digest.hexdigest()
 
 
+def own_files(base: Any) -> Any:
+    """Return a subclass of Numba's `IndexDataCacheFile` whose files say what they are for.
+
+    Two processes that compile a function for two float types at once may both write the index before either writes its
+    code, and then under one name. A file with other code than the index has it for is taken for none.
+    """
+
+    class OwnFiles(base):
+        def save(self, key: Any, data: Any) -> None:
+            marked = self._source_stamp, key, data
+            try:
+                super().save(key, marked)
+            except OSError:
+                raise
+            except Exception:  # whatever a damaged index leads to: it is written anew
+                self.flush()
+                super().save(key, marked)
+
+        def load(self, key: Any) -> Any:
+            *what, data = super().load(key) or (None,)
+            return data if what == [self._source_stamp, key] else None
+
+    return OwnFiles
+
+
 class _KernelCache(caching.FunctionCache):
     """Numba's function cache, keyed by all kernel sources; a full or broken disk never stops a call."""
 
     def __init__(self, py_func: Callable[..., Any]) -> None:
         super().__init__(py_func)
-        self._cache_file = caching.IndexDataCacheFile(
+        self._cache_file = own_files(caching.IndexDataCacheFile)(
             cache_path=self._cache_path,
             filename_base=self._impl.filename_base,
             source_stamp=kernel_sources_stamp(),
