@@ -48,8 +48,7 @@ class R2:
         """Return R2 of all that was taken in; NaN where all weights were 0."""
         if self._weight == 0:
             return float("nan")
-        varies = self._spread > 0
-        scores = np.where(
-            varies, 1.0 - self._residual / np.where(varies, self._spread, 1.0), (self._residual == 0).astype(float)
-        )
+        constant = self._spread == 0
+        met = np.where(np.isnan(self._residual), np.nan, self._residual == 0)
+        scores = np.where(constant, met, 1.0 - self._residual / np.where(constant, 1.0, self._spread))
         return float(scores.mean())

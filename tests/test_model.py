@@ -410,6 +410,15 @@ def test_r2_where_nothing_varies(x):
     assert model.evaluate(x, np.full(ROWS, 5.0))["r2"] == 0.0
 
 
+@pytest.mark.parametrize("where", ["output", "target"])
+def test_r2_of_what_is_no_number(where, x):
+    model = Sequential([Dense(1)], "squared_error", input_size=INPUTS, check_finite=False)
+    x, t = x.astype(np.float64), np.full(ROWS, 5.0)
+    {"output": x[:, 0], "target": t}[where][3] = math.nan
+    assert math.isnan(model.evaluate(x, t)["r2"])
+    assert math.isnan(model.evaluate(x, t + x[:, 1])["r2"])
+
+
 def test_weights_of_nothing(x, y):
     result = classifier(input_size=INPUTS, l2=0.5).evaluate(x, y, sample_weight=np.zeros(ROWS))
     assert math.isnan(result["accuracy"])
