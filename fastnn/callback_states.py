@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ class CallbackStates:
 
     def __init__(self) -> None:
         self.kept: dict[str, dict[str, Any]] = {}
-        self._owners: dict[str, Callback] = {}  # whose these are, where they do not come from a file
+        # Whose these are, where they do not come from a file; a callback has hold of its model and the data.
+        self._owners: dict[str, weakref.ref[Callback]] = {}
         self._at_work: tuple[Callback, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -34,8 +36,8 @@ class CallbackStates:
         self.collect()
         before = self._at_work
         for name, callback in _named(callbacks):
-            state = self.kept.get(name)
-            another = callback.begins_anew and self._owners.get(name, callback) is not callback
+            state, owner = self.kept.get(name), self._owners.get(name)
+            another = callback.begins_anew and owner is not None and owner() is not callback
             if state is None or another:
                 callback.reset()
             else:
@@ -48,7 +50,7 @@ class CallbackStates:
         for name, callback in _named(self._at_work):
             state = callback.state()
             if state:
-                self.kept[name], self._owners[name] = state, callback
+                self.kept[name], self._owners[name] = state, weakref.ref(callback)
 
     def detach(self, before: tuple[Callback, ...]) -> None:
         """Keep the callbacks' states and go back to those that were at work before."""

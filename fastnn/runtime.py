@@ -75,7 +75,7 @@ class Runtime:
         self._plan: Plan | None = None
         self._work = np.empty(0, dtype)
         self._lock = os.getpid(), threading.RLock()
-        self._few: Callable[[Any], Array | None] | None = None
+        self._few: Callable[[Runtime, Any], Array | None] | None = None
         self._standing_contexts: dict[tuple[int, int], Context] = {}
         self._single: dict[int, tuple[Context, Array, Report]] = {}  # by mode, see `_once`
 
@@ -277,17 +277,20 @@ class Runtime:
         """
         if self._few is None:
             self._few = self._make_few()
-        return self._few(x)
+        return self._few(self, x)
 
-    def _make_few(self) -> Callable[[Any], Array | None]:
-        """Return what `few_rows_forward` calls, with all it needs at hand."""
+    def _make_few(self) -> Callable[[Runtime, Any], Array | None]:
+        """Return what `few_rows_forward` calls, with all it needs at hand.
+
+        It keeps no reference to this runtime, whose memory would then wait for Python to look for cycles.
+        """
         network, forward = self.network, epoch.forward_rows
         dtype, inputs, units, empty = network.dtype, network.inputs, network.units, np.empty
         most = max(1, min(_FEW_ROWS, _FEW_FLOPS // (2 * network.params_size)))
         contexts: list[npt.NDArray[np.int64]] = []
         kept: list[Context] = []
 
-        def few(x: Any) -> Array | None:
+        def few(runtime: Runtime, x: Any) -> Array | None:
             if type(x) is not np.ndarray or x.ndim != 2:
                 return None
             rows, columns = x.shape
@@ -301,7 +304,7 @@ class Runtime:
             try:
                 c = contexts.pop()
             except IndexError:
-                context = self._few_context(most)
+                context = runtime._few_context(most)
                 kept.append(context)
                 c = context.integers
             out = empty((rows, units), dtype)

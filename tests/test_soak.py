@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import itertools
 import mmap
 import sys
 import sysconfig
 import threading
 import time
+import weakref
 
+import numpy as np
 import pytest
 import soak
 from soak import GRAIN, Window, complaints
+
+import fastnn
 
 QUIET = [Window(60.0 * i, 10, 200 << 20, 12, 5, 0.020, 0.010) for i in range(1, 61)]
 
@@ -169,3 +175,35 @@ def test_windows_are_measured():
     assert window.threads >= 1
     assert window.predict > 0
     assert 0 < window.fit < window.end
+
+
+USES = {
+    "predict": lambda model, x, y: (model.predict(x[:1]), model.predict(x)),
+    "fit": lambda model, x, y: model.fit(x, y, epochs=1, validation_split=0.5),
+    "callbacks": lambda model, x, y: model.fit(x, y, epochs=1, callbacks=[fastnn.EarlyStopping("loss")]),
+    "calls": lambda model, x, y: (model.train_on_batch(x, y), model.gradients(x, y), model.layer_outputs(x)),
+    "copies": lambda model, x, y: (model.clone(), copy.deepcopy(model)),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_model_is_gone_with_its_name(use):
+    """Python looks for cycles where there are many objects, not where a few are large."""
+    x, y = np.ones((200, 3), np.float32), np.ones(200, np.float32)
+    model = fastnn.Sequential([fastnn.Dense(4), fastnn.Dense(1)], "squared_error", input_size=3)
+    gone = [weakref.ref(model), weakref.ref(model.runtime), weakref.ref(model.parameters_vector().base)]
+    gc.disable()
+    try:
+        USES[use](model, x, y)
+        del model
+        assert [each() for each in gone] == [None] * len(gone)
+    finally:
+        gc.enable()
+
+
+def test_a_fit_keeps_no_data():
+    x = np.ones((200, 3), np.float32)
+    model = fastnn.Sequential([fastnn.Dense(1)], "squared_error", input_size=3)
+    before = sys.getrefcount(x)
+    model.fit(x, x[:, :1], epochs=1, callbacks=[fastnn.EarlyStopping("loss")])
+    assert sys.getrefcount(x) == before
