@@ -66,11 +66,7 @@ class Callback:
         """Before an epoch; `epoch` counts from 0 over all calls of `fit`."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """After an epoch;
-
-        `logs` holds its numbers ("loss", "val_loss", "accuracy", ...), and what is added goes into the
-        history.
-        """
+        """After an epoch; `logs` holds its numbers ("loss", "val_loss", ...): what is added goes into the history."""
 
     def on_train_end(self) -> None:
         """After the last epoch, also where training was interrupted."""

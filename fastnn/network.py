@@ -85,11 +85,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage:
-
-    The dense layer (None for an element-wise stage) with its activation and dropout, and which layers they
-    were.
-    """
+    """A dense layer (None for an element-wise stage) with its activation and dropout, and which layers they were."""
 
     inputs: int
     units: int
@@ -118,9 +114,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages with workspace offsets for batches of up to `rows`, the workspace's size, and how many threads share it:
+    """Stages with workspace offsets for batches of up to `rows`, the workspace's size, and who shares the work.
 
-    `members` of the `threads` there are, since one without a task would only wait.
+    `members` are those of the `threads` that have a task: one without would only wait.
     """
 
     rows: int
@@ -383,8 +379,7 @@ def _fold_output(body: list[tuple[int, Layer]], loss: Loss) -> tuple[list[tuple[
     if loss.folds is not None and not folded and name in ("softmax", "sigmoid"):
         raise ValueError(
             f"layers: got {name!r} as the last activation under {loss.name!r}, expected {loss.folds!r} or none, "
-            "since this loss "
-            "takes logits"
+            "since this loss takes logits"
         )
     if not folded and name != SOFTMAX:
         return body, layout.LOGITS

@@ -33,10 +33,7 @@ _FEW_ROWS, _FEW_FLOPS = 64, 4_000_000
 """What `few_rows_forward` is made for: up to 100 us of work, which one thread does."""
 
 _PREDICT_ELEMENTS = 1 << 20
-"""Workspace of one block of rows in prediction, in elements:
-
-A few MB, so that a block stays in the caches.
-"""
+"""Workspace of one block of rows in prediction, in elements: a few MB, so that a block stays in the caches."""
 
 
 class Runtime:

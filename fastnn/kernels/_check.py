@@ -51,10 +51,7 @@ def _is_sound(array: Any, dtype: Any, shape: Any, writable: bool) -> bool:
 
 
 def check_arrays(outputs: dict[str, Any], inputs: dict[str, Any], shapes: dict[str, Any] | None = None) -> None:
-    """Check float arrays that belong together:
-
-    One dtype, the shapes given, and outputs that overlap nothing else.
-    """
+    """Check float arrays that belong together: one dtype, the shapes given, and outputs that overlap nothing else."""
     shapes = shapes or {}
     arrays = {**outputs, **inputs}
     first_name, first = next(iter(arrays.items()))

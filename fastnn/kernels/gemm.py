@@ -171,9 +171,9 @@ def _copy_rows(packed, a, a_rs, rows, depth):
 @block
 def _rows_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, rows, depth, ahead, next_b, next_stride,
                    within):  # fmt: skip
-    """Run the register tile down `rows` rows of one panel;
+    """Run the register tile down `rows` rows of one panel, A read row by row, unpacked.
 
-    A is read row by row, unpacked. Where `ahead`, the first tile asks for the panel at `next_b`.
+    Where `ahead`, the first tile asks for the panel at `next_b`.
     """
     i = 0
     if ahead and rows >= MR:
@@ -202,9 +202,9 @@ def _rows_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, row
 
 @block
 def _rows_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, ldb, rows, depth, soon, ld_soon):
-    """The same with A read column by column:
+    """`_rows_in_place` with A read column by column: packed (panel = depth * MR, stride MR) or in place (panel = MR).
 
-    Packed (panel = depth * MR, stride MR) or transposed in place (panel = MR). Whole tiles ask for those of `soon`.
+    Whole tiles ask for those of `soon`.
     """
     i = 0
     while i + MR <= rows:

@@ -1,7 +1,4 @@
-"""What a layer's activations look like:
-
-The numbers behind the diagnosis of vanishing and exploding gradients.
-"""
+"""What a layer's activations look like: numbers behind the diagnosis of vanishing and exploding gradients."""
 
 from __future__ import annotations
 

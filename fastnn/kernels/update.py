@@ -274,7 +274,7 @@ def hyper_vector(
     step: int = 1,
     eps_hat: bool = False,
 ) -> np.ndarray:
-    """Return the float64 vector of hyper-parameters that `update_block` reads, for the step counted from 1."""
+    """Return the float64 vector of hyper-parameters that each rule reads, for the step counted from 1."""
     correction1, correction2 = 1.0 - b1**step, math.sqrt(1.0 - b2**step)
     return np.array(  # in the order of the positions LR .. EPS_HAT
         [
