@@ -159,11 +159,11 @@ class Network:
     ) -> None:
         self.inputs, self.dtype, self.loss = inputs, dtype, loss
         self.rescale = np.empty((0, 0), dtype)
-        self.output = layout.LOGITS
         body = list(enumerate(layers))
         if body and isinstance(body[0][1], Rescale):
             self.rescale = body.pop(0)[1].table(inputs, dtype)  # type: ignore[attr-defined]
-        self.stages = self._build_stages(body, loss)
+        body, self.output = _fold_output(body, loss)
+        self.stages = self._build_stages(body)
         self.units = self.stages[-1].units
         self.segments = self._place(l1, l2)
         self.n_params = sum(segment.size for segment in self.segments)
@@ -173,8 +173,7 @@ class Network:
         self._plans: dict[tuple[int, int], Plan] = {}
         self.scales = np.array([1.0 / (1.0 - stage.dropout) for stage in self.stages])
 
-    def _build_stages(self, body: list[tuple[int, Layer]], loss: Loss) -> list[Stage]:
-        body, self.output = _fold_output(body, loss)
+    def _build_stages(self, body: list[tuple[int, Layer]]) -> list[Stage]:
         stages: list[Stage] = []
         width = self.inputs
         for number, layer in body:

@@ -468,7 +468,7 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
-    if isinstance(value, (np.generic,)):
+    if isinstance(value, np.generic):
         return _finite(value.item())
     return {"float": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
 

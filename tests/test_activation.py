@@ -20,7 +20,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 EPS = {"float32": 2.0**-24, "float64": 2.0**-53}
 TRANSCENDENTAL = ("elu", "sigmoid", "tanh", "softplus", "gelu", "silu")
-KINKED = ("relu", "leaky_relu")
 SHAPES = [(1,), (17,), (257,), (3, 5), (33, 65), (2, 3, 7), (8191,), (8192,), (8193,)]
 
 every_activation = pytest.mark.parametrize("activation", naive.ACTIVATIONS)

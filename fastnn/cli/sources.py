@@ -62,9 +62,9 @@ def first_row(part: Pair | Stream) -> Array:
     return np.asarray(next(part.blocks[0].read(True, False)).x[:1] if isinstance(part, Stream) else part[0][:1])
 
 
-def listed(names: Sequence[str], most: int = 12) -> str:
+def listed(names: Sequence[str]) -> str:
     """Return the names for a message, the first ones of many."""
-    return ", ".join(map(repr, names[:most])) + ", ..." * (len(names) > most)
+    return ", ".join(map(repr, names[:12])) + ", ..." * (len(names) > 12)
 
 
 def names_rows(options: argparse.Namespace, name: str, different: int, rows: int, notes: list[str]) -> bool:

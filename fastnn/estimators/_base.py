@@ -633,10 +633,9 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
 
     # Prediction.
 
-    def _forward(self, X: Any, check_input: bool = True) -> Array:
+    def _forward(self, X: Any) -> Array:
         """Return the outputs of the network for the user's rows."""
-        if check_input:
-            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         if len(self.coefs_[0]) != X.shape[1]:
             raise ValueError(
                 f"coefs_[0]: got {len(self.coefs_[0])} rows, expected {X.shape[1]}, as many as X has columns"

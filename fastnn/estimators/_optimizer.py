@@ -77,7 +77,6 @@ class Steps:
 
     def __init__(self, estimator: Any, size: int, dtype: np.dtype[Any], seed: int) -> None:
         self.rule, self.seed = rule_of(estimator), seed
-        self._size = size
         slots = sum(name is not None for name in self.rule.slots)
         self.state: npt.NDArray[Any] = np.zeros(slots * size, dtype)
         self.step = self.epoch = 0
@@ -105,7 +104,7 @@ class Steps:
 
     def rates(self, n: int) -> npt.NDArray[np.float64]:
         """Return the learning rates of the next n steps."""
-        if isinstance(self.schedule, Schedule):
+        if self.schedule is not None:
             return self.schedule.checked_rates(self.step, self.epoch, n)
         return np.full(n, self.learning_rate)
 

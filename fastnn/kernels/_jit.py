@@ -191,7 +191,7 @@ def like_writable(array: np.ndarray) -> np.ndarray:
 class Task:
     """A block function compiled once for each float type and called by its address.
 
-    `kinds` declares the arguments: i int64, d float64, b boolean, u uint8, e the element type, p the address of such
+    `kinds` declares the arguments: i int64, d float64, b boolean, e the element type, p the address of such
     elements; e[:] or i[:,:] for C-ordered arrays.
 
     In compiled code, ``a_task.call(address, *arguments)`` calls it, with ``address`` an integer that Python
@@ -267,7 +267,7 @@ def _argument_types(kinds: str, element: Any) -> tuple[Any, ...]:
 
 def _array_or_scalar(kind: str, element: Any) -> Any:
     scalars = {
-        "i": types.int64, "d": types.float64, "b": types.boolean, "e": element, "u": types.uint8,
+        "i": types.int64, "d": types.float64, "b": types.boolean, "e": element,
         "p": types.CPointer(element),
     }  # fmt: skip
     return scalars[kind] if len(kind) == 1 else types.Array(scalars[kind[0]], kind.count(":"), "C")

@@ -454,9 +454,6 @@ def forward_rows(c, x, out):
     return True
 
 
-ENTRIES = (_execute_alone, _execute_together)
-
-
 @functools.cache
 def compile_entries(dtype: np.dtype) -> None:
     """Compile or load what `execute` calls for floats of `dtype`; a network of another size compiles nothing."""

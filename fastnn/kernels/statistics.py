@@ -14,11 +14,8 @@ from fastnn.kernels._pool import KINDS
 from fastnn.kernels.activation import MULTIPLY_SLOPE, call_multiply_slope
 from fastnn.kernels.elementary import like
 
-MEAN, STD, SATURATED, DEAD = range(4)
-
 FLAT_SLOPE = 0.01
 """A unit is saturated where the slope of its activation is below this share of the largest slope it can have."""
-
 
 _ROWS = 1024
 """Rows of a unit that are looked at together."""
@@ -85,7 +82,7 @@ def activation_statistics(stats: np.ndarray, a: np.ndarray, z: np.ndarray, activ
 
 
 def summary_of(sums: np.ndarray, rows: int) -> np.ndarray:
-    """Return [MEAN, STD, SATURATED, DEAD] from each unit's sum, sum of squares and saturated rows."""
+    """Return what `activation_statistics` writes, from each unit's sum, sum of squares and saturated rows."""
     size = rows * len(sums)
     mean = sums[:, 0].sum() / size
     spread = np.sqrt(max(0.0, sums[:, 1].sum() / size - mean * mean))
