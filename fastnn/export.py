@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import needed
+from fastnn._errors import check_path, needed
 from fastnn._version import __version__
 from fastnn.layers import Activation, Dense, Dropout, Rescale
 from fastnn.saving import write_atomically
@@ -137,6 +137,7 @@ def _without_rescale(todo: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 def to_onnx(model: Sequential, path: str | os.PathLike[str] | None = None) -> Any:
     """Return the network as an onnx.ModelProto, and write it where `path` says; see `Sequential.to_onnx`."""
+    target = None if path is None else Path(check_path("path", path))
     onnx = needed("onnx", "ONNX files", 'pip install "fastnn[onnx]"')
     graph = _OnnxGraph(onnx, model.dtype)
     place, dense = "input", 0
@@ -152,8 +153,8 @@ def to_onnx(model: Sequential, path: str | os.PathLike[str] | None = None) -> An
         elif kind == "activation":
             place = graph.activation(value, place)
     result = graph.model(place, model.network.inputs, model.network.units)
-    if path is not None:
-        write_atomically(Path(path), result.SerializeToString(deterministic=True))
+    if target is not None:
+        write_atomically(target, result.SerializeToString(deterministic=True))
     return result
 
 

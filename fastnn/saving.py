@@ -26,7 +26,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from fastnn import layers, losses, optimizers
-from fastnn._errors import check_path, shown
+from fastnn._errors import check_path
 from fastnn.devices import HERE, Place, PlaceError
 from fastnn.history import History
 from fastnn.optimizers import Optimizer
@@ -396,7 +396,7 @@ def load_latest(
     kind: type[Sequential], folder: str | os.PathLike[str], place: Place, optimizer: Optimizer | None = None
 ) -> tuple[Path, Sequential] | None:
     """Return the newest checkpoint of a folder that loads, and its model; None where there is no checkpoint."""
-    root, refused = Path(folder), []
+    root, refused = Path(check_path("folder", folder)), []
     for path in numbered(root) if root.exists() else []:
         try:
             model = load(kind, path, place, optimizer)
@@ -418,9 +418,7 @@ def load_to_resume(
 
     `optimizer` is the one that goes on where no file can hold it.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"resume: got {shown(path)} ({type(path).__name__}), expected a path")
-    name = os.fspath(path)
+    name = check_path("resume", path)
     if os.path.isfile(name):
         return Path(name), load(kind, name, place, optimizer)
     names_a_file = Path(name).suffix and not name.endswith(("/", os.sep))

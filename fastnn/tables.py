@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import unknown_name
+from fastnn._errors import check_path, unknown_name
 
 if TYPE_CHECKING:
     import pyarrow
@@ -179,7 +179,7 @@ def as_table(data: Any, words: Collection[str] = ()) -> Table:
 
 def column_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Return the names of a file's columns, in its order; see `read_table`."""
-    place = Path(path)
+    place = Path(check_path("path", path))
     if not is_parquet(place):
         return CsvLayout.of(place).names
     import pyarrow.parquet
@@ -190,7 +190,8 @@ def column_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def has_decimal_commas(path: str | os.PathLike[str]) -> bool:
     """Whether the numbers of a file are read with a comma for the point; see `read_table`."""
-    return not is_parquet(Path(path)) and CsvLayout.of(Path(path)).point == ","
+    place = Path(check_path("path", path))
+    return not is_parquet(place) and CsvLayout.of(place).point == ","
 
 
 def read_table(
@@ -221,7 +222,7 @@ def read_table(
     OSError
         If it cannot be opened.
     """
-    place = Path(path)
+    place = Path(check_path("path", path))
     wanted = wanted_columns(place, columns)
     if is_parquet(place):
         import pyarrow.parquet

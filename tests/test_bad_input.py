@@ -10,6 +10,7 @@ from support import training_state
 
 import fastnn
 from fastnn import Activation, Callback, Dense, Dropout, Rescale, Sequential
+from fastnn.tables import column_names, read_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -342,6 +343,13 @@ CALLS = {
     "save to a number": ("labels", lambda m: m.save(5), TypeError, "path: got 5 (int) expected a path"),
     "save to None": ("labels", lambda m: m.save(None), TypeError, "path: got None expected a path"),
     "save to a null character": ("labels", lambda m: m.save("a\0b"), ValueError, "path: got null character"),
+    "ONNX to a number": ("labels", lambda m: m.to_onnx(5), TypeError, "path: got 5 (int) expected a path"),
+    "resume a null character": (
+        "labels",
+        lambda m: m.fit(X, LABELS, resume="a\0b"),
+        ValueError,
+        "resume: got null character",
+    ),
     "save to no folder": ("labels", lambda m: m.save("no/such/folder"), FileNotFoundError, ""),
     "shuffle a word": (
         "labels",
@@ -668,6 +676,14 @@ FUNCTIONS = {
         "matmul_precision: got 'fp8' 'bf16'",
     ),
     "load on a tape": (lambda: fastnn.load("m", device="tape"), ValueError, "device: got 'tape' 'cpu'"),
+    "latest_checkpoint None": (lambda: fastnn.latest_checkpoint(None), TypeError, "folder: got None expected a path"),
+    "a picture to a number": (
+        lambda: fastnn.plotting.plot_history({"loss": [1.0]}, 5),
+        TypeError,
+        "path: got 5 (int) expected a path",
+    ),
+    "read_table None": (lambda: read_table(None), TypeError, "path: got None expected a path"),
+    "column_names None": (lambda: column_names(None), TypeError, "path: got None expected a path"),
     "load nothing": (lambda: fastnn.load(""), FileNotFoundError, "No such file"),
     "warmup of a number": (lambda: fastnn.warmup(5), TypeError, "dtypes: got int expected 'float32'"),
     "warmup of None": (lambda: fastnn.warmup(None), TypeError, "dtypes: got NoneType expected 'float32'"),

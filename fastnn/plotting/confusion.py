@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn._errors import unknown_name
-from fastnn.plotting.style import Theme, check_path, finish, headline, new_figure, theme_of
+from fastnn.plotting.style import Theme, finish, headline, new_figure, picture_path, theme_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def plot_confusion_matrix(
     sums = {"true": counts.sum(axis=1, keepdims=True), "pred": counts.sum(axis=0), "all": counts.sum()}
     if normalize is not None and normalize not in sums:
         raise unknown_name("normalize", normalize, sums)
-    colours, target = theme_of(theme), check_path(path)
+    colours, target = theme_of(theme), picture_path(path)
     size = 2.0 + 0.42 * min(len(names), NUMBERED)
     drawn = new_figure(figure, (size + 0.1, size), colours)
     axes = drawn.add_subplot()

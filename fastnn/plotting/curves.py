@@ -12,7 +12,6 @@ import numpy as np
 from fastnn._errors import unknown_name
 from fastnn.plotting.style import (
     Theme,
-    check_path,
     dress,
     epoch_axis,
     finish,
@@ -20,6 +19,7 @@ from fastnn.plotting.style import (
     logarithmic,
     new_figure,
     percent,
+    picture_path,
     theme_of,
 )
 from fastnn.schedules import resolve_mode
@@ -82,7 +82,7 @@ def plot_history(
     watched = _present(last["monitor"], columns) if last else "val_loss"
     monitor = _present(watched if monitor is None else monitor, columns)
     colours = theme_of(theme)
-    target = check_path(path)
+    target = picture_path(path)
     rows = [name for name in _TITLES if name in columns or f"val_{name}" in columns]
     drawn = new_figure(figure, (4.6 * len(rows) + 0.4, 3.4), colours)
     best, words = _best(columns[monitor], resolve_mode(monitor, "auto")), "best epoch"

@@ -13,13 +13,13 @@ from fastnn._errors import unknown_name
 from fastnn.diagnostics import GradientFlow
 from fastnn.plotting.style import (
     Theme,
-    check_path,
     dress,
     epoch_axis,
     finish,
     logarithmic,
     new_figure,
     percent,
+    picture_path,
     theme_of,
 )
 
@@ -76,7 +76,7 @@ def plot_gradient_flow(
     if quantity not in flow.history:
         raise unknown_name("quantity", quantity, flow.history)
     colours = theme_of(theme)
-    target = check_path(path)
+    target = picture_path(path)
     drawn = new_figure(figure, (7.2, 3.9), colours)
     axes = drawn.add_subplot()
     values = np.array(flow.history[quantity])

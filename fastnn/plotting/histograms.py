@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.plotting.style import Theme, check_path, dress, finish, headline, new_figure, percent, theme_of
+from fastnn.plotting.style import Theme, dress, finish, headline, new_figure, percent, picture_path, theme_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,7 +130,7 @@ def _panels(
     """Draw a panel for each array."""
     if not arrays:
         raise ValueError(f"model: got no layer with a {what} of its own, expected one at least")
-    colours, target = theme_of(theme), check_path(path)
+    colours, target = theme_of(theme), picture_path(path)
     columns = min(COLUMNS, len(arrays))
     rows = -(-len(arrays) // columns)
     drawn = new_figure(figure, (2.9 * columns + 0.4, 2.3 * rows + 0.4), colours)

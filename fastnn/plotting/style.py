@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn._errors import needed, unknown_name
+from fastnn._errors import check_path, needed, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,11 +82,11 @@ def theme_of(name: str) -> Theme:
     return THEMES[name]
 
 
-def check_path(path: str | os.PathLike[str] | None) -> Path | None:
+def picture_path(path: str | os.PathLike[str] | None) -> Path | None:
     """Return where a picture is to be written, before any work is done for it."""
     if path is None:
         return None
-    target = Path(path)
+    target = Path(check_path("path", path))
     if target.suffix.lower() not in FORMATS:
         raise ValueError(f"path: got {str(target)!r}, expected a name that ends in {', '.join(FORMATS)}")
     return target
