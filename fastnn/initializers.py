@@ -163,7 +163,9 @@ def as_initializer(value: str | Initializer, activation: str | None = None) -> I
     if value == "auto" and activation is not None:
         return Initializer(default_for(activation))
     if not isinstance(value, str) or value not in _DRAWS:
-        raise unknown_name("initializer", value, NAMES if activation is None else ("auto", *NAMES))
+        if activation is None:
+            raise unknown_name("initializer", value, NAMES)
+        raise unknown_name("kernel_initializer", value, ("auto", *NAMES))
     return Initializer(value)
 
 

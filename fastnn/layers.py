@@ -66,8 +66,7 @@ class Dense(Layer):
         object.__setattr__(self, "units", check_number("units", self.units, low=1, integer=True))
         object.__setattr__(self, "activation", check_activation(self.activation))
         object.__setattr__(self, "use_bias", check_flag("use_bias", self.use_bias))
-        if self.kernel_initializer != "auto":
-            as_initializer(self.kernel_initializer)
+        as_initializer(self.kernel_initializer, str(self.activation))
         for name in ("l1", "l2"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), low=0.0)

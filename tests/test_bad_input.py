@@ -513,7 +513,7 @@ CONSTRUCTORS = {
     "initializer unknown": (
         lambda: Dense(3, kernel_initializer="he_norm"),
         ValueError,
-        "initializer: got 'he_norm' mean 'he_normal'?",
+        "kernel_initializer: got 'he_norm' 'auto' mean 'he_normal'?",
     ),
     "layer l1 negative": (lambda: Dense(3, l1=-0.1), ValueError, "l1: got -0.1 number >= 0"),
     "layer l2 NaN": (lambda: Dense(3, l2=NAN), ValueError, "l2: got nan number >= 0"),
