@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from fastnn.parquet import record_batches
 from fastnn.tables import (
     NEEDS_PYARROW,
     CsvLayout,
@@ -23,9 +24,6 @@ from fastnn.tables import (
 
 BATCH_CELLS, BATCH_ROWS = 1 << 20, 1 << 16
 """A batch of a Parquet file has so many at most; one of a CSV file has what a MB of text holds."""
-
-_READ_AHEAD = 16 << 20
-"""Bytes of all columns of a Parquet file together that are read at once."""
 
 _PACKED = 4
 """A packed CSV file is taken for so many times its size, as unpacking alone would tell."""
@@ -96,15 +94,9 @@ class BatchedTable:
             first += table.rows
 
     def _parquet(self) -> Iterator[Any]:
-        import pyarrow.parquet
-
         rows = max(1, min(BATCH_ROWS, BATCH_CELLS // max(1, len(self.columns))))
-        each = max(1 << 14, _READ_AHEAD // max(1, len(self.columns)))
-        with (
-            arrow_errors(),
-            pyarrow.parquet.ParquetFile(self.path, buffer_size=each, pre_buffer=False) as file,
-        ):
-            yield from file.iter_batches(rows, columns=self.columns, use_threads=False)
+        with arrow_errors():
+            yield from record_batches(self.path, rows, self.columns)
 
     def _csv(self, layout: CsvLayout) -> Iterator[Any]:
         """Yield batches of the types that are known; of others the first batch decides."""

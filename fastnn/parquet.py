@@ -34,8 +34,6 @@ class ParquetGroups:
 
     Raises
     ------
-    ImportError
-        Where PyArrow is not installed.
     ValueError
         For a column that is not there, or files with different columns.
     """
@@ -43,9 +41,8 @@ class ParquetGroups:
     def __init__(
         self, paths: Sequence[str], features: Sequence[str] | None, target: str | list[str] | None, weight: str | None
     ) -> None:
-        parquet = _pyarrow_parquet()
         self.paths = paths
-        self.metadata = [_metadata(parquet, path) for path in paths]
+        self.metadata = [_metadata(path) for path in paths]
         schema = self.metadata[0].schema.to_arrow_schema()
         for path, other in zip(paths, self.metadata, strict=True):
             if not other.schema.to_arrow_schema().equals(schema):
@@ -74,15 +71,8 @@ class ParquetGroups:
         features, target, weight = self.columns
         wanted = [target] if isinstance(target, str) else list(target or [])
         wanted = (features if with_x else []) + ([*wanted, *([weight] if weight else [])] if with_y else [])
-        parquet = _pyarrow_parquet()
-        each = max(1 << 14, _READ_AHEAD // max(1, len(wanted)))
-        with (
-            errors_with_path(self.paths[file]),
-            parquet.ParquetFile(
-                self.paths[file], metadata=self.metadata[file], buffer_size=each, pre_buffer=False
-            ) as source,
-        ):
-            for batch in source.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False):
+        with errors_with_path(self.paths[file]):
+            for batch in record_batches(self.paths[file], rows, wanted, self.metadata[file], [group]):
                 x = batch.select(features) if with_x else None
                 y = None
                 if with_y and target is not None:
@@ -90,20 +80,31 @@ class ParquetGroups:
                 yield x, y, batch.column(weight) if with_y and weight else None
 
 
-def _metadata(parquet: Any, path: str) -> Any:
+def record_batches(
+    path: str | os.PathLike[str],
+    rows: int,
+    columns: Sequence[str],
+    metadata: Any = None,
+    groups: Sequence[int] | None = None,
+) -> Iterator[Any]:
+    """Yield columns of a file, of some of its row groups where they are named, in PyArrow's batches of so many rows."""
+    import pyarrow.parquet
+
+    each = max(1 << 14, _READ_AHEAD // max(1, len(columns)))
+    with pyarrow.parquet.ParquetFile(path, metadata=metadata, buffer_size=each, pre_buffer=False) as file:
+        yield from file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
+
+
+def _metadata(path: str) -> Any:
+    import pyarrow.parquet
+
     with errors_with_path(path):
-        metadata = parquet.read_metadata(path)
+        metadata = pyarrow.parquet.read_metadata(path)
         metadata.schema.to_arrow_schema()
         for group in range(metadata.num_row_groups):
             if metadata.row_group(group).num_rows < 0:
                 raise ValueError(f"row group {group} has {metadata.row_group(group).num_rows} rows")
         return metadata
-
-
-def is_parquet(path: str) -> bool:
-    """Whether a file begins as Parquet does."""
-    with open(path, "rb") as file:
-        return file.read(4) == b"PAR1"
 
 
 def parquet_files(path: str) -> list[str]:
@@ -114,11 +115,3 @@ def parquet_files(path: str) -> list[str]:
     if not names:
         raise FileNotFoundError(f"data: got the folder {path} without a .parquet file, expected some")
     return [os.path.join(path, name) for name in names]
-
-
-def _pyarrow_parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise ImportError('PyArrow is not installed: pip install "fastnn[table]" brings it') from None
-    return pyarrow.parquet

@@ -15,7 +15,8 @@ import numpy as np
 from fastnn._errors import check_number, unknown_name
 from fastnn.arrays import as_numbers, is_sparse
 from fastnn.files import JoinedRows, MappedRows, is_packed, mark_rows, member_names, open_rows
-from fastnn.parquet import ParquetGroups, is_parquet, parquet_files
+from fastnn.parquet import ParquetGroups, parquet_files
+from fastnn.tables import is_parquet
 
 BUFFER_BYTES = 32 << 20
 """Size of the samples that are shuffled among each other, as float32 or bytes, where the user says nothing."""

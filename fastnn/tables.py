@@ -250,7 +250,7 @@ def wanted_columns(path: Path, columns: Sequence[str] | None) -> list[str]:
     return list(names if columns is None else columns)
 
 
-def is_parquet(path: Path) -> bool:
+def is_parquet(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as Parquet does, for which PyArrow must be there."""
     with open(path, "rb") as file:
         found = file.read(4) == b"PAR1"

@@ -802,8 +802,8 @@ def test_a_bad_call_says_so(case, folder):
 
 def test_without_pyarrow_the_error_says_what_brings_it(folder, monkeypatch):
     write_parquet(folder, X, LABELS, WEIGHTS)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ImportError, match=r'pip install "fastnn\[table\]"'):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r'^pyarrow is not installed: pip install "fastnn\[table\]"'):
         fastnn.stream(folder / "a.parquet", "y0")
 
 
