@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,8 +139,7 @@ def is_on_gpu(value: object) -> bool:
 def _check_foreign(name: str, value: Any, expected: str) -> None:
     """Raise for a masked array with gaps, and for a tensor that needs a step of the user's own before."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        place = np.argwhere(np.ma.getmaskarray(value))[0]
-        where = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "column"), place, strict=False))
+        where = _where(np.argwhere(np.ma.getmaskarray(value))[0])
         raise TypeError(
             f"{name}: got a masked value in {where}, expected {expected}; {name}.filled(...) puts one there"
         )
@@ -171,7 +170,7 @@ def _no_numbers(array: Array) -> str:
     return f"{what})"
 
 
-def _where(place: tuple[int, ...]) -> str:
+def _where(place: Iterable[int]) -> str:
     """Say which row, and which column where there are any."""
     return ", ".join(f"{axis} {number}" for axis, number in zip(("row", "column"), place, strict=False))
 

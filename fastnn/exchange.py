@@ -10,7 +10,7 @@ import numpy as np
 
 from fastnn._errors import needed, shown
 from fastnn.export import TORCH_ACTIVATIONS, to_onnx, to_torch
-from fastnn.layers import Activation, Dense, Dropout, Layer
+from fastnn.layers import Activation, Dense, Dropout, Layer, activation_of
 from fastnn.losses import Loss
 from fastnn.model import Sequential
 
@@ -144,9 +144,8 @@ def _append_activation(layers: list[Layer], name: str) -> None:
 
 def _loss_behind(layers: list[Layer]) -> str:
     """Return the loss that the last activation speaks for."""
-    last = layers[-1]
-    name = last.activation if isinstance(last, Dense) else last.name if isinstance(last, Activation) else None
-    return {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}.get(str(name), "squared_error")
+    by_activation = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}
+    return by_activation.get(str(activation_of(layers[-1])), "squared_error")
 
 
 _SKLEARN_ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}

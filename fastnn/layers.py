@@ -114,6 +114,13 @@ class Activation(Layer):
         object.__setattr__(self, "name", check_activation(self.name))
 
 
+def activation_of(layer: Layer) -> str | None:
+    """Return the name of a layer's activation; None for a kind of layer that has none."""
+    if isinstance(layer, Dense):
+        return layer.activation
+    return layer.name if isinstance(layer, Activation) else None
+
+
 @dataclass(frozen=True, eq=False)
 class Rescale(Layer):
     """Scale the inputs: x scale + offset; the first layer only.

@@ -19,7 +19,7 @@ from fastnn.kernels import formulas, layout, partition
 from fastnn.kernels._chunks import CHUNK
 from fastnn.kernels.dropout import GROUP, threshold_of
 from fastnn.kernels.gemm import MR, TASK_FLOPS, product_scratch, product_tasks, split
-from fastnn.layers import Activation, Dense, Dropout, Layer, Rescale
+from fastnn.layers import Activation, Dense, Dropout, Layer, Rescale, activation_of
 from fastnn.losses import Loss
 
 ALIGN = 16
@@ -365,15 +365,14 @@ def _fold_output(body: list[tuple[int, Layer]], loss: Loss) -> tuple[list[tuple[
     """Take a softmax or sigmoid off the end where the loss or the output step works it out."""
     body = list(body)
     for position, (number, layer) in enumerate(body):
-        name = layer.activation if isinstance(layer, Dense) else layer.name if isinstance(layer, Activation) else None
         if isinstance(layer, Rescale):
             raise ValueError(f"layers: got Rescale as layer {number}, expected it as the first layer only")
-        if name == SOFTMAX and position != len(body) - 1:
+        if activation_of(layer) == SOFTMAX and position != len(body) - 1:
             raise ValueError(f"layers: got softmax in layer {number}, expected it in the last layer only")
     if not body:
         return body, layout.LOGITS
     number, last = body[-1]
-    name = last.activation if isinstance(last, Dense) else last.name if isinstance(last, Activation) else None
+    name = activation_of(last)
     folded = name is not None and name == loss.folds
     if loss.folds is not None and not folded and name in ("softmax", "sigmoid"):
         raise ValueError(

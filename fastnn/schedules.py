@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -578,11 +578,16 @@ def metric_to_watch(logs: Mapping[str, float], monitor: str) -> float:
     ValueError
         If the epoch has no such metric; the message lists those it has.
     """
-    if monitor in logs:
-        return logs[monitor]
-    if monitor == "val_loss" and "loss" in logs:
-        return logs["loss"]
-    raise unknown_name("monitor", monitor, logs)
+    return logs[metric_name(logs, monitor)]
+
+
+def metric_name(there: Collection[str], monitor: str) -> str:
+    """Return which of the metrics that there are `monitor` names; see `metric_to_watch`."""
+    if monitor in there:
+        return monitor
+    if monitor == "val_loss" and "loss" in there:
+        return "loss"
+    raise unknown_name("monitor", monitor, there)
 
 
 def _power(base: float, exponent: float) -> float:

@@ -188,7 +188,7 @@ class Trainer:
             else:
                 self._go_back(started)
                 self._one_by_one = True
-        self._adapt(epochs * each, epochs * seconds)
+        self._steps_a_call = next_steps(self._steps_a_call, epochs * each, epochs * seconds)
         bar.update(epochs * feed.rows)
 
     def _epoch(self, bar: ProgressBar) -> None:
@@ -267,7 +267,7 @@ class Trainer:
                 self._good = started
             if taken < len(part):
                 self._diverged(done + taken)
-            self._adapt(taken, time.perf_counter() - before)
+            self._steps_a_call = next_steps(self._steps_a_call, taken, time.perf_counter() - before)
             bar.update(rows)
             at, done = at + rows, done + taken
         return done
@@ -277,10 +277,6 @@ class Trainer:
         if self._calls is None or self._calls[0] is not data:
             self._calls = data, self.model.runtime.training_calls(data, self.batch)
         return self._calls[1]
-
-    def _adapt(self, steps: int, seconds: float) -> None:
-        wanted = steps * CALL_SECONDS / max(seconds, 1e-9)
-        self._steps_a_call = max(1, int(min(wanted, 4 * self._steps_a_call)))
 
     def _snapshot(self) -> Snapshot:
         runtime, model = self.model.runtime, self.model
@@ -310,6 +306,11 @@ class Trainer:
             "The weights of the last good epoch are kept. "
             "A smaller learning rate, a Warmup in front of it, or clip_norm usually helps"
         )
+
+
+def next_steps(before: int, taken: int, seconds: float) -> int:
+    """Return how many steps make CALL_SECONDS, by how long those taken took; at most four times as many as before."""
+    return max(1, int(min(taken * CALL_SECONDS / max(seconds, 1e-9), 4 * before)))
 
 
 class EpochReport:

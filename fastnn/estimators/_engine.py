@@ -20,7 +20,7 @@ from fastnn.layers import Dense, Dropout, Layer
 from fastnn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
 from fastnn.network import Network, aligned_empty
 from fastnn.optimizers import SGD, Optimizer
-from fastnn.training import CALL_SECONDS, ROWS_A_CALL
+from fastnn.training import ROWS_A_CALL, next_steps
 
 Array = npt.NDArray[Any]
 
@@ -274,7 +274,7 @@ class Engine:
             before = time.perf_counter()
             call = self._training_calls(data, batch, steps)
             call(rows, start, last - first, steps.step + done, rates[done:stop], report[done:stop])
-            self._adapt(stop - done, time.perf_counter() - before)
+            self._steps_a_call = next_steps(self._steps_a_call, stop - done, time.perf_counter() - before)
             if not report[stop - 1, layout.REPORT_ROWS]:
                 self.runtime.to_host()
                 return math.nan
@@ -304,7 +304,7 @@ class Engine:
         before = time.perf_counter()
         try:
             call(order, first, samples.rows, steps.step, rates, report.reshape(-1, layout.N_REPORT))
-            self._adapt(len(rates), time.perf_counter() - before)
+            self._steps_a_call = next_steps(self._steps_a_call, len(rates), time.perf_counter() - before)
             if report[-1, -1, layout.REPORT_ROWS]:
                 losses = [self._epoch_loss(epoch) for epoch in report]
         finally:
@@ -329,10 +329,6 @@ class Engine:
         """Let go of the data that was trained on."""
         self._calls = self._gradient_calls = None
         self.runtime.keep_data(False)
-
-    def _adapt(self, steps: int, seconds: float) -> None:
-        wanted = steps * CALL_SECONDS / max(seconds, 1e-9)
-        self._steps_a_call = max(1, int(min(wanted, 4 * self._steps_a_call)))
 
     def _epoch_loss(self, report: Array) -> float:
         """Return the mean over rows of the batches' losses, as scikit-learn has it."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn._errors import unknown_name
 from fastnn.plotting.style import (
     Theme,
     dress,
@@ -22,7 +21,7 @@ from fastnn.plotting.style import (
     picture_path,
     theme_of,
 )
-from fastnn.schedules import resolve_mode
+from fastnn.schedules import metric_name, resolve_mode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,8 +78,8 @@ def plot_history(
     columns, epochs = _columns(history)
     stops = _stops(history, epochs)
     last = stops[-1] if stops and stops[-1]["epoch"] == epochs[-1] else None
-    watched = _present(last["monitor"], columns) if last else "val_loss"
-    monitor = _present(watched if monitor is None else monitor, columns)
+    watched = metric_name(columns, last["monitor"] if last else "val_loss")
+    monitor = watched if monitor is None else metric_name(columns, monitor)
     colours = theme_of(theme)
     target = picture_path(path)
     rows = [name for name in _TITLES if name in columns or f"val_{name}" in columns]
@@ -108,15 +107,6 @@ def _columns(history: Any) -> tuple[dict[str, list[float]], list[int]]:
         raise ValueError("history: holds no epoch, expected at least one")
     epochs = [number + 1 for number in getattr(history, "epoch", range(len(columns["loss"])))]
     return {name: list(column) for name, column in columns.items()}, epochs
-
-
-def _present(monitor: str, columns: Mapping[str, Sequence[float]]) -> str:
-    """Return the column to go by: the training loss where there is no validation."""
-    if monitor == "val_loss" and "val_loss" not in columns:
-        return "loss"
-    if monitor not in columns:
-        raise unknown_name("monitor", monitor, columns)
-    return monitor
 
 
 def _stops(history: Any, epochs: list[int]) -> list[dict[str, Any]]:
