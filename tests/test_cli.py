@@ -18,8 +18,9 @@ import pytest
 from support import run, weight_bytes, without_notice
 
 import fastnn
+from benchmarks import cases
 from fastnn import cli
-from fastnn.cli import BAD_INPUT, FAILED, INTERRUPTED, evaluate, export, main, predict, train
+from fastnn.cli import BAD_INPUT, FAILED, INTERRUPTED, bench, evaluate, export, main, predict, train
 from fastnn.preparation import Classes, Preparation
 
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
@@ -730,3 +731,10 @@ def test_a_precision_that_cannot_be_had_is_refused_before_training(capsys, monke
         assert main(["train", "--matmul-precision", "tf32", *options, "--epochs", "1"]) == 2
         assert f"--matmul-precision: {text}" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_trains_the_networks_of_the_benchmarks():
+    for own in bench.WORKLOADS:
+        other = cases.WORKLOADS[own.name]
+        assert (own.sizes[:-1], own.batch, own.activation) == (other.sizes[:-1], other.batch, other.activation)
+        assert own.rows <= other.rows

@@ -42,10 +42,10 @@ WORKLOADS = (
     Workload("tiny", 20_000, (8, 32, 32, 2), 32, "tanh"),
     Workload("mnist", 12_000, (784, 128, 64, 10), 128, "relu"),
     Workload("tabular", 20_000, (54, 256, 256, 7), 512, "relu"),
-    Workload("deep", 20_000, (64, *[64] * 18, 10), 64, "relu"),
+    Workload("deep", 20_000, (*[64] * 18, 10), 64, "relu"),
     Workload("wide", 4_096, (784, 1024, 1024, 10), 256, "relu"),
 )
-"""The networks of the project's own benchmarks, with fewer rows."""
+"""Networks of the project's own benchmarks, some with fewer rows, all for classes."""
 
 
 def add(commands: Any) -> None:
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     for workload in WORKLOADS:
         result = measure(workload, options.seconds, options.threads, options.dtype)
         results.append(result)
-        shape = "-".join(map(str, workload.sizes)) if len(workload.sizes) < 6 else f"64-{len(workload.sizes) - 2}x64-10"
+        shape = "-".join(map(str, workload.sizes)) if len(workload.sizes) < 6 else f"{len(workload.sizes) - 1}x64-10"
         rows.append([
             workload.name, shape, str(workload.batch), f"{result['us_per_step']:,.1f}",
             f"{result['samples_per_second']:,.0f}", f"{result['gflops']:.1f}",
