@@ -38,10 +38,6 @@ MARGIN = 67
 """Canary elements on either side of a guarded array: odd, so that the array sits on no vector boundary."""
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "torch: compares with PyTorch; skipped where it is not installed")
-
-
 def sampled_shapes(n_dims, count, seed=0, sizes=SIZES):
     """Return `count` tuples of awkward sizes; every size turns up once on each axis before any repeats."""
     rng = np.random.default_rng(seed)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from fastnn._errors import check_number, unknown_name
+from fastnn.cli.files import STREAM_FROM
 from fastnn.cli.shared import BAD_INPUT
 
 
@@ -61,7 +62,7 @@ def add_json(parser: Any) -> None:
 def add_stream_from(add: Any) -> None:
     """Add the option --stream-from."""
     text = "read tables of so many MB or more in batches, those of a Parquet file counted unpacked"
-    add("--stream-from", metavar="MB", type=integer(0), help=f"{text} (default 1024)")
+    add("--stream-from", metavar="MB", type=integer(0), help=f"{text} (default {STREAM_FROM})")
 
 
 def number(
