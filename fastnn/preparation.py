@@ -226,14 +226,9 @@ class Moments:
         self.offset += float(difference) * len(values) / total
         self.count = total
 
-    @property
-    def variance(self) -> float:
-        """The mean squared deviation."""
-        return self.squares / self.count
-
     def mean_and_spread(self) -> tuple[float, float]:
         """Return what the function of this name returns for all values at once."""
-        deviation = math.sqrt(self.variance)
+        deviation = math.sqrt(self.squares / self.count)
         if not math.isfinite(deviation):
             raise ValueError("got numbers too large for their standard deviation, expected some below 1e150")
         if self.smallest == self.largest:

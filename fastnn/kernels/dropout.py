@@ -115,7 +115,7 @@ def dropout_forward(y: np.ndarray, x: np.ndarray, rate: float, seed: int, step: 
     x : array, in
         Shape and dtype of `y`.
     rate : float
-        The share that is dropped, 0 <= rate < 1.
+        The share that is dropped, 0 <= rate <= 1 - 2^-31.
     seed : int
         0 to 2^64 - 1.
     step, layer : int
