@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn._errors import shown
-from fastnn.initializers import default_for, initialize
+from fastnn.initializers import as_initializer, initialize
 from fastnn.intake import Intake
 from fastnn.kernels.update import penalty
 from fastnn.network import Network
@@ -24,9 +24,8 @@ def draw_weights(network: Network, params: Array, seed: int) -> None:
     weights = iter(network.views(params))
     for stage in network.stages:
         if stage.dense is not None:
-            name = stage.dense.kernel_initializer
-            name = default_for(str(stage.dense.activation)) if name == "auto" else name
-            next(weights)[:] = initialize(name, (stage.inputs, stage.units), rng=rng, dtype=network.dtype)
+            way = as_initializer(stage.dense.kernel_initializer, str(stage.dense.activation))
+            next(weights)[:] = initialize(way, (stage.inputs, stage.units), rng=rng, dtype=network.dtype)
             if stage.dense.use_bias:
                 next(weights)[:] = 0.0
 
