@@ -14,12 +14,17 @@ from fastnn.tables import (
     NEEDS_PYARROW,
     CsvLayout,
     Table,
+    TablePath,
     arrow_errors,
     as_categories,
+    csv_errors,
     csv_options,
+    is_packed,
     is_parquet,
+    table_file,
     table_of_arrow,
-    wanted_columns,
+    ungrouped,
+    unpacked,
 )
 
 BATCH_CELLS, BATCH_ROWS = 1 << 20, 1 << 16
@@ -35,6 +40,8 @@ class Visitor(Protocol):
     def add(self, table: Table) -> None:
         """Take in a batch."""
 
+
+_CHANGED = "got a file that changed while it was read, expected it to stay as it is"
 
 V = TypeVar("V", bound=Visitor)
 
@@ -57,17 +64,16 @@ class BatchedTable:
         As `read_table`; what the cells hold shows when they are read.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], columns: Sequence[str] | None = None, words: Collection[str] = ()
-    ) -> None:
+    def __init__(self, path: TablePath, columns: Sequence[str] | None = None, words: Collection[str] = ()) -> None:
         if importlib.util.find_spec("pyarrow") is None:
             raise ImportError(NEEDS_PYARROW)
         import pyarrow
 
-        self.path, self.words = Path(path), frozenset(words)
-        self.columns = wanted_columns(self.path, columns)
-        self._layout = None if is_parquet(self.path) else CsvLayout.of(self.path)
+        self._file, self.words = table_file(path), frozenset(words)
+        self.columns = self._file.wanted(columns)
         self._types: dict[str, Any] = {name: pyarrow.string() for name in self.words}
+        self._grouped = set(self.columns) - self.words if self._file.point == "," else set()
+        """Columns that are numbers where PyArrow, which knows no points between thousands, takes them for words."""
 
     def visit(self, make: Callable[[], V]) -> V:
         """Show every batch to a visitor and return it; a column found to be of another type begins with a new one."""
@@ -85,27 +91,31 @@ class BatchedTable:
         import pyarrow
 
         first = 0
-        for batch in self._parquet() if self._layout is None else self._csv(self._layout):
-            table = table_of_arrow(pyarrow.Table.from_batches([batch]), self.words, first)
-            cells = {name: table.columns[name] for name in self.columns}
-            typed = {name: as_categories(cells[name]) if name in self.words else cells[name] for name in cells}
+        layout = self._file.layout
+        for batch in self._parquet() if layout is None else self._csv(layout):
+            cells, others = ungrouped(pyarrow.Table.from_batches([batch]).select(self.columns), self._grouped)
+            if others:
+                self._grouped.difference_update(others)
+                raise _TypesChanged(_CHANGED)
+            table = table_of_arrow(cells, self.words, first)
+            typed = {name: as_categories(c) if name in self.words else c for name, c in table.columns.items()}
             if table.rows:
-                yield Table(typed, table.rows, table.dates, first)
+                yield Table(typed, table.rows, table.dates, first, point=self._file.point)
             first += table.rows
 
     def _parquet(self) -> Iterator[Any]:
         rows = max(1, min(BATCH_ROWS, BATCH_CELLS // max(1, len(self.columns))))
         with arrow_errors():
-            yield from record_batches(self.path, rows, self.columns)
+            yield from record_batches(self._file.path, rows, self.columns)
 
     def _csv(self, layout: CsvLayout) -> Iterator[Any]:
         """Yield batches of the types that are known; of others the first batch decides."""
         import pyarrow.csv
 
         options = csv_options(layout, self.columns, self._types)
-        with arrow_errors():
+        with csv_errors(self._file.path, layout):
             try:
-                with pyarrow.csv.open_csv(self.path, *options) as reader:
+                with pyarrow.csv.open_csv(unpacked(self._file.path), *options) as reader:
                     self._types = dict(zip(reader.schema.names, reader.schema.types, strict=True))
                     yield from reader
             except pyarrow.ArrowInvalid as error:
@@ -123,7 +133,7 @@ class BatchedTable:
         kind = self._types.get(name)
         if kind in kinds[:-1]:
             self._types[name] = kinds[kinds.index(kind) + 1]
-            raise _TypesChanged("got a file that changed while it was read, expected it to stay as it is")
+            raise _TypesChanged(_CHANGED)
 
 
 def table_bytes(path: str | os.PathLike[str]) -> int:
@@ -131,8 +141,7 @@ def table_bytes(path: str | os.PathLike[str]) -> int:
     place = Path(path)
     size = place.stat().st_size
     if not is_parquet(place):
-        with open(place, "rb") as file:
-            return size * (_PACKED if file.read(2) == b"\x1f\x8b" else 1)
+        return size * (_PACKED if is_packed(place) else 1)
     import pyarrow.parquet
 
     with arrow_errors():

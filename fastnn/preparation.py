@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn._errors import check_flag, check_number, shown, unknown_name
-from fastnn.tables import EXACT, Categories, Column, Table, as_categories, as_table, is_missing
+from fastnn.tables import EXACT, Categories, Column, Table, as_categories, as_table, is_missing, with_point
 
 Array = npt.NDArray[Any]
 
@@ -358,7 +358,8 @@ def without_words(name: str, table: Table, expected: str, dates: bool = False) -
     column = table.column(name)
     if not isinstance(column, Categories):
         return column
-    values = np.array([*map(_days if dates else _number, column.names), np.nan])[column.codes]
+    value = _days if dates else lambda word: _number(with_point(word, table.point))
+    values = np.array([*map(value, column.names), np.nan])[column.codes]
     wrong = np.isnan(values) & (column.codes >= 0)
     if wrong.any():
         row = table.earliest(wrong)

@@ -17,14 +17,14 @@ import warnings
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import check_path, unknown_name
+from fastnn._errors import check_path, shown, unknown_name
 
 if TYPE_CHECKING:
     import pyarrow
@@ -76,6 +76,8 @@ class Table:
         The number of the first row, for messages, where these are some rows of a file.
     numbers : ndarray of int, optional
         The number of each row, where they do not follow one another.
+    point : {".", ","}
+        What numbers among words have for a point.
     """
 
     columns: Mapping[str, Column]
@@ -83,6 +85,7 @@ class Table:
     dates: frozenset[str] = frozenset()
     first: int = 0
     numbers: npt.NDArray[np.int64] | None = None
+    point: str = "."
 
     def __len__(self) -> int:
         return self.rows
@@ -115,12 +118,12 @@ class Table:
             for name, column in self.columns.items()
         }
         numbers = self.numbers[rows] if self.numbers is not None else self.first + np.arange(len(self))[rows]
-        return Table(taken, len(numbers), self.dates, self.first, numbers)
+        return replace(self, columns=taken, rows=len(numbers), numbers=numbers)
 
     def only(self, names: Sequence[str]) -> Table:
         """Return these columns."""
         kept = {name: self.columns[name] for name in names}
-        return Table(kept, self.rows, self.dates.intersection(names), self.first, self.numbers)
+        return replace(self, columns=kept, dates=self.dates.intersection(names))
 
 
 def is_missing(column: Column) -> npt.NDArray[np.bool_]:
@@ -177,37 +180,55 @@ def as_table(data: Any, words: Collection[str] = ()) -> Table:
         raise ValueError(f"data: cannot be read as a table: {error}") from None
 
 
-def column_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the names of a file's columns, in its order; see `read_table`."""
+class TableFile(NamedTuple):
+    """A file with a table in it: the columns' names, in its order, and how a CSV file is laid out, None for Parquet."""
+
+    path: Path
+    names: tuple[str, ...]
+    layout: CsvLayout | None
+
+    @property
+    def point(self) -> str:
+        """What its numbers have for a point."""
+        return "." if self.layout is None else self.layout.point
+
+    def wanted(self, columns: Sequence[str] | None) -> list[str]:
+        """Return the columns to read, all for None; refuse one that it has not."""
+        for name in columns or ():
+            if name not in self.names:
+                raise unknown_name("column", name, self.names)
+        return list(self.names if columns is None else columns)
+
+
+TablePath = str | os.PathLike[str] | TableFile
+
+
+def table_file(path: TablePath) -> TableFile:
+    """Return what a file's beginning says; see `read_table`."""
+    if isinstance(path, TableFile):
+        return path
     place = Path(check_path("path", path))
     if not is_parquet(place):
-        return CsvLayout.of(place).names
+        layout = CsvLayout.of(place)
+        return TableFile(place, layout.names, layout)
     import pyarrow.parquet
 
     with arrow_errors(), pyarrow.parquet.ParquetFile(place) as file:
-        return _named_once(file.schema_arrow.names)
+        return TableFile(place, _named_once(file.schema_arrow.names), None)
 
 
-def has_decimal_commas(path: str | os.PathLike[str]) -> bool:
-    """Whether the numbers of a file are read with a comma for the point; see `read_table`."""
-    place = Path(check_path("path", path))
-    return not is_parquet(place) and CsvLayout.of(place).point == ","
-
-
-def read_table(
-    path: str | os.PathLike[str], columns: Sequence[str] | None = None, words: Collection[str] = ()
-) -> Table:
+def read_table(path: TablePath, columns: Sequence[str] | None = None, words: Collection[str] = ()) -> Table:
     """Read a CSV file (plain or .gz) or a Parquet file.
 
     The first line of a CSV file names the columns; commas, semicolons, tabs and bars are known as separators.
-    Where that is no comma, numbers may have decimal commas (1,23) if the first 100,000 cells have none with a point. A
-    column whose cells are all numbers is one of numbers, one whose cells are all dates (2026-11-23), dates with times
-    (2026-11-23 13:40:56) or times (13:40:56) is one of days, any other one of categories; see `MISSING` for cells
-    without a value.
+    Where that is no comma, numbers may have decimal commas (1,23) if no number of the first 100,000 cells has a point
+    but between thousands (1.234,5). A column whose cells are all numbers is one of numbers, one whose cells are all
+    dates (2026-11-23), dates with times (2026-11-23 13:40:56) or times (13:40:56) is one of days, any other one of
+    categories; see `MISSING` for cells without a value.
 
     Parameters
     ----------
-    path : str or path-like
+    path : str, path-like or TableFile
     columns : sequence of str, optional
         Those to read; None reads all.
     words : collection of str
@@ -222,32 +243,26 @@ def read_table(
     OSError
         If it cannot be opened.
     """
-    place = Path(check_path("path", path))
-    wanted = wanted_columns(place, columns)
-    if is_parquet(place):
+    source = table_file(path)
+    wanted = source.wanted(columns)
+    if source.layout is None:
         import pyarrow.parquet
 
-        with arrow_errors(), pyarrow.parquet.ParquetFile(place) as file:
-            table = table_of_arrow(file.read(columns=wanted), words)
+        with arrow_errors(), pyarrow.parquet.ParquetFile(source.path) as file:
+            table = table_of_arrow(file.read(columns=wanted).select(wanted), words)
     elif importlib.util.find_spec("pyarrow") is None:
-        table = _read_numbers(place, wanted)
+        table = _read_numbers(source.path, source.layout, wanted)
     else:
         import pyarrow.csv
 
-        with arrow_errors():
-            types = {name: pyarrow.string() for name in words}
-            table = table_of_arrow(pyarrow.csv.read_csv(place, *csv_options(CsvLayout.of(place), wanted, types)))
+        types = {name: pyarrow.string() for name in words}
+        with csv_errors(source.path, source.layout):
+            cells = pyarrow.csv.read_csv(unpacked(source.path), *csv_options(source.layout, wanted, types))
+        if source.point == ",":
+            cells = ungrouped(cells, [name for name in wanted if name not in words])[0]
+        table = table_of_arrow(cells)
     typed = {name: as_categories(table.columns[name]) if name in words else table.columns[name] for name in wanted}
-    return Table(typed, table.rows, table.dates)
-
-
-def wanted_columns(path: Path, columns: Sequence[str] | None) -> list[str]:
-    """Return the columns to read of a file, all for None; refuse one that it has not."""
-    names = column_names(path)
-    for name in columns or ():
-        if name not in names:
-            raise unknown_name("column", name, names)
-    return list(names if columns is None else columns)
+    return replace(table, columns=typed, point=source.point)
 
 
 def is_parquet(path: str | os.PathLike[str]) -> bool:
@@ -275,9 +290,38 @@ def arrow_errors() -> Iterator[None]:
         raise ValueError(message) from None
 
 
+@contextmanager
+def csv_errors(path: Path, layout: CsvLayout) -> Iterator[None]:
+    """Do as `arrow_errors`, and name the line of a row that PyArrow finds too short or too long."""
+    import pyarrow
+
+    with arrow_errors():
+        try:
+            yield
+        except pyarrow.ArrowInvalid as error:
+            if " columns, got " in str(error) and (found := _uneven(path, layout)):
+                raise ValueError(found) from None
+            raise
+
+
+def _uneven(path: Path, layout: CsvLayout) -> str:
+    """Say which row of a CSV file has more or fewer cells than there are columns; nothing where none has."""
+    with _open_text(path) as file, suppress(csv.Error):  # of which PyArrow knows more
+        first = sum(1 for _ in zip(range(layout.lines), file, strict=False))
+        rows = csv.reader(file, delimiter=layout.delimiter)
+        start = first + 1
+        for row in rows:
+            if row and len(row) != len(layout.names):
+                got = f"got {len(row)} cells in line {start}, {shown(layout.delimiter.join(row))}"
+                return f"{got}, expected {len(layout.names)}, one for each column"
+            start = first + rows.line_num + 1
+    return ""
+
+
 def _named_once(names: Sequence[str]) -> tuple[str, ...]:
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"got more than one column named {twice[0]!r}, expected a name for each")
+        which = f"named {twice[0]!r}" if twice[0] else "without a name"
+        raise ValueError(f"got more than one column {which}, expected a name for each")
     return tuple(names)
 
 
@@ -317,21 +361,60 @@ class CsvLayout(NamedTuple):
 _CELLS_FOR_POINT = 100_000
 """So many cells at most are looked at for decimal commas."""
 
+_GROUPS = r"[1-9]\d{0,2}(?:\.\d{3})+"
+"""Thousands with points between them."""
+
+_WITH_COMMA = rf"[+-]?(?:(?:{_GROUPS}|\d+)(?:,\d*)?|,\d+)(?:[eE][+-]?\d+)?"
+"""A number with a decimal comma, or none, and points between its thousands, or none."""
+
 
 def _point(rows: Iterable[list[str]]) -> str:
-    """Return a comma where numbers have one (1,23) and none of them has a point, else the point.
+    """Return a comma where numbers have one (1,23; 1.234,5) and none has a point but between thousands, else the point.
 
-    A file whose numbers with a comma all look like thousands (1,234) may mean these.
+    A number with three digits behind its only mark (1,234; 1.234) says neither, since the mark may be one of thousands.
     """
-    cells = {mark: re.compile(rf"\s*[+-]?\d*{re.escape(mark)}\d+(?:[eE][+-]?\d+)?\s*").fullmatch for mark in ",."}
-    thousands = re.compile(r"\s*[+-]?[1-9]\d{0,2},\d{3}\s*").fullmatch
+    exponent = r"(?:[eE][+-]?\d+)?"
+    either = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}").fullmatch
+    says_comma = re.compile(rf"[+-]?(?:{_GROUPS}|\d*),\d+{exponent}").fullmatch
+    says_point = re.compile(rf"[+-]?\d*\.\d+{exponent}").fullmatch
     found = False
     with suppress(csv.Error, UnicodeDecodeError):  # of which PyArrow knows the column
-        for cell in itertools.islice(itertools.chain.from_iterable(rows), _CELLS_FOR_POINT):
-            if cells["."](cell):
+        for cell in map(str.strip, itertools.islice(itertools.chain.from_iterable(rows), _CELLS_FOR_POINT)):
+            if either(cell):
+                continue
+            if says_point(cell):
                 return "."
-            found = found or (cells[","](cell) is not None and thousands(cell) is None)
+            found = found or says_comma(cell) is not None
     return "," if found else "."
+
+
+def with_point(word: str, point: str) -> str:
+    """Return a number as `float` takes it; any other word as it is."""
+    if point == "." or not re.fullmatch(_WITH_COMMA, word):
+        return word
+    return word.replace(".", "").replace(",", ".")
+
+
+def ungrouped(table: pyarrow.Table, names: Collection[str]) -> tuple[pyarrow.Table, list[str]]:
+    """Return a table with numbers for words that are all numbers with decimal commas, and which columns are no such.
+
+    PyArrow itself knows no points between thousands.
+    """
+    import pyarrow
+    from pyarrow import compute
+
+    others = []
+    for name in names:
+        place = table.column_names.index(name)
+        if not pyarrow.types.is_string(table.column(place).type):
+            continue
+        text = compute.utf8_trim_whitespace(table.column(place))
+        if compute.all(compute.match_substring_regex(text, f"^(?:{_WITH_COMMA})$"), min_count=0).as_py():
+            plain = compute.replace_substring(compute.replace_substring(text, ".", ""), ",", ".")
+            table = table.set_column(place, name, compute.replace_substring_regex(plain, r"^\+", "").cast("float64"))
+        else:
+            others.append(name)
+    return table, others
 
 
 def _delimiter(file: TextIO) -> tuple[str, int]:
@@ -365,10 +448,25 @@ _LONGEST_NAMES = 100
 """A name or cell in quotes that takes more lines than this is taken for a quote without an end."""
 
 
-def _open_text(path: Path) -> TextIO:
+def is_packed(path: Path) -> bool:
+    """Whether a file begins as gzip does, whatever its name ends in."""
     with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    if packed:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def unpacked(path: Path) -> Any:
+    """Return a file for PyArrow, which goes by the name's ending where nobody says whether it is packed.
+
+    PyArrow closes it when its threads are done with it: who closed it before would have them read from whatever file
+    is given the same number next.
+    """
+    import pyarrow
+
+    return pyarrow.input_stream(str(path), compression="gzip" if is_packed(path) else None)
+
+
+def _open_text(path: Path) -> TextIO:
+    if is_packed(path):
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return open(path, encoding="utf-8-sig", newline="")
 
@@ -475,20 +573,21 @@ def _tidy(codes: npt.NDArray[np.int64], values: list[Any]) -> Categories:
     return Categories(places[codes], tuple(names))
 
 
-def _read_numbers(path: Path, columns: list[str]) -> Table:
+def _read_numbers(path: Path, layout: CsvLayout, columns: list[str]) -> Table:
     """Read a CSV file of numbers without pyarrow."""
-    layout = CsvLayout.of(path)
     places = [layout.names.index(name) for name in columns]
     with _open_text(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "input contained no data"
         try:
             values = np.loadtxt(
                 file, delimiter=layout.delimiter, skiprows=layout.lines, usecols=places, ndmin=2, comments=None,
-                converters=lambda cell: _number(cell.replace(layout.point, ".")),
+                converters=lambda cell: _number(cell, layout.point),
             )  # fmt: skip
         except UnicodeDecodeError:
             raise ValueError(_NO_TEXT) from None
         except ValueError as error:
+            if " columns" in str(error) and (found := _uneven(path, layout)):
+                raise ValueError(found) from None
             what = str(error).partition(";")[0].rstrip(".")
             raise ValueError(f"{what}; {NEEDS_PYARROW}, which reads columns of words") from None
     rows = len(values)
@@ -496,6 +595,6 @@ def _read_numbers(path: Path, columns: list[str]) -> Table:
     return Table({name: _numbers(name, column) for name, column in zip(columns, cells, strict=True)}, rows)
 
 
-def _number(cell: str) -> float:
+def _number(cell: str, point: str) -> float:
     cell = cell.strip()
-    return np.nan if cell in MISSING else float(cell)
+    return np.nan if cell in MISSING else float(with_point(cell, point))

@@ -123,7 +123,7 @@ def test_errors_are_those_of_a_whole_table_with_the_row_in_the_file(tmp_path):
             with pytest.raises(ValueError, match=message):
                 read(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text("\n".join(["a,b,c", *lines, "1,2"]) + "\n")
-    with pytest.raises(ValueError, match="Expected 3 columns, got 2"):
+    with pytest.raises(ValueError, match="got 2 cells in line 60002, '1,2', expected 3"):
         BatchedTable(tmp_path / "t.csv").visit(Joined)
     with pytest.raises(ValueError, match="column: got 'd', expected"):
         BatchedTable(tmp_path / "t.csv", ["d"])

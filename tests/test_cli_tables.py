@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -534,7 +535,12 @@ def test_predict_writes_parquet(capsys, trained):
         ("train later.csv --target plan --ignore id,plan", "--ignore: got 'plan', which --target names, expected col"),
         ("train later.csv --target plan --columns age --ignore age", "--ignore: got 'age', which --columns names, exp"),
         ("train later.csv --target paln", "Did you mean 'plan'?"),
-        ("train later.csv --target plan --columns plan", "later.csv: got no column but the target"),
+        (
+            "train later.csv --target plan --columns age,plan",
+            "--columns: got 'plan', which --target names, expected col",
+        ),
+        ("train later.csv --target plan --ignore id,age,city,member,spend", "later.csv: got no column but the target"),
+        ("train later.csv --target plan --ignore id --ignore id", "--ignore: got 'id' more than once, expected each"),
         ("train later.csv", "--target: got none, expected the column to learn, one of 'id', 'age', 'city', 'member', "),
         ("train one.csv --target y", "one.csv: column 'y': got one class alone, a, expected two or more"),
         ("train head.csv --target y", "are these the first row? The first line of a file names its columns"),
@@ -542,6 +548,7 @@ def test_predict_writes_parquet(capsys, trained):
         ("train x.npz", "x.npz: got arrays x, expected the targets in one named y"),
         ("train x.npz --columns a", "--columns: says nothing to arrays"),
         ("train cut.npz", "cut.npz: got a damaged file"),
+        ("train none.npz", "none.npz: got inputs of shape (3, 0), expected numbers in rows"),
         ("export plan --to keras", "--to: got 'keras', expected one of 'npz', 'onnx', 'torch'"),
         ("export plan --output net.pb", "--to: got pb, expected npz, onnx or torch"),
         ("export plan --to torch --output plan", "--output: got plan, a file that is read, expected another name"),
@@ -558,6 +565,7 @@ def test_bad_files_are_one_sentence(capsys, folder, trained, arguments, message)
     write_csv("head.csv", {"1.5": ["2", "3"], "a": ["b", "c"]})
     np.save("x.npy", np.zeros((3, 3)))
     np.savez("x.npz", x=np.zeros((3, 3)))
+    np.savez("none.npz", x=np.zeros((3, 0)), y=np.arange(3))
     (folder / "cut.npz").write_bytes(b"PK\x03\x04" + b"\0" * 40)
     for name in ("plan", "later.csv"):
         (folder / name).write_bytes((trained / name).read_bytes())
@@ -957,13 +965,47 @@ def test_decimal_commas_are_said_and_learned_from(capsys, extra):
         file.write("\n".join(["x;y", *(f"{cell};{i % 2}" for i, cell in enumerate(x))]) + "\n")
     code, out, err = run(capsys, "train", "t.csv", "--target", "y", "--epochs", "1", *QUICK, *extra)
     assert (code, err) == (0, "")
-    assert "numbers are read with decimal commas, 1,23 as 1.23\n" in out
+    assert "numbers are read with decimal commas, 1,23 as 1.23 and 1.234 as 1234\n" in out
     assert "columns: 1 numeric, 0 categorical, 1 inputs\n" in out
     with open("t.csv", "w") as file:
         file.write("\n".join(["x;y", *(f"{cell.replace(',', '.')};{i % 2}" for i, cell in enumerate(x))]) + "\n")
     os.rename("fastnn-model.safetensors", "comma.safetensors")
     assert "decimal commas" not in run(capsys, "train", "t.csv", "--target", "y", "--epochs", "1", *QUICK, *extra)[1]
     assert fastnn.load("comma.safetensors").preparation == fastnn.load("fastnn-model.safetensors").preparation
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("extra", [(), ("--stream-from", "0")])
+def test_a_word_among_decimal_commas_is_named(capsys, extra):
+    rows = [f"{i % 7},5;{'ab'[i % 2]}" for i in range(80)]
+    for name, more in (("t.csv", []), ("words.csv", ["1.234,5;a", "none;b"])):
+        with open(name, "w") as file:
+            file.write("\n".join(["x;y", *rows, *more]) + "\n")
+    assert run(capsys, "train", "t.csv", "--target", "y", "--epochs", "1", *QUICK)[0] == 0
+    for command in ("evaluate", "predict"):
+        code, out, err = run(capsys, command, "fastnn-model.safetensors", "words.csv", *extra)
+        message = "fastnn: words.csv: column 'x': got 'none' in row 81, expected numbers, as in training\n"
+        assert (code, out, err) == (BAD_INPUT, "", message)
+
+
+@needs_pyarrow
+def test_columns_whose_names_hold_commas_and_quotes(capsys):
+    with open("t.csv", "w", newline="") as file:
+        rows = [[i % 17, i % 11, i % 7, i % 3 + 0.5, i % 5 + 0.5] for i in range(60)]
+        csv.writer(file).writerows([["a, b", 'c "d"', "e", "y", "z, w"], *rows])
+    quick = ("--epochs", "1", "--quiet", *QUICK)
+    for options, inputs in (
+        (("--ignore", "a, b"), ('c "d"', "e")),
+        (("--ignore", '"a, b",e'), ('c "d"',)),
+        (("--ignore", 'c "d"', "--ignore", "a, b"), ("e",)),
+        (("--columns", "a, b", "--columns", 'e,"c ""d"""'), ("a, b", "e", 'c "d"')),
+        (("--categorical", "a, b", "--ignore", 'e,c "d"'), None),
+    ):
+        assert run(capsys, "train", "t.csv", "--target", 'y, "z, w"', *options, *quick) == (0, "", ""), options
+        preparation = fastnn.load("fastnn-model.safetensors").preparation
+        assert preparation.target.names == ("y", "z, w")
+        assert inputs is None or preparation.inputs == inputs
+    assert [(column.kind, column.name) for column in preparation.columns] == [("categorical", "a, b")]
 
 
 def test_arrays_that_lie_close_together_are_not_blown_up(capsys):

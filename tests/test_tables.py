@@ -10,7 +10,7 @@ import pytest
 
 from fastnn import tables
 from fastnn.batches import BatchedTable
-from fastnn.tables import _NO_TEXT, Categories, Table, as_categories, as_table, column_names, is_missing, read_table
+from fastnn.tables import _NO_TEXT, Categories, Table, as_categories, as_table, is_missing, read_table, table_file
 
 HAS_PYARROW = importlib.util.find_spec("pyarrow") is not None
 needs_pyarrow = pytest.mark.skipif(not HAS_PYARROW, reason="pyarrow is not installed")
@@ -66,7 +66,7 @@ def test_cells_without_a_value(write, cell):
 def test_delimiters_quotes_and_a_byte_order_mark(write, delimiter):
     path = write(f'\ufeff"first name"{delimiter}b\n"x{delimiter} ""y""\nz"{delimiter}1\n')
     table = read_table(path)
-    assert column_names(path) == ("first name", "b")
+    assert table_file(path).names == ("first name", "b")
     assert words(table.columns["first name"]) == [f'x{delimiter} "y"\nz']
     assert table.columns["b"].tolist() == [1.0]
 
@@ -189,7 +189,7 @@ BAD = {
     "empty": ("", "got no line, expected one with the columns' names"),
     "twice": ("a,b,a\n1,2,3\n", "got more than one column named 'a', expected a name for each"),
     "infinite": ("a\n1\ninf\n", r"column 'a': got inf in row 1, expected finite numbers"),
-    "ragged": ("a,b\n1,2\n3\n", "CSV parse error: Expected 2 columns, got 1: 3"),
+    "ragged": ("a,b\n1,2\n3\n", "got 1 cells in line 3, '3', expected 2, one for each column"),
 }
 
 
@@ -239,7 +239,7 @@ def test_without_pyarrow_one_sentence_says_how_to_get_it(write):
     hint = r'pyarrow is not installed: pip install "fastnn\[table\]" brings it'
     with pytest.raises(ValueError, match=f"'red'.*; {hint}, which reads columns of words$"):
         read_table(write("a,b\n1,red\n"))
-    for read in (read_table, column_names):
+    for read in (read_table, table_file):
         with pytest.raises(ImportError, match=f"^{hint}$"):
             read(write("PAR1", "t.parquet"))
     with pytest.raises(ImportError, match=f"^{hint}$"):
@@ -261,9 +261,9 @@ def test_separators_that_are_hard_to_guess(write, name):
 
 @needs_pyarrow
 def test_separators_within_names(write):
-    assert column_names(write('"Last, first, middle";y\n"a";2\n')) == ("Last, first, middle", "y")
-    assert column_names(write("amount,net;price,gross;y\n1;2;3\n")) == ("amount,net", "price,gross", "y")
-    assert column_names(write('"a,\n,b";c\n1;2\n')) == ("a,\n,b", "c")
+    assert table_file(write('"Last, first, middle";y\n"a";2\n')).names == ("Last, first, middle", "y")
+    assert table_file(write("amount,net;price,gross;y\n1;2;3\n")).names == ("amount,net", "price,gross", "y")
+    assert table_file(write('"a,\n,b";c\n1;2\n')).names == ("a,\n,b", "c")
 
 
 @needs_pyarrow
@@ -338,11 +338,54 @@ def test_decimal_commas(write, delimiter):
     np.testing.assert_array_equal(read_table(write("a;b\n0,234;1\n2,500;2\n")).columns["a"], [0.234, 2.5])
 
 
+THOUSANDS = "a;b;c;d\n1.851,88;1.234;3;1.234\n 518,9;-20;+1.000.000;x\n;2.500;;1,5\n+1.234.567,5;0;2;1.2\n"
+
+
+@needs_pyarrow
+def test_points_between_thousands(write):
+    path = write(THOUSANDS.replace("1.2\n", "y\n"))
+    batched = BatchedTable(path)
+    batched.visit(Nobody)
+    for table in (read_table(path), next(batched.batches())):
+        np.testing.assert_array_equal(table.columns["a"], [1851.88, 518.9, np.nan, 1234567.5])
+        np.testing.assert_array_equal(table.columns["b"], [1234, -20, 2500, 0])
+        np.testing.assert_array_equal(table.columns["c"], [3, 1_000_000, np.nan, 2])
+        assert words(table.columns["d"]) == ["1.234", "x", "1,5", "y"]
+    assert words(read_table(path, words=["b"]).columns["b"]) == ["1.234", "-20", "2.500", "0"]
+    table = read_table(write(THOUSANDS))
+    assert words(table.columns["a"])[0] == "1.851,88", "1.2 is a number with a decimal point"
+    np.testing.assert_array_equal(table.columns["b"], [1.234, -20, 2.5, 0])
+    np.testing.assert_array_equal(read_table(write("a;b\n1.234;1\n2.500;2\n")).columns["a"], [1.234, 2.5])
+
+
+@needs_pyarrow
+def test_points_between_thousands_far_into_a_file(write):
+    for last, expected in (("1.234,5", 1234.5), ("x", "x"), ("1.5", "1.5")):
+        path = write("a;b\n" + "1,5;y\n" * 200_000 + f"{last};y\n")
+        table = BatchedTable(path)
+        table.visit(Nobody)
+        got, whole = [batch.columns["a"] for batch in table.batches()], read_table(path).columns["a"]
+        assert len(got) > 1
+        if isinstance(expected, str):
+            assert [word for column in got for word in words(column)] == words(whole)
+            assert words(whole)[-1] == expected
+        else:
+            np.testing.assert_array_equal(np.concatenate(got), whole)
+            assert whole[-1] == expected
+
+
+class Nobody:
+    """A visitor that keeps nothing."""
+
+    def add(self, batch):
+        pass
+
+
 @needs_pyarrow
 def test_decimal_commas_in_batches(write):
     path = write("a;b\n" + "1;x\n" * 700 + "1,5;y\n" * 200_000)
     table = BatchedTable(path)
-    table.visit(lambda: type("Nobody", (), {"add": lambda self, batch: None})())
+    table.visit(Nobody)
     got = np.concatenate([batch.columns["a"] for batch in table.batches()])
     np.testing.assert_array_equal(got, read_table(path).columns["a"])
     assert set(got) == {1, 1.5}
@@ -351,3 +394,51 @@ def test_decimal_commas_in_batches(write):
 @pytest.mark.usefixtures("without_pyarrow")
 def test_decimal_commas_without_pyarrow(write):
     np.testing.assert_array_equal(read_table(write("a;b\n1,5;1\n-2;3\n")).columns["a"], [1.5, -2])
+    table = read_table(write("a;b\n1.234,5;1.000\n-2;?\n"))
+    np.testing.assert_array_equal(table.columns["a"], [1234.5, -2])
+    np.testing.assert_array_equal(table.columns["b"], [1000, np.nan])
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("text", ["a,b\n\n1,2\n3\n", "\na,b\n1,2\n3\n", 'a,b\n"1","\n"\n3\n'])
+def test_the_line_of_a_short_row_is_named(write, text):
+    with pytest.raises(ValueError, match=r"^got 1 cells in line 4, '3', expected 2, one for each column$"):
+        read_table(write(text))
+
+
+@pytest.mark.usefixtures("without_pyarrow")
+def test_the_line_of_a_short_row_is_named_without_pyarrow(write):
+    with pytest.raises(ValueError, match=r"^got 1 cells in line 4, '3', expected 2, one for each column$"):
+        read_table(write("a,b\n\n1,2\n3\n"))
+
+
+@needs_pyarrow
+def test_what_a_file_holds_says_whether_it_is_packed(tmp_path):
+    text = b"a;b\n1,5;x\n2;y\n"
+    for name, content in (("t.csv.gz", text), ("t.csv", gzip.compress(text))):
+        (tmp_path / name).write_bytes(content)
+        table = BatchedTable(tmp_path / name)
+        table.visit(Nobody)
+        for read in (read_table(tmp_path / name), next(table.batches())):
+            np.testing.assert_array_equal(read.columns["a"], [1.5, 2])
+
+
+@needs_pyarrow
+def test_a_column_of_parquet_whose_name_is_a_path(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"v.a": [1, 2], "v": [{"a": 1}] * 2}), tmp_path / "t.parquet")
+    table = BatchedTable(tmp_path / "t.parquet", ["v.a"])
+    for read in (read_table(tmp_path / "t.parquet", ["v.a"]), next(table.batches())):
+        assert {name: column.tolist() for name, column in read.columns.items()} == {"v.a": [1, 2]}
+
+
+@needs_pyarrow
+def test_a_csv_file_is_looked_at_once(write, monkeypatch):
+    looked = []
+    monkeypatch.setattr(tables, "_point", lambda rows: looked.append(rows) or ".")
+    file = table_file(write("a;b\n1;2\n"))
+    read_table(file)
+    BatchedTable(file).visit(Nobody)
+    assert len(looked) == 1

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fastnn.batches import BatchedTable, table_bytes
 from fastnn.datasets import load_idx, load_idx_dir
 from fastnn.preparation import Classes, Numeric, Preparation, unseen_text, without_words
-from fastnn.tables import Categories, Column, Table, column_names, is_missing, read_table
+from fastnn.tables import Categories, Column, Table, TableFile, is_missing, read_table, table_file
 
 Array = npt.NDArray[Any]
 
@@ -109,6 +109,8 @@ def read_pair(path: str, target: str | None, part: int = 0) -> Rows:
         raise ValueError(f"got inputs of shape {x.shape} and {len(y)} targets, expected a target for each row")
     if x.dtype.kind not in "biuf":
         raise ValueError(f"got inputs of dtype {x.dtype}, expected numbers")
+    if not x.size:
+        raise ValueError(f"got inputs of shape {x.shape}, expected numbers in rows")
     return Rows(_finite(x.reshape(len(x), -1)), y)
 
 
@@ -160,16 +162,17 @@ def pieces(table: Table, inputs: int) -> Iterator[Table]:
 
 def read_columns(path: str, columns: Sequence[str], words: Sequence[str]) -> Table:
     """Read those columns of a table that are there, some as categories whatever their cells hold."""
-    wanted = columns_there(path, columns)
-    return read_table(path, wanted, [name for name in words if name in wanted])
+    file, wanted = columns_there(path, columns)
+    return read_table(file, wanted, [name for name in words if name in wanted])
 
 
-def columns_there(path: str, columns: Sequence[str]) -> list[str]:
-    """Return those of the columns that a table has."""
+def columns_there(path: str, columns: Sequence[str]) -> tuple[TableFile, list[str]]:
+    """Return a table's file, and those of the columns that it has."""
     if (kind := kind_of(path)) != "table":
         raise ValueError(f"got {_KINDS[kind]}, expected a table, CSV or Parquet, as the model was trained on one")
-    there = set(column_names(path))
-    return [name for name in columns if name in there]
+    file = table_file(path)
+    there = set(file.names)
+    return file, [name for name in columns if name in there]
 
 
 def words_of(preparation: Preparation) -> list[str]:
@@ -252,8 +255,8 @@ def open_batches(
     path: str, preparation: Preparation, columns: Sequence[str], targets: Sequence[str] = ()
 ) -> tuple[BatchedTable, Unseen]:
     """Return those of the columns that a table has, to be read in batches, and what is to be said of them."""
-    wanted = columns_there(path, columns)
-    table = BatchedTable(path, wanted, [name for name in words_of(preparation) if name in wanted])
+    file, wanted = columns_there(path, columns)
+    table = BatchedTable(file, wanted, [name for name in words_of(preparation) if name in wanted])
     return table, table.visit(lambda: Unseen(preparation, targets))
 
 

@@ -44,7 +44,7 @@ from fastnn.preparation import (
     numbers_of,
 )
 from fastnn.streams import Stream, stream
-from fastnn.tables import Categories, Column, Table, is_missing
+from fastnn.tables import Categories, Column, Table, TableFile, is_missing
 
 MOST_WORDS = 50_000
 """So many different words, or classes, of a column are held in memory."""
@@ -116,6 +116,7 @@ class Survey:
 
 def large_task(
     options: argparse.Namespace,
+    file: TableFile,
     name: str,
     inputs: Sequence[str],
     targets: Sequence[str],
@@ -124,7 +125,7 @@ def large_task(
 ) -> Task:
     """Return the task of a table as streams of files that `cleanup` removes; `notes` are those made so far."""
     with reading(options.data):
-        table = BatchedTable(options.data, [*inputs, *targets], options.categorical)
+        table = BatchedTable(file, [*inputs, *targets], options.categorical)
         found = table.visit(lambda: Survey(targets, options.task != "values"))
     for target in targets:
         if target in found.dates:
@@ -184,11 +185,11 @@ def _test_table(
 ) -> tuple[BatchedTable, int]:
     """Return the rows of a file to test on, and how many have a target."""
     with reading(path):
-        there = columns_there(path, [*inputs, *targets])
+        file, there = columns_there(path, [*inputs, *targets])
         for name in targets:
             if name not in there:
                 raise ValueError(f"got no column {name!r}, expected the target, too")
-        table = BatchedTable(path, there, [name for name in words if name in there])
+        table = BatchedTable(file, there, [name for name in words if name in there])
         found = table.visit(lambda: Survey(targets, False))
     left_out(found.every - found.rows, targets, notes)
     return table, found.rows

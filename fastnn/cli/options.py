@@ -138,8 +138,3 @@ def layers(text: str) -> tuple[int, ...]:
     if not units or min(units) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected units such as 256,128, or 0 for no hidden layer")
     return units
-
-
-def columns(text: str) -> tuple[str, ...]:
-    """Return ("age", "city") for "age,city"."""
-    return tuple(name.strip() for name in text.split(","))

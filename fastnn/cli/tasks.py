@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from fastnn.cli.large import large_task
 from fastnn.cli.shared import CommandError, reading
 from fastnn.cli.sources import Task, assemble, count_different, left_out, listed, names_rows
 from fastnn.datasets import load_digits
-from fastnn.tables import Categories, Table, column_names, has_decimal_commas, is_index, read_table
+from fastnn.tables import Categories, Table, is_index, read_table, table_file
 
 
 def make_task(options: argparse.Namespace, cleanup: contextlib.ExitStack) -> Task:
@@ -50,7 +51,7 @@ def make_task(options: argparse.Namespace, cleanup: contextlib.ExitStack) -> Tas
 
 def _refuse(options: argparse.Namespace, what: str, names: Sequence[str]) -> None:
     for name in names:
-        if getattr(options, name) not in (None, ()):
+        if getattr(options, name) not in (None, []):
             raise CommandError(
                 f"--{name.replace('_', '-')}: says nothing to {what}, expected it with a table or other files"
             )
@@ -59,26 +60,31 @@ def _refuse(options: argparse.Namespace, what: str, names: Sequence[str]) -> Non
 def _table_task(options: argparse.Namespace, name: str, cleanup: contextlib.ExitStack) -> Task:
     """Read the columns that are asked for, and no others."""
     with reading(options.data):
-        names = column_names(options.data)
-    targets = _target_names(options.target, names)
+        file = table_file(options.data)
+    names = file.names
+    if options.target is None:
+        raise CommandError(f"--target: got none, expected the column to learn, one of {listed(names)}")
+    targets = _named("target", [options.target], names)
     for option in ("columns", "ignore", "categorical"):
-        _check_names(option, getattr(options, option), names)
+        setattr(options, option, _named(option, getattr(options, option), names))
+    for column in options.columns:
+        if column in targets:
+            raise CommandError(f"--columns: got {column!r}, which --target names, expected columns to learn from")
     for column in options.ignore:
         if column in targets or column in options.columns:
             other = "--target" if column in targets else "--columns"
             raise CommandError(f"--ignore: got {column!r}, which {other} names, expected columns to leave out")
     inputs = [name for name in options.columns or names if name not in (*targets, *options.ignore)]
     notes: list[str] = []
-    with reading(options.data):
-        if has_decimal_commas(options.data):
-            notes.append("numbers are read with decimal commas, 1,23 as 1.23")
+    if file.point == ",":
+        notes.append("numbers are read with decimal commas, 1,23 as 1.23 and 1.234 as 1234")
     inputs = [column for column in inputs if not _counts_rows(options, column, column == names[0], notes)]
     if not inputs:
         raise CommandError(f"{options.data}: got no column but the target, expected one to learn from")
     if _is_large(options):
-        return large_task(options, name, inputs, targets, notes, cleanup)
+        return large_task(options, file, name, inputs, targets, notes, cleanup)
     with reading(options.data):
-        table = read_table(options.data, [*inputs, *targets], options.categorical)
+        table = read_table(file, [*inputs, *targets], options.categorical)
     for target in targets:
         if target in table.dates:
             raise CommandError(f"--target: {target!r} holds dates, expected numbers or words")
@@ -119,15 +125,21 @@ def _is_large(options: argparse.Namespace) -> bool:
     return False
 
 
-def _target_names(asked: str | None, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns of the target: one, or several with commas between them."""
-    if asked is None:
-        raise CommandError(f"--target: got none, expected the column to learn, one of {listed(names)}")
-    if asked in names:
-        return (asked,)
-    targets = tuple(part.strip() for part in asked.split(","))
-    _check_names("target", targets, names)
-    return targets
+def _named(option: str, asked: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that an option names each time it is given: one as it stands, or several as a line of CSV."""
+    found: list[str] = []
+    for text in asked:
+        found += [text] if text in names else _cells(text)
+    _check_names(option, found, names)
+    return tuple(found)
+
+
+def _cells(text: str) -> list[str]:
+    try:
+        cells = next(csv.reader([text], skipinitialspace=True))
+    except csv.Error:
+        cells = text.split(",")
+    return [cell.strip() for cell in cells] or [""]
 
 
 def _check_names(option: str, asked: Sequence[str], names: Sequence[str]) -> None:

@@ -47,6 +47,9 @@ what FILE can be:
 Numbers are standardised; words, truth values and dictionaries have an input for each category; a missing number
 counts as the mean and has an input that says so. The model keeps all this: evaluate and predict take raw files.
 
+Several columns are given as A,B,... or, but for --target, by the option again for each. A name with a comma in it
+stands alone, or in quotes as in CSV: --ignore 'city, town', or --ignore '"city, town",street'.
+
 --decay and --decay-every, by schedule:
   step           the rate times 0.5 every 5 epochs
   exponential    the rate times 0.9 from epoch to epoch, smoothly

@@ -13,7 +13,7 @@ import numpy as np
 from fastnn import devices
 from fastnn.activations import NAMES as ACTIVATIONS
 from fastnn.activations import SOFTMAX
-from fastnn.cli.options import add_json, add_stream_from, columns, integer, layers, number, one_of, share_or_file
+from fastnn.cli.options import add_json, add_stream_from, integer, layers, number, one_of, share_or_file
 from fastnn.cli.shared import MODEL_FILE, CommandError, blame, check_place
 from fastnn.cli.sources import TEST_SHARE
 from fastnn.devices import DEVICES, PRECISIONS
@@ -59,13 +59,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_data(add: Any) -> None:
-    add("--target", metavar="COLUMN", help="what to learn; several columns of values with commas between them")
+    add("--target", metavar="COLUMN", help="what to learn; several columns of values as A,B,...")
     text = "classes or values (default: classes for words and few whole numbers)"
     add("--task", metavar="KIND", type=one_of(("classes", "values")), help=text)
-    add("--columns", metavar="A,B,...", type=columns, default=(), help="learn from these alone (default: all others)")
-    add("--ignore", metavar="A,B,...", type=columns, default=(), help="columns to leave out")
+    text = "learn from these alone (default: all others); see below for names with commas"
+    add("--columns", metavar="A,B,...", action="append", default=[], help=text)
+    add("--ignore", metavar="A,B,...", action="append", default=[], help="columns to leave out")
     text = "columns of numbers that stand for categories"
-    add("--categorical", metavar="A,B,...", type=columns, default=(), help=text)
+    add("--categorical", metavar="A,B,...", action="append", default=[], help=text)
     text = "share of the training rows set apart to choose the best epoch by (default 0.1)"
     add("--validation", metavar="SHARE", type=number(0, 1, high_open=True), default=0.1, help=text)
     text = f"share of the rows, or a file of rows, to test the model on in the end (default {TEST_SHARE})"
