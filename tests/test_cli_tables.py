@@ -885,6 +885,9 @@ def test_train_draws_over_no_picture_that_was_not_named(capsys, folder):
     before = (folder / "house.png").read_bytes()
     assert run(capsys, *arguments, "--seed", "1") == (0, "", ""), "the model is there: it is trained anew"
     assert (folder / "house.png").read_bytes() != before
+    (folder / "house.png").write_bytes(b"a photo")
+    assert run(capsys, *arguments) == (BAD_INPUT, "", message), "the model is there, the picture is another one"
+    assert (folder / "house.png").read_bytes() == b"a photo"
 
 
 @needs_pyarrow

@@ -30,7 +30,16 @@ from fastnn.cli.shared import (
 )
 from fastnn.cli.sources import Pair, Task, first_row, rows_in
 from fastnn.cli.tasks import make_task
-from fastnn.cli.train_options import DROPOUT, add_options, device_of, epochs_for, loss_of, optimizer_of, plot_place
+from fastnn.cli.train_options import (
+    DRAWN_BY,
+    DROPOUT,
+    add_options,
+    device_of,
+    epochs_for,
+    loss_of,
+    optimizer_of,
+    plot_place,
+)
 from fastnn.diagnostics import GradientFlow
 from fastnn.layers import Dense, Dropout, Layer
 from fastnn.model import Sequential
@@ -256,10 +265,11 @@ def _draw(model: Sequential, plot: Path | None, task: Task) -> tuple[Path | None
     if plot is None or not model.history.epoch:
         return None, ""
     from fastnn.plotting import plot_history
+    from fastnn.plotting.style import finish
 
     try:
         with writing(str(plot)):
-            plot_history(model.history, plot, title=task.name)
+            finish(plot_history(model.history, title=task.name), plot, DRAWN_BY)
     except ImportError as error:
         return None, f"no picture, since {error}"
     return plot, ""

@@ -31,6 +31,9 @@ from fastnn.schedules import (
 
 PLOT_FILE = "fastnn-curve.png"
 
+DRAWN_BY = "fastnn train"
+"""What a picture that this command drew says of itself."""
+
 SCHEDULES = ("constant", "step", "exponential", "inverse_time", "cosine", "plateau")
 
 _DECAYS = {"step": (0.5, 5), "exponential": (0.9, 1), "inverse_time": (0.5, 1), "plateau": (0.3, 3)}
@@ -184,17 +187,24 @@ def plot_place(options: argparse.Namespace) -> Path | None:
 
 
 def _default_plot(model: Path) -> Path:
-    """Return where the picture goes by itself; refuse one that is there, unless it is our own name or the model is.
+    """Return where the picture goes by itself; refuse one that is there, unless it is our own name.
 
-    A picture beside a model that is written anew is taken for that model's; any other one is the user's.
+    One that `fastnn train` drew, beside a model that is written anew, is that model's; any other one is the user's.
     """
     if model == Path(MODEL_FILE):
         return Path(PLOT_FILE)
     path = model.with_suffix(".png")
     drawn = importlib.util.find_spec("matplotlib") is not None
-    if drawn and path != model and path.is_file() and not model.exists():
+    if drawn and path != model and path.is_file() and not (model.exists() and _is_ours(path)):
         raise CommandError(f"--plot: got none, and there is a file {path} already, expected a name, or --no-plot")
     return path
+
+
+def _is_ours(path: Path) -> bool:
+    from fastnn.plotting.style import is_drawn_by
+
+    with blame("--plot"):
+        return is_drawn_by(path, DRAWN_BY)
 
 
 def device_of(options: argparse.Namespace) -> devices.Place:

@@ -98,11 +98,18 @@ def headline(figure: Figure, title: str | None, theme: Theme) -> None:
         figure.suptitle(title, x=0.01, ha="left", color=theme.ink, fontsize=12, fontweight="bold", parse_math=False)
 
 
-def finish(figure: Figure, path: Path | None) -> Figure:
-    """Write the figure where a path says."""
+def finish(figure: Figure, path: Path | None, drawn_by: str | None = None) -> Figure:
+    """Write the figure where a path says; into a PNG file also what drew it, for `is_drawn_by`."""
     if path is not None:
-        figure.savefig(path, dpi=160, facecolor=figure.get_facecolor())
+        noted = None if drawn_by is None or path.suffix.lower() != ".png" else {"Software": drawn_by}
+        figure.savefig(path, dpi=160, facecolor=figure.get_facecolor(), metadata=noted)
     return figure
+
+
+def is_drawn_by(path: Path, drawn_by: str) -> bool:
+    """Whether a PNG file says that this drew it."""
+    with open(path, "rb") as file:
+        return f"tEXtSoftware\0{drawn_by}".encode() in file.read(1024)
 
 
 def dress(axes: Axes, x_label: str, theme: Theme) -> None:
