@@ -1,5 +1,7 @@
 """The gate's decisions on made-up times, and that what it plants still fits the kernels."""
 
+import importlib
+import json
 import math
 import subprocess
 import sys
@@ -149,11 +151,34 @@ def test_what_one_revision_lacks_is_skipped(gate):
         (["HEAD", "HEAD", "--dtypes", "float16"], "'float16'"),
         (["HEAD", "HEAD", "--threshold", "0"], "expected a number above 0"),
         (["no-such-revision", "HEAD"], "neither a revision that git knows nor a folder"),
+        (["HEAD", "HEAD", "--json", "no-such-folder/found.json"], "there is no folder no-such-folder"),
     ],
 )
 def test_exit_2_for_what_cannot_be_asked(arguments, message, tmp_path, capsys):
     assert command.main([*arguments, "--work", str(tmp_path)]) == 2
     assert message in capsys.readouterr().out
+
+
+def test_a_folder_that_git_does_not_know(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "pyproject.toml").touch()
+    assert command.main([str(tmp_path / "tree"), "HEAD", "--work", str(tmp_path / "work")]) == 2
+    assert "tree: got a folder whose files git does not list, expected one in a repository" in capsys.readouterr().out
+
+
+def test_the_history_knows_every_benchmark():
+    """asv writes this list when it looks for benchmarks (`asv check`), and makes pages by it."""
+    listed = json.loads((trees.ROOT / "benchmarks" / "history" / "benchmarks.json").read_text())
+    defined = {
+        f"{name}.{kind.__name__}.{method}"
+        for name in ("cuda", "kernels", "startup", "train")
+        for kind in vars(importlib.import_module(f"benchmarks.{name}")).values()
+        if isinstance(kind, type) and not kind.__name__.startswith("_") and kind.__module__ == f"benchmarks.{name}"
+        for method in dir(kind)
+        if method.startswith(("time_", "timeraw_", "track_", "peakmem_"))
+    }
+    assert defined == {name for name in listed if name != "version"}
 
 
 def test_exit_2_for_an_error_of_its_own():

@@ -211,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not options.threshold > 0.0:
             raise ValueError(f"--threshold: got {options.threshold:g}, expected a number above 0")
+        if options.json and not options.json.resolve().parent.is_dir():
+            raise ValueError(f"--json: got {options.json}, but there is no folder {options.json.parent}")
         names = selected(options.bench, options.dtypes)
         if options.list:
             print("\n".join(names))

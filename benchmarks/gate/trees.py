@@ -62,6 +62,15 @@ def is_folder(spec: str) -> bool:
     return (pathlib.Path(spec) / "pyproject.toml").is_file()
 
 
+def _listed(folder: pathlib.Path) -> bytes:
+    try:
+        return _run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=folder)
+    except CannotBuild as error:
+        raise CannotBuild(
+            f"got a folder whose files git does not list, expected one in a repository (git init makes it one): {error}"
+        ) from None
+
+
 def export(spec: str, target: pathlib.Path) -> str:
     """Write the files of a revision into an empty folder and return its label.
 
@@ -70,7 +79,7 @@ def export(spec: str, target: pathlib.Path) -> str:
     target.mkdir(parents=True)
     if is_folder(spec):
         source = pathlib.Path(spec).resolve()
-        listed = _run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=source)
+        listed = _listed(source)
         for name in filter(None, listed.decode().split("\0")):
             if (source / name).is_file():
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +118,8 @@ def install(spec: str, side: str, work: pathlib.Path) -> Installed:
     try:
         label = export(spec, tree)
     except CannotBuild as error:
+        if is_folder(spec):
+            raise CannotBuild(f"{spec}: {error}") from None
         raise CannotBuild(
             f"{spec}: got neither a revision that git knows nor a folder with a package: {error}"
         ) from None
