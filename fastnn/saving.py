@@ -268,12 +268,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     A file's permissions stay; of a symbolic link it is the file behind it that is replaced. What is no file, a device
     or a pipe, is written to as it is.
     """
-    target = Path(os.path.realpath(path)) if path.is_symlink() else path
-    mode = _mode_of(target)
+    mode = _mode_of(path)
     if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        with open(target, "wb") as file:
+        with open(path, "wb") as file:  # what is behind a link such as /dev/stdout may have no name
             yield file
         return
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
     # The name is known before there is a file: an interrupt may come while it is made.
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
     try:

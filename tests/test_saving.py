@@ -582,6 +582,23 @@ def test_what_is_no_file_is_written_to(path, tmp_path):
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="this system has no links to open files")
+def test_a_link_to_a_pipe_without_a_name_is_written_to(path):
+    model = trained()
+    model.save(path)
+    reader, writer = os.pipe()
+    with open(reader, "rb") as file:
+        got: list[bytes] = []
+        thread = threading.Thread(target=lambda: got.append(file.read()), daemon=True)
+        thread.start()
+        try:
+            model.save(f"/proc/self/fd/{writer}")  # as /dev/stdout is one
+        finally:
+            os.close(writer)
+            thread.join(10)
+    assert got == [path.read_bytes()]
+
+
 class Steps(Schedule):
     """A schedule of one's own, which is no dataclass."""
 
