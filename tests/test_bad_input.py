@@ -10,7 +10,7 @@ from support import training_state
 
 import fastnn
 from fastnn import Activation, Callback, Dense, Dropout, Rescale, Sequential
-from fastnn.tables import column_names, read_table
+from fastnn.tables import read_table, table_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -683,7 +683,7 @@ FUNCTIONS = {
         "path: got 5 (int) expected a path",
     ),
     "read_table None": (lambda: read_table(None), TypeError, "path: got None expected a path"),
-    "column_names None": (lambda: column_names(None), TypeError, "path: got None expected a path"),
+    "table_file None": (lambda: table_file(None), TypeError, "path: got None expected a path"),
     "load nothing": (lambda: fastnn.load(""), FileNotFoundError, "No such file"),
     "warmup of a number": (lambda: fastnn.warmup(5), TypeError, "dtypes: got int expected 'float32'"),
     "warmup of None": (lambda: fastnn.warmup(None), TypeError, "dtypes: got NoneType expected 'float32'"),
