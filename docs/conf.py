@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
 ]
+default_role = "py:obj"  # `Dense` in a docstring is a link
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"fastnn {release}"
