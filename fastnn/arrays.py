@@ -82,6 +82,28 @@ class Data(NamedTuple):
         return Data._make(array[rows] if len(array) else array for array in self)
 
 
+class SparseData(NamedTuple):
+    """Samples of which only what is not zero is there, row by row (CSR), with what is wanted of them.
+
+    Row r has the numbers values[starts[r] : starts[r + 1]], in the columns of the same places, which ascend.
+    """
+
+    starts: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]
+    values: Array
+    labels: npt.NDArray[np.int64]
+    targets: Array
+    weights: npt.NDArray[np.float64]
+
+    @property
+    def rows(self) -> int:
+        """Number of samples."""
+        return len(self.starts) - 1
+
+
+Rows = Data | SparseData
+
+
 def as_numbers(name: str, value: Any, expected: str, dtype: np.dtype[Any] | None = None) -> Array:
     """Return a numeric ndarray, or raise a TypeError that says what came, and what to do.
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import config as _numba_config
 
-from fastnn.arrays import Data
+from fastnn.arrays import Data, Rows, SparseData
 from fastnn.kernels import epoch, layout, partition
 from fastnn.kernels._context import Context
 from fastnn.kernels._team import team_words
@@ -29,6 +29,7 @@ Report = npt.NDArray[np.float64]
 
 _NO_ORDER = np.empty(0, np.int64)
 _DATA = layout.X, layout.X_BYTES, layout.LABELS, layout.TARGETS, layout.WEIGHTS
+_SPARSE_DATA = layout.X_STARTS, layout.X_COLUMNS, layout.X_VALUES, *_DATA[2:]
 _FEW_ROWS, _FEW_FLOPS = 64, 4_000_000
 """What `few_rows_forward` is made for: up to 100 us of work, which one thread does."""
 
@@ -50,6 +51,9 @@ class Runtime:
     n_threads : int or None
         None: all that Numba may use.
     """
+
+    takes_sparse = True
+    """Whether calls on many rows take `SparseData`, too, where the first stage has weights."""
 
     def __init__(
         self, network: Network, optimizer: Optimizer, truncate: bool, seed: int, n_threads: int | None
@@ -142,7 +146,7 @@ class Runtime:
         """Rows of the largest batch so far; 0 before the first."""
         return 0 if self._plan is None else self._plan.rows
 
-    def training_calls(self, data: Data, batch: int) -> Callable[[Array, int, int, int, Array, Report], None]:
+    def training_calls(self, data: Rows, batch: int) -> Callable[[Array, int, int, int, Array, Report], None]:
         """Return what takes a step on each batch of the rows order[first : first + rows]; `report` tells what was done.
 
         For one set of data and one size of batch; see `_repeated`. A report of more steps than these rows have asks for
@@ -166,7 +170,7 @@ class Runtime:
         """Take one step on all rows as one batch and return its report."""
         return self._once(layout.TRAIN, data, step, True, rates=rates)
 
-    def gradient_calls(self, data: Data, most: int) -> Callable[[int, int], Report]:
+    def gradient_calls(self, data: Rows, most: int) -> Callable[[int, int], Report]:
         """Return a function that writes into `grads` the gradient of rows [first, first + rows) as one batch.
 
         Without dropout, at most `most` rows a call. What it returns is the same array every time. See `_repeated`.
@@ -184,7 +188,7 @@ class Runtime:
 
         return gradient
 
-    def _repeated(self, mode: int, data: Data, batch: int) -> Context:
+    def _repeated(self, mode: int, data: Rows, batch: int) -> Context:
         """Return a context for calls on the same data.
 
         Putting one together takes some 40 us, as much as an epoch of a small network. It holds on to the data, the
@@ -252,7 +256,7 @@ class Runtime:
         width = self.network.inputs + sum(stage.units for stage in self.network.stages)
         return min(rows, max(16, _PREDICT_ELEMENTS // width))
 
-    def forward(self, data: Data, first: int, rows: int, out: Array, report: Report | None = None) -> None:
+    def forward(self, data: Rows, first: int, rows: int, out: Array, report: Report | None = None) -> None:
         """Write the outputs of rows [first, first + rows); with `report`, also the loss of each block of rows."""
         batch = self.blocks_of_rows(data.rows)
         plan = self.network.plan(min(batch, rows), self.threads)
@@ -340,7 +344,7 @@ class Runtime:
     def _context(
         self,
         mode: int,
-        data: Data,
+        data: Rows,
         *,
         rows: int,
         batch: int,
@@ -388,10 +392,10 @@ class Runtime:
         return c.holds(layout.PARAMS, self.params) and c.holds(layout.STATE, self.state)
 
     @staticmethod
-    def _put_data(c: Context, data: Data) -> None:
+    def _put_data(c: Context, data: Rows) -> None:
         """Say in a context which rows a call works on."""
         array: Any
-        for position, array in zip(_DATA, data, strict=True):
+        for position, array in zip(_SPARSE_DATA if isinstance(data, SparseData) else _DATA, data, strict=True):
             c[position] = array
 
     def _standing(self, plan: Plan) -> Context:

@@ -518,8 +518,65 @@ def test_sparse_rows_give_the_same_bits(rows, together, monkeypatch):
         np.testing.assert_array_equal(got, want)
 
 
+def few_numbers(rows, inputs, dtype):
+    """A dense and a sparse matrix of the same numbers: some rows and columns empty, entries out of order and twice."""
+    rng = np.random.default_rng(3)
+    entries = max(1, rows * inputs // 30)
+    row, column = rng.integers(1, rows, entries), rng.integers(0, inputs - 1, entries)
+    value = rng.normal(size=entries).astype(dtype)
+    twice = np.arange(0, entries, 5)  # halves, whose sum is exact
+    row, column = np.concatenate([row, row[twice]]), np.concatenate([column, column[twice]])
+    value = np.concatenate([value, value[twice]])
+    order = np.argsort(row, kind="stable")
+    starts = np.searchsorted(row[order], np.arange(rows + 1))
+    made = sparse.csr_matrix((value[order], column[order], starts), shape=(rows, inputs))
+    assert not made.has_sorted_indices
+    summed = made.copy()
+    summed.sum_duplicates()
+    return summed.toarray(), made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"solver": "sgd", "early_stopping": True, "shuffle": False},
+        {"solver": "lbfgs"},
+        {"dropout": 0.3, "activation": "gelu", "batch_size": 7},
+        {"hidden_layer_sizes": (130, 5), "batch_size": 301},  # weights in several blocks of rows
+        {"hidden_layer_sizes": (700,), "batch_size": 60},  # and of columns
+        {"hidden_layer_sizes": (), "clip_norm": 0.01},
+    ],
+)
+@pytest.mark.parametrize("inputs", [30, 1100])
+def test_rows_with_few_numbers_stay_sparse_and_give_the_same_bits(inputs, options, dtype, monkeypatch):
+    x, made = few_numbers(301, inputs, dtype)
+    y = np.arange(301) % 3
+    before = made.copy()
+    options = {"hidden_layer_sizes": 9, "max_iter": 3, "random_state": 0, "n_threads": 1, **options}
+    weights = {} if options.get("early_stopping") else {"sample_weight": np.linspace(0, 2, 301)}
+    dense = fastnn.MLPClassifier(**options).fit(x, y, **weights)
+    monkeypatch.setattr(sparse.csr_matrix, "toarray", None)
+    for n_threads in (1, 2):
+        model = fastnn.MLPClassifier(**{**options, "n_threads": n_threads}).fit(made, y, **weights)
+        for got, want in zip(model.coefs_ + model.intercepts_, dense.coefs_ + dense.intercepts_, strict=True):
+            np.testing.assert_array_equal(got, want)
+        np.testing.assert_array_equal(model.predict_proba(made), dense.predict_proba(x))
+        assert model.loss_ == dense.loss_ or options.get("solver") == "lbfgs"
+    assert (made != before).nnz == 0
+    assert not made.has_sorted_indices
+
+
+def test_sparse_rows_beyond_float32_are_refused():
+    x = sparse.csr_matrix(np.eye(50))
+    model = fastnn.MLPRegressor(hidden_layer_sizes=3, max_iter=2).fit(x.astype(np.float32), np.arange(50.0))
+    with pytest.raises(ValueError, match=r"X: got 1e\+40, expected numbers in the range of float32"):
+        model.predict(x * 1e40)
+
+
 def test_a_large_sparse_matrix_is_never_dense_as_a_whole(monkeypatch):
-    x = sparse.random(1000, 300, density=0.01, format="csr", random_state=0)
+    x = sparse.random(1000, 300, density=0.3, format="csr", random_state=0)
     monkeypatch.setattr(_samples, "BLOCK_ELEMENTS", 300 * 100)
     largest = []
     dense = _samples._in_range

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.arrays import Data
+from fastnn.arrays import Data, Rows
 from fastnn.cuda import gradient, launches
 from fastnn.cuda import net as n
 from fastnn.cuda import rows as few
@@ -196,6 +196,8 @@ class CudaRuntime(Runtime):
         If there is neither a device nor the simulator.
     """
 
+    takes_sparse = False
+
     def __init__(
         self,
         network: Network,
@@ -345,7 +347,8 @@ class CudaRuntime(Runtime):
         self._orders = [(order, to_device(order))] if self._kept is not None else []
         return self._orders[0][1] if self._orders else to_device(order)
 
-    def training_calls(self, data: Data, batch: int) -> Callable[[Array, int, int, int, Array, Report], None]:
+    def training_calls(self, data: Rows, batch: int) -> Callable[[Array, int, int, int, Array, Report], None]:
+        assert isinstance(data, Data)
         if self._kept is not None:  # all that is taken to the device once goes there before the first step
             with lock:
                 plan = self._plan_for(batch, False, True)
@@ -382,7 +385,8 @@ class CudaRuntime(Runtime):
             self.to_host()
             super().apply(step, rates)
 
-    def gradient_calls(self, data: Data, most: int) -> Callable[[int, int], Report]:
+    def gradient_calls(self, data: Rows, most: int) -> Callable[[int, int], Report]:
+        assert isinstance(data, Data)
         with lock:
             there = self._data(data)
 
@@ -403,7 +407,8 @@ class CudaRuntime(Runtime):
         )  # fmt: skip
         return report
 
-    def forward(self, data: Data, first: int, rows: int, out: Array, report: Report | None = None) -> None:
+    def forward(self, data: Rows, first: int, rows: int, out: Array, report: Report | None = None) -> None:
+        assert isinstance(data, Data)
         batch = self.blocks_of_rows(data.rows)
         if self._kept is None:
             data, first = data.part(first, first + rows), 0

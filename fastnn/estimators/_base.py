@@ -355,7 +355,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
     def _samples(self, X: Any, y: Array, weights: Array | None, engine: Engine) -> Samples:
         dtype = engine.shape.dtype
         if engine.shape.objective.name == "softmax":
-            return Samples(X, dtype, labels=y.argmax(axis=1), weights=weights)
+            return Samples(X, dtype, labels=y.argmax(axis=1), weights=weights, stay_sparse=engine.runtime.takes_sparse)
         most = float(np.finfo(dtype).max)
         if self.loss == "squared_error":
             most = math.sqrt(most) / 4
@@ -364,7 +364,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
                 f"y: got {y.flat[np.abs(y).argmax()]}, expected numbers up to {most:.1e}, of which {dtype} holds the "
                 "loss; smaller units help" + ("" if dtype == np.float64 else ", and so does X in float64")
             )
-        return Samples(X, dtype, targets=y, weights=weights)
+        return Samples(X, dtype, targets=y, weights=weights, stay_sparse=engine.runtime.takes_sparse)
 
     def _search(
         self, engine: Engine, X: Any, y: Array, weights: Array | None, dtype: np.dtype[Any], context: Any, given: Any
@@ -641,7 +641,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
                 f"coefs_[0]: got {len(self.coefs_[0])} rows, expected {X.shape[1]}, as many as X has columns"
             )
         engine = self._prediction_engine()
-        out = engine.forward(Samples(X, engine.shape.dtype))
+        out = engine.forward(Samples(X, engine.shape.dtype, stay_sparse=engine.runtime.takes_sparse))
         return out.astype(np.result_type(out, X.dtype), copy=False)
 
     def _prediction_engine(self) -> Engine:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.arrays import Data
+from fastnn.arrays import Rows
 from fastnn.devices import HERE, Place, check_precision, runtime_on
 from fastnn.estimators._optimizer import Steps
 from fastnn.estimators._samples import Samples
@@ -161,7 +161,7 @@ class Engine:
             coef[:] = shape.l2
         self._steps_a_call = 1
         self._calls: tuple[tuple[int, ...], tuple[Any, ...], Callable[..., None]] | None = None
-        self._gradient_calls: tuple[Data, int, Callable[[int, int], Array]] | None = None
+        self._gradient_calls: tuple[Rows, int, Callable[[int, int], Array]] | None = None
 
     def _view_params(self) -> None:
         views = self.network.views(self.runtime.params)
@@ -316,7 +316,7 @@ class Engine:
                 losses = []
         return losses
 
-    def _training_calls(self, data: Data, batch: int, steps: Steps) -> Callable[..., None]:
+    def _training_calls(self, data: Rows, batch: int, steps: Steps) -> Callable[..., None]:
         """Return the calls for the data at hand: those of the call before where it was on the same."""
         key = (id(data), id(steps.state), batch, self.runtime.threads)
         if self._calls is None or key != self._calls[0]:

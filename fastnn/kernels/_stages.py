@@ -7,6 +7,7 @@ from fastnn.kernels._blocks import copy
 from fastnn.kernels._context import double_rows_at, doubles_at, float_rows_at, floats_at, integer_rows_at, integers_at
 from fastnn.kernels._jit import block
 from fastnn.kernels._simd import pointer, tile_columns
+from fastnn.kernels._sparse import reads_sparse, sparse_forward
 from fastnn.kernels.activation import call_activate, call_multiply_slope, call_softmax
 from fastnn.kernels.dropout import GROUP, call_multiply_mask
 from fastnn.kernels.elementary import like
@@ -129,7 +130,9 @@ def forward_block(c, params, s, i0, i1, j0, j1, seat):
     k, n = stage[N_IN], stage[N_OUT]
     scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
     sums = stage[SOURCE] if stage[KEEP] != KEEP_NONE else stage[OUT]
-    if stage[KIND] == DENSE:
+    if reads_sparse(c, s):
+        sparse_forward(c, params, work, sums, n, stage[WEIGHT], stage[BIAS], i0, i1, j0, j1)
+    elif stage[KIND] == DENSE:
         out, w, bias = pointer(work, sums + i0 * n + j0), stage[WEIGHT] + j0, stage[BIAS] + j0
         call_gemm(
             c[GEMM], out, n, pointer(work, stage[IN] + i0 * k), k, 1, pointer(params, w), n, 1, i1 - i0, j1 - j0, k,

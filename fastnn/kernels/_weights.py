@@ -9,6 +9,7 @@ from fastnn.kernels._blocks import add, copy, copy_past_caches, make_stack
 from fastnn.kernels._context import double_rows_at, doubles_at, floats_at, integer_rows_at, integers_at
 from fastnn.kernels._jit import block, inlined
 from fastnn.kernels._simd import pointer
+from fastnn.kernels._sparse import reads_sparse, sparse_gradient
 from fastnn.kernels.dense import column_sums
 from fastnn.kernels.dropout import GROUP
 from fastnn.kernels.gemm import call_gemm
@@ -85,10 +86,13 @@ def gradient_block(c, params, s, i0, i1, j0, j1, b0, b1, out, d, ld, d_bias, ask
     k, n, scratch = stage[N_IN], stage[N_OUT], c[SCRATCH] + seat * c[SCRATCH_EACH] + GROUP
     soon, ld_soon = pointer(params, stage[WEIGHT] + i0 * n + j0), n if asks and c[PAST_CACHES] == 0 else 0
     to, delta = pointer(out, d), stage[DELTA] + b0 * n
-    call_gemm(
-        c[GEMM], to, ld, pointer(work, stage[IN] + b0 * k + i0), 1, k, pointer(work, delta + j0), n, 1,
-        i1 - i0, j1 - j0, b1 - b0, to, False, pointer(work, scratch), soon, ld_soon,
-    )  # fmt: skip
+    if reads_sparse(c, s):
+        sparse_gradient(c, work, stage[DELTA], n, i0, i1, j0, j1, b0, b1, out, d, ld)
+    else:
+        call_gemm(
+            c[GEMM], to, ld, pointer(work, stage[IN] + b0 * k + i0), 1, k, pointer(work, delta + j0), n, 1,
+            i1 - i0, j1 - j0, b1 - b0, to, False, pointer(work, scratch), soon, ld_soon,
+        )  # fmt: skip
     if d_bias >= 0:
         column_sums(c[GEMM], out, d_bias - j0, work, delta, n, b1 - b0, j0, j1, work, scratch)
 

@@ -60,8 +60,11 @@ TRAIN, GRADIENT, FORWARD, EVALUATE, APPLY = range(5)
     STATE,  # e: up to three vectors like the parameters
     WORK,  # e: the workspace
     PARTIAL,  # float64 (tasks, 2): sums of the tasks, added up in order
-    X,  # e (rows, inputs), or (0, 0) where the samples are bytes
+    X,  # e (rows, inputs), or (0, 0) where the samples are bytes or sparse
     X_BYTES,  # uint8 (rows, inputs) or (0, 0)
+    X_STARTS,
+    X_COLUMNS,
+    X_VALUES,  # int64 (rows + 1,), int64 (n,), e (n,): sparse samples, see `_sparse.py`; or (0,)
     RESCALE,  # e (2, inputs): scale and offset of each input; or (0, 0)
     LABELS,  # int64 (rows,) or (0,)
     TARGETS,  # e (rows, outputs) or (0, 0)
@@ -76,7 +79,7 @@ TRAIN, GRADIENT, FORWARD, EVALUATE, APPLY = range(5)
     PARAMS,  # e: all parameters, for a call that is not handed them
     TEAM,  # int64: what the threads tell each other (see `_team.py`), zeros before
     WEIGHT_TASKS,  # int64 (tasks, N_WEIGHT_TASK): blocks of weights, columns named below
-) = range(PAST_TIME + 1, PAST_TIME + 1 + 26 * SLOTS, SLOTS)
+) = range(PAST_TIME + 1, PAST_TIME + 1 + 29 * SLOTS, SLOTS)
 N_CONTEXT = WEIGHT_TASKS + SLOTS
 
 # Columns of `weight_tasks`: whose gradient, and update where it need not wait for all other gradients, is one task.
