@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -229,32 +230,47 @@ def array_stream(
         y, weight = (value[:] if isinstance(value, JoinedRows) else value for value in (y, weight))
     block, buffer = _sizes(inputs * (1 if np.dtype(x.dtype) == np.uint8 else 4), block_rows, buffer_rows)
 
-    def piece(chosen: Any, first: int, with_x: bool = True, with_y: bool = True) -> Piece:
-        part = [value[chosen] if wanted and value is not None else None for value, wanted in (
-            (x, with_x), (y, with_y), (weight, with_y),
-        )]  # fmt: skip
-        return Piece(first, *part)
-
     packed = [value for value in (x, y, weight) if is_packed(value)]
     stride = block * (-(-rows // (block * MOST_MARKS)) if packed else 1)
     for value in packed:
         mark_rows(value, range(0, rows, stride))
+    return _Sliced(x, y, weight, inputs, block, stride, buffer, sparse).between(0, rows)
 
-    def between(start: int, stop: int) -> Stream:
-        def block_at(first: int) -> Block:
-            last = min(first + stride, stop)
 
-            def read(with_x: bool, with_y: bool) -> Iterator[Piece]:
-                for at in range(first, last, block):
-                    yield piece(slice(at, min(at + block, last)), at, with_x, with_y)
+@dataclass(frozen=True)
+class _Sliced:
+    """What reads rows when sliced, and in which stretches; where `any_rows`, any others are as cheap.
 
-            return Block(first, last - first, read)
+    A stream has hold of this and this of no stream, so that files and arrays are gone with the stream.
+    """
 
-        blocks = [block_at(first) for first in range(start, stop, stride)]
-        take = (lambda chosen: piece(chosen + start, start)) if sparse else None
-        return Stream(blocks, inputs, buffer, y is not None, take, between)
+    x: Any
+    y: Any
+    weight: Any
+    inputs: int
+    block: int
+    stride: int
+    buffer: int
+    any_rows: bool
 
-    return between(0, rows)
+    def between(self, start: int, stop: int) -> Stream:
+        """Return some rows as a stream."""
+        blocks = [self._block(first, min(first + self.stride, stop)) for first in range(start, stop, self.stride)]
+        take = (lambda chosen: self._piece(chosen + start, start)) if self.any_rows else None
+        return Stream(blocks, self.inputs, self.buffer, self.y is not None, take, self.between)
+
+    def _block(self, first: int, last: int) -> Block:
+        def read(with_x: bool, with_y: bool) -> Iterator[Piece]:
+            for at in range(first, last, self.block):
+                yield self._piece(slice(at, min(at + self.block, last)), at, with_x, with_y)
+
+        return Block(first, last - first, read)
+
+    def _piece(self, chosen: Any, first: int, with_x: bool = True, with_y: bool = True) -> Piece:
+        part = [value[chosen] if wanted and value is not None else None for value, wanted in (
+            (self.x, with_x), (self.y, with_y), (self.weight, with_y),
+        )]  # fmt: skip
+        return Piece(first, *part)
 
 
 def _parquet_stream(

@@ -207,3 +207,19 @@ def test_a_fit_keeps_no_data():
     before = sys.getrefcount(x)
     model.fit(x, x[:, :1], epochs=1, callbacks=[fastnn.EarlyStopping("loss")])
     assert sys.getrefcount(x) == before
+
+
+def test_a_stream_is_gone_with_its_name():
+    """With the arrays and files that it reads."""
+    x, y = np.ones((200, 3), np.float32), np.ones(200, np.float32)
+    model = fastnn.Sequential([fastnn.Dense(1)], "squared_error", input_size=3)
+    gc.disable()
+    try:
+        stream = fastnn.stream(x, target=y, buffer_rows=50)
+        gone = [weakref.ref(stream), weakref.ref(x), weakref.ref(y)]
+        model.fit(stream, epochs=1, validation_split=0.5)
+        model.predict(stream)
+        del stream, x, y
+        assert [each() is None for each in gone] == [True] * len(gone)
+    finally:
+        gc.enable()
