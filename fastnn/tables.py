@@ -306,7 +306,8 @@ def csv_errors(path: Path, layout: CsvLayout) -> Iterator[None]:
 
 def _uneven(path: Path, layout: CsvLayout) -> str:
     """Say which row of a CSV file has more or fewer cells than there are columns; nothing where none has."""
-    with _open_text(path) as file, suppress(csv.Error):  # of which PyArrow knows more
+    # Of other errors PyArrow knows more; of bytes that are no text it says nothing where it has found such a row.
+    with _open_text(path, errors="replace") as file, suppress(csv.Error, *_DAMAGED):
         first = sum(1 for _ in zip(range(layout.lines), file, strict=False))
         rows = csv.reader(file, delimiter=layout.delimiter)
         start = first + 1
@@ -336,7 +337,7 @@ class CsvLayout(NamedTuple):
     @classmethod
     def of(cls, path: Path) -> CsvLayout:
         try:
-            with _open_text(path) as file:
+            with _text_errors(), _open_text(path) as file:
                 delimiter, before = _delimiter(file)
                 file.seek(0)
                 for _ in range(before):
@@ -345,10 +346,6 @@ class CsvLayout(NamedTuple):
                 header = next((row for row in reader if row), [])
                 lines = before + reader.line_num
                 point = "." if delimiter == "," else _point(reader)
-        except UnicodeDecodeError:
-            raise ValueError(_NO_TEXT) from None
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"got a damaged gzip file ({error}), expected a whole one") from None
         except csv.Error as error:
             raise ValueError(
                 f"got a first line that is no CSV ({error}), expected one with the columns' names"
@@ -465,10 +462,24 @@ def unpacked(path: Path) -> Any:
     return pyarrow.input_stream(str(path), compression="gzip" if is_packed(path) else None)
 
 
-def _open_text(path: Path) -> TextIO:
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What a damaged gzip file leads to."""
+
+
+@contextmanager
+def _text_errors() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise ValueError(_NO_TEXT) from None
+    except _DAMAGED as error:
+        raise ValueError(f"got a damaged gzip file ({error}), expected a whole one") from None
+
+
+def _open_text(path: Path, errors: str = "strict") -> TextIO:
     if is_packed(path):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline="")
+    return open(path, encoding="utf-8-sig", errors=errors, newline="")
 
 
 def csv_options(layout: CsvLayout, columns: Sequence[str], types: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -576,7 +587,7 @@ def _tidy(codes: npt.NDArray[np.int64], values: list[Any]) -> Categories:
 def _read_numbers(path: Path, layout: CsvLayout, columns: list[str]) -> Table:
     """Read a CSV file of numbers without pyarrow."""
     places = [layout.names.index(name) for name in columns]
-    with _open_text(path) as file, warnings.catch_warnings():
+    with _text_errors(), _open_text(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "input contained no data"
         try:
             values = np.loadtxt(
@@ -584,7 +595,7 @@ def _read_numbers(path: Path, layout: CsvLayout, columns: list[str]) -> Table:
                 converters=lambda cell: _number(cell, layout.point),
             )  # fmt: skip
         except UnicodeDecodeError:
-            raise ValueError(_NO_TEXT) from None
+            raise
         except ValueError as error:
             if " columns" in str(error) and (found := _uneven(path, layout)):
                 raise ValueError(found) from None

@@ -406,6 +406,23 @@ def test_the_line_of_a_short_row_is_named(write, text):
         read_table(write(text))
 
 
+@needs_pyarrow
+def test_the_line_of_a_short_row_is_named_beside_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"a,b\n" + b"1,2\n" * 60_000 + b"3\n\xfc,1\n")
+    for read in (read_table, lambda path: BatchedTable(path).visit(Nobody)):
+        with pytest.raises(ValueError, match=r"^got 1 cells in line 60002, '3', expected 2"):
+            read(tmp_path / "t.csv")
+
+
+@pytest.mark.usefixtures("without_pyarrow")
+def test_a_gzip_file_that_breaks_off_without_pyarrow(tmp_path):
+    packed = gzip.compress("\n".join(["a,b", *(f"{i},{i * i}" for i in range(50_000))]).encode())
+    for damaged in (packed[:-1000], packed[:-8] + bytes(8)):
+        (tmp_path / "t.csv").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"^got a damaged gzip file \(.*\), expected a whole one$"):
+            read_table(tmp_path / "t.csv")
+
+
 @pytest.mark.usefixtures("without_pyarrow")
 def test_the_line_of_a_short_row_is_named_without_pyarrow(write):
     with pytest.raises(ValueError, match=r"^got 1 cells in line 4, '3', expected 2, one for each column$"):
