@@ -37,8 +37,6 @@ from fastnn.weights import add_penalty_gradients, draw_weights, like_weights, pe
 
 Array = npt.NDArray[Any]
 
-_CALL_FLOPS = 2_000_000_000
-
 _SETTLED = {"layers", "loss", "seed", "dtype", "device", "matmul_precision", "l1", "l2", "l1_mode"}
 """What holds for good once the weights are drawn."""
 
