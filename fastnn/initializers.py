@@ -160,7 +160,7 @@ def as_initializer(value: str | Initializer, activation: str | None = None) -> I
     """
     if isinstance(value, Initializer):
         return value
-    if value == "auto" and activation is not None:
+    if isinstance(value, str) and value == "auto" and activation is not None:
         return Initializer(default_for(activation))
     if not isinstance(value, str) or value not in _DRAWS:
         if activation is None:

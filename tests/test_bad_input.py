@@ -510,6 +510,11 @@ CONSTRUCTORS = {
         "activation: got tanh expected 'tanh'",
     ),
     "activation layer unknown": (lambda: Activation("sofmax"), ValueError, "activation: got 'sofmax' mean 'softmax'?"),
+    "initializer an array": (
+        lambda: Dense(3, kernel_initializer=np.zeros((2, 3))),
+        ValueError,
+        "kernel_initializer: got array expected one of 'auto'",
+    ),
     "initializer unknown": (
         lambda: Dense(3, kernel_initializer="he_norm"),
         ValueError,
