@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.datasets import read_idx_header
-from fastnn.packed import RAW, Packed, PackedRows, whole_file
+from fastnn.packed import RAW, Packed, PackedRows, Version, whole_file
 
 Array = npt.NDArray[Any]
 Path = str | os.PathLike[str]
@@ -46,6 +46,7 @@ class FileRows:
     def __init__(self, path: str, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         self.path, self.offset, self.dtype, self.shape = path, offset, dtype, shape
         self._per_row = math.prod(shape[1:])
+        self._version = Version(path)
         needed = offset + self._per_row * shape[0] * dtype.itemsize
         if os.path.getsize(path) < needed:
             raise ValueError(f"path: got {path}, which is cut short, expected {needed} bytes for the shape {shape}")
@@ -57,9 +58,10 @@ class FileRows:
         first, last, _ = rows.indices(len(self))
         count = max(0, last - first) * self._per_row
         start = self.offset + first * self._per_row * self.dtype.itemsize
+        self._version.check()
         values = np.fromfile(self.path, self.dtype, count, offset=start)
         if len(values) < count:
-            raise ValueError(f"path: got {self.path}, which was cut short since it was opened")
+            raise self._version.error()
         return values.reshape(-1, *self.shape[1:])
 
 

@@ -27,6 +27,30 @@ _READ = 1 << 14
 _UNPACK = 1 << 18
 
 
+class Version:
+    """A file as it is now, known by its size and when it was written last.
+
+    Where its values are, and the marks within what is packed, are of this version: in another they would read garbage.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._stamp = self._now()
+
+    def _now(self) -> tuple[int, int]:
+        found = os.stat(self._path)
+        return found.st_size, found.st_mtime_ns
+
+    def check(self) -> None:
+        """Raise ValueError where the file is another one now."""
+        if self._now() != self._stamp:
+            raise self.error()
+
+    def error(self) -> ValueError:
+        """Return what `check` raises."""
+        return ValueError(f"path: got {self._path}, which has changed since it was opened")
+
+
 class Packed(NamedTuple):
     """Where packed bytes are: of a file those from `start` to `stop`, and what must come out (None: gzip knows)."""
 
@@ -52,6 +76,7 @@ class PackedRows:
 
     def __init__(self, packed: Packed, offset: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
         self.packed, self.offset, self.dtype, self.shape = packed, offset, dtype, shape
+        self._version = Version(packed.path)
         self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
         self._marks: dict[int, _Cursor] = {}
         self._last: tuple[int, _Cursor] | None = None
@@ -95,12 +120,13 @@ class PackedRows:
             at = max((row for row in self._marks if row <= first), default=0)
             cursor = self._marks[at].copy() if at in self._marks else _Cursor(self.packed)
         result = np.empty((last - first, *self.shape[1:]), self.dtype)
+        self._version.check()
         with open(self.packed.path, "rb") as file:
             try:
                 self._fill(cursor, file, self.offset + first * self._row_bytes, None)
                 self._fill(cursor, file, self.offset + last * self._row_bytes, result)
             except (EOFError, zlib.error):
-                raise ValueError(f"path: got {self.packed.path}, which has changed since it was opened") from None
+                raise self._version.error() from None
         with self._lock:
             self._last = last, cursor
         return result

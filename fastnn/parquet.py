@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fastnn._errors import unknown_name
 from fastnn.files import errors_with_path
+from fastnn.packed import Version
 from fastnn.tables import is_index
 
 _READ_AHEAD = 16 << 20
@@ -42,6 +43,7 @@ class ParquetGroups:
         self, paths: Sequence[str], features: Sequence[str] | None, target: str | list[str] | None, weight: str | None
     ) -> None:
         self.paths = paths
+        self._versions = [Version(path) for path in paths]
         self.metadata = [_metadata(path) for path in paths]
         schema = self.metadata[0].schema.to_arrow_schema()
         for path, other in zip(paths, self.metadata, strict=True):
@@ -72,6 +74,7 @@ class ParquetGroups:
         wanted = [target] if isinstance(target, str) else list(target or [])
         wanted = (features if with_x else []) + ([*wanted, *([weight] if weight else [])] if with_y else [])
         with errors_with_path(self.paths[file]):
+            self._versions[file].check()
             for batch in record_batches(self.paths[file], rows, wanted, self.metadata[file], [group]):
                 x = batch.select(features) if with_x else None
                 y = None

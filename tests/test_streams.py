@@ -811,9 +811,25 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
     path, beside = write_npy(tmp_path, X, LABELS, WEIGHTS)
     model, source = model_of(), fastnn.stream(path, **beside, **SMALL)
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ValueError, match="cut short since it was opened"):
+    with pytest.raises(ValueError, match="has changed since it was opened"):
         model.fit(source, epochs=1)
     assert model.step == 0
+
+
+@pytest.mark.parametrize("write", [write_npy, write_npz, write_packed_npz, write_packed_files, write_parquet])
+def test_a_file_that_is_written_anew_while_it_is_read(write, tmp_path):
+    """Values lie elsewhere in it, so that its bytes would be other numbers; a new stream reads it."""
+    path, beside = write(tmp_path, X, LABELS, WEIGHTS)
+    model, source = model_of(), fastnn.stream(path, **beside, **SMALL)
+    model.fit(source, epochs=1)
+    step = model.step
+    write(tmp_path, np.float64(X[::-1]), LABELS, WEIGHTS)
+    with pytest.raises(ValueError, match="has changed since it was opened"):
+        model.fit(source, epochs=1)
+    assert model.step == step
+    with pytest.raises(ValueError, match="has changed since it was opened"):
+        model.predict(source)
+    model.fit(fastnn.stream(path, **beside, **SMALL), epochs=1)
 
 
 def test_several_files_in_a_row(tmp_path):
