@@ -43,7 +43,7 @@ def from_torch(module: Any, loss: str | Loss | None = None, **settings: Any) -> 
     ------
     TypeError, ValueError
         For a module, or a constant of one, that fastnn has no layer for, a Sequential with a `forward` of its own, or
-        a module with forward hooks, with the module's place.
+        a module with forward hooks, or weights that are no dense floats, with the module's place.
 
     Examples
     --------
@@ -64,6 +64,7 @@ def from_torch(module: Any, loss: str | Loss | None = None, **settings: Any) -> 
                     f"{place}: takes {part.in_features} inputs, expected the {linears[-1].out_features} "
                     "outputs of the Linear before it"
                 )
+            _check_torch_weights(torch, place, part)
             linears.append(part)
             layers.append(Dense(part.out_features, use_bias=part.bias is not None))
         elif kind is torch.nn.Dropout:
@@ -105,6 +106,16 @@ def _torch_parts(torch: Any, module: Any, place: str = "module") -> Iterator[tup
         raise TypeError(
             f"{place}: got {shown(module)} ({type(module).__name__}), expected a torch.nn.Sequential{advice}"
         )
+
+
+def _check_torch_weights(torch: Any, place: str, linear: Any) -> None:
+    """Refuse weights that are no array of numbers: those of other kinds, and those that are nowhere yet."""
+    for name, array in linear._parameters.items():
+        if array is None:
+            continue
+        if array.is_meta or array.layout != torch.strided or not array.is_floating_point():
+            what = "on the meta device" if array.is_meta else f"of {array.dtype}, {array.layout}"
+            raise ValueError(f"{place}: got a {name} {what}, expected a dense array of floating point numbers")
 
 
 def _torch_rate(place: str, rate: float) -> float:
@@ -158,7 +169,8 @@ def from_sklearn(mlp: Any, loss: str | Loss | None = None, **settings: Any) -> S
     Parameters
     ----------
     mlp : sklearn.neural_network.MLPClassifier or MLPRegressor, fastnn.MLPClassifier or MLPRegressor
-        Fitted. Its penalty and what its solver knows are not taken over.
+        Fitted. Its penalty and what its solver knows are not taken over. Of fastnn's the layers are those that were
+        fitted, whatever was set since.
     loss : str or Loss, optional
         None: the one it was fitted with, "cross_entropy", "binary_cross_entropy" (two classes, or several labels
         a sample), "squared_error", or what fastnn's estimator was told.
@@ -194,7 +206,7 @@ def from_sklearn(mlp: Any, loss: str | Loss | None = None, **settings: Any) -> S
     layers = _own_hidden(mlp) if own else _sklearn_hidden(mlp)
     layers.append(Dense(mlp.coefs_[-1].shape[1], _SKLEARN_OUTPUTS[mlp.out_activation_]))
     if loss is None:
-        loss = mlp._objective().loss if own else _loss_behind(layers)
+        loss = mlp._fitted_loss() if own else _loss_behind(layers)
     settings = {"dtype": np.dtype(mlp.coefs_[0].dtype).name, **settings}
     model = Sequential(layers, loss, input_size=len(mlp.coefs_[0]), **settings)
     model.set_weights([array for pair in zip(mlp.coefs_, mlp.intercepts_, strict=True) for array in pair])
@@ -208,7 +220,8 @@ def _sklearn_hidden(mlp: Any) -> list[Layer]:
 def _own_hidden(mlp: Any) -> list[Layer]:
     """Return the hidden layers of fastnn's estimator: each has its activation and dropout."""
     layers: list[Layer] = []
-    for units, activation, rate in zip(*mlp._hidden_layers(), strict=True):
+    widths = [weight.shape[1] for weight in mlp.coefs_[:-1]]
+    for units, activation, rate in zip(widths, *mlp._fitted_hidden(), strict=True):
         layers.append(Dense(units, activation))
         if rate:
             layers.append(Dropout(rate))

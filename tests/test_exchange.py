@@ -213,6 +213,18 @@ def test_what_has_no_layer_is_named(torch):
     ):
         with pytest.raises(ValueError, match=message):
             fastnn.from_torch(nn.Sequential(nn.Linear(2, 2), module))
+    sparse = nn.Linear(2, 2)
+    sparse.weight = nn.Parameter(sparse.weight.detach().to_sparse())
+    for module, message in (
+        (
+            nn.Linear(2, 2, dtype=torch.complex64),
+            r"^module 0: got a weight of torch.complex64.* floating point numbers",
+        ),
+        (nn.Linear(2, 2, device="meta"), r"^module 0: got a weight on the meta device, expected"),
+        (sparse, r"^module 0: got a weight of torch.float32, torch.sparse_coo, expected a dense array"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fastnn.from_torch(nn.Sequential(module))
     with pytest.raises(ValueError, match="module: got no Linear"):
         fastnn.from_torch(nn.Sequential(nn.ReLU()))
     with pytest.raises(ValueError, match="softmax in layer 0, expected it in the last"):
@@ -279,6 +291,21 @@ def test_from_fastnn_s_own_estimators(dtype):
     model = fastnn.from_sklearn(regressor)
     assert model.loss == fastnn.Huber()
     close(model.predict(x)[:, 0], regressor.predict(x), dtype)
+
+
+def test_from_sklearn_takes_what_was_fitted_whatever_was_set_since():
+    pytest.importorskip("sklearn")
+    x = samples("float64")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        settings = {"activation": "tanh", "dropout": [0.25, 0.0], "max_iter": 5, "random_state": 0}
+        mlp = fastnn.MLPRegressor("huber", hidden_layer_sizes=(9, 5), **settings)
+        mlp.fit(x, np.abs(x[:, 0]))
+    mlp.set_params(hidden_layer_sizes=(3,), activation="relu", dropout=0.5, loss="poisson")
+    model = fastnn.from_sklearn(mlp)
+    assert model.layers == (Dense(9, "tanh"), Dropout(0.25), Dense(5, "tanh"), Dense(1))
+    assert model.loss == fastnn.Huber()
+    close(model.predict(x)[:, 0], mlp.predict(x), np.float64)
 
 
 def test_from_sklearn_refuses_others():

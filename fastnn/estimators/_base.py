@@ -31,6 +31,7 @@ from fastnn.estimators._lbfgs import minimize_loss
 from fastnn.estimators._optimizer import STOCHASTIC, Steps
 from fastnn.estimators._samples import Samples
 from fastnn.layers import check_dropout_rate
+from fastnn.losses import Loss
 from fastnn.schedules import Schedule
 
 Array = npt.NDArray[Any]
@@ -333,7 +334,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
             sizes, activations, dropout, self._objective(), dtype, self.l1, self.alpha, self.l1_mode == "truncate",
             self.n_threads, check_place(self.device, self.matmul_precision),
         )  # fmt: skip
-        self._activations, self.out_activation_ = activations, shape.objective.name
+        self._fitted, self.out_activation_ = shape, shape.objective.name
         steps = getattr(self, "_optimizer", None) if incremental else None
         if self.solver in STOCHASTIC and not self._records_fit():
             self._begin_records()
@@ -644,18 +645,31 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         out = engine.forward(Samples(X, engine.shape.dtype, stay_sparse=engine.runtime.takes_sparse))
         return out.astype(np.result_type(out, X.dtype), copy=False)
 
+    def _fitted_hidden(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """Return activation and dropout rate of each hidden layer as they were fitted, whatever was set since.
+
+        The parameters say it where nothing was fitted, but put together from weights.
+        """
+        hidden, fitted = len(self.coefs_) - 1, self.__dict__.get("_fitted")
+        if fitted is not None and len(fitted.activations) == hidden:
+            return fitted.activations, fitted.dropout
+        return self._activation_names(hidden), tuple(self._per_layer("dropout", self.dropout, hidden))
+
+    def _fitted_loss(self) -> Loss:
+        """Return the loss that the weights were fitted with, as `_fitted_hidden` does."""
+        fitted = self.__dict__.get("_fitted")
+        return self._objective().loss if fitted is None else fitted.objective.loss
+
     def _prediction_engine(self) -> Engine:
         """Return the network that was fitted, with `coefs_` and `intercepts_` in it, whoever set them."""
         sizes = (len(self.coefs_[0]), *(np.shape(coef)[1] for coef in self.coefs_))
         shapes = [np.shape(array) for array in (*self.coefs_, *self.intercepts_)]
         if shapes != [*pairwise(sizes), *((units,) for units in sizes[1:])]:
             raise ValueError(f"coefs_, intercepts_: got shapes {shown(shapes)}, expected those of layers {sizes}")
-        hidden = len(sizes) - 2
-        activations = getattr(self, "_activations", ())
-        if len(activations) != hidden:  # not fitted, but put together from weights
-            activations = self._activation_names(hidden)
+        activations, _ = self._fitted_hidden()
+        no_dropout = (0.0,) * len(activations)
         shape = Shape(
-            sizes, activations, (0.0,) * hidden, OUTPUTS[self.out_activation_], self._weights_dtype(), 0.0, 0.0, False,
+            sizes, activations, no_dropout, OUTPUTS[self.out_activation_], self._weights_dtype(), 0.0, 0.0, False,
             self.n_threads, check_place(self.device, self.matmul_precision),
         )  # fmt: skip
         engine = self.__dict__.get("_engine")
