@@ -268,6 +268,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     A file's permissions stay; of a symbolic link it is the file behind it that is replaced. What is no file, a device
     or a pipe, is written to as it is.
     """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     mode = _mode_of(path)
     if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         with open(path, "wb") as file:  # what is behind a link such as /dev/stdout may have no name
@@ -388,6 +390,8 @@ def _check_optimizer(optimizer: Optimizer, header: dict[str, Any], tensors: Tens
 
 def numbered(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, the newest first: files whose names end in a number and ".safetensors"."""
+    if not folder.exists():
+        return []
     names = [(_NUMBERED.search(path.name), path) for path in folder.iterdir() if not path.name.startswith(".")]
     return [path for _, path in sorted(((int(match[1]), path) for match, path in names if match), reverse=True)]
 
@@ -396,12 +400,18 @@ def load_latest(
     kind: type[Sequential], folder: str | os.PathLike[str], place: Place, optimizer: Optimizer | None = None
 ) -> tuple[Path, Sequential] | None:
     """Return the newest checkpoint of a folder that loads, and its model; None where there is no checkpoint."""
-    root, refused = Path(check_path("folder", folder)), []
-    for path in numbered(root) if root.exists() else []:
+    root = Path(check_path("folder", folder))
+    left, refused = numbered(root), []
+    while left:
+        path = left.pop(0)
         try:
             model = load(kind, path, place, optimizer)
-        except (ModelFileError, FileNotFoundError) as error:  # it may be removed while we look
+        except (ModelFileError, FileNotFoundError) as error:
             refused.append(str(error))
+            if not os.path.lexists(
+                path
+            ):  # removed while we look, as the training that writes here does for a newer one
+                left, refused = numbered(root), []
             continue
         if refused:
             warnings.warn(f"{'; '.join(refused)}; took {path} instead", stacklevel=4)

@@ -350,6 +350,8 @@ CALLS = {
         ValueError,
         "resume: got null character",
     ),
+    "save to nothing": ("labels", lambda m: m.save(""), IsADirectoryError, "directory"),
+    "save to the root": ("labels", lambda m: m.save("/"), IsADirectoryError, "directory '/'"),
     "save to no folder": ("labels", lambda m: m.save("no/such/folder"), FileNotFoundError, ""),
     "shuffle a word": (
         "labels",

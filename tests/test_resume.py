@@ -142,6 +142,20 @@ def test_a_file_that_is_named_must_be_there(tmp_path):
     assert fit(build(), 3, resume=tmp_path / "m.safetensors").epoch == 3
 
 
+def test_a_checkpoint_that_makes_room_for_a_newer_one_while_it_is_looked_at(tmp_path, monkeypatch):
+    fit(build(), 2, Checkpoint(tmp_path, keep=1))
+    old, new = tmp_path / numbered(2)[0], tmp_path / numbered(3)[0]
+    load = saving.load
+
+    def load_late(kind, path, *more):
+        if path == old:  # what another process does meanwhile
+            old.rename(new)
+        return load(kind, path, *more)
+
+    monkeypatch.setattr(saving, "load", load_late)
+    assert fastnn.latest_checkpoint(tmp_path) == new
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     whole = fit(build(), 5, Checkpoint(tmp_path))
     newest, older = tmp_path / numbered(5)[0], tmp_path / numbered(4)[0]
