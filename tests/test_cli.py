@@ -369,7 +369,7 @@ def test_a_full_disk_is_one_sentence(capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "types"),
-    [((), ["float32", "float64"]), (("--dtype", "float64"), ["float64"])],
+    [((), ["float32", "float64"]), (("--dtype", "float64"), ["float64"]), (("--dtype", "float32") * 2, ["float32"])],
 )
 def test_warmup(options, types, capsys, monkeypatch):
     compiled = []
@@ -387,7 +387,12 @@ def test_warmup(options, types, capsys, monkeypatch):
         ("train --epoch 3", "unrecognized arguments: --epoch; did you mean --epochs?"),
         ("predict m n --probs", "did you mean --proba?"),
         ("", "got no command, expected train, evaluate, predict, info, export, warmup or bench"),
-        ("warmup --dtype float16", "--dtype: invalid choice: 'float16'"),
+        ("bench --epochs 3", "fastnn bench: unrecognized arguments: --epochs 3 (fastnn bench --help says more)"),
+        ("bench --second 3", "unrecognized arguments: --second 3; did you mean --seconds?"),
+        ("warmup twice", "fastnn warmup: unrecognized arguments: twice ("),
+        ("--verson", "unrecognized arguments: --verson; did you mean --version?"),
+        ("warmup --dtype float16", "--dtype: got 'float16', expected one of 'float32', 'float64'"),
+        ("bench --dtype float16", "--dtype: got 'float16', expected one of 'float32', 'float64'"),
         ("tarin", "invalid choice: 'tarin'"),
         ("train --layers 64,0", "--layers: got '64,0', expected units such as 256,128"),
         ("train --layers wide", "--layers: got 'wide', expected units"),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastnn._version import __version__
-from fastnn.cli.options import add_command, add_json, integer, number
+from fastnn.cli.options import add_command, add_json, integer, number, one_of
 from fastnn.cli.shared import columns_of, print_json
 from fastnn.layers import Dense
 from fastnn.model import Sequential
@@ -56,7 +56,8 @@ def add(commands: Any) -> None:
     positive = number(0, low_open=True)
     parser.add_argument("--seconds", metavar="X", type=positive, default=1.0, help="time for each (default 1)")
     parser.add_argument("--threads", metavar="N", type=integer(1), help="threads at most (default: one a core)")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", metavar="TYPE", help="of numbers")
+    types = one_of(("float32", "float64"))
+    parser.add_argument("--dtype", metavar="TYPE", type=types, default="float32", help="float32 (default) or float64")
     add_json(parser)
 
 

@@ -21,22 +21,19 @@ class Parser(argparse.ArgumentParser):
         options["formatter_class"] = argparse.RawDescriptionHelpFormatter
         super().__init__(**options, allow_abbrev=False)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is not known here: a command would hand it to the parser above, which has other options."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            given = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(given, self._option_string_actions, n=1) if given.startswith("-") else []
+            advice = f"; did you mean {near[0]}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{advice}")
+        return options, unknown
+
     def error(self, message: str) -> NoReturn:
         message = " ".join(message.removeprefix("argument ").split())
-        if message.startswith("unrecognized arguments: -"):
-            given = message.split()[2].partition("=")[0]
-            if near := difflib.get_close_matches(given, self._all_options(), n=1):
-                message += f"; did you mean {near[0]}?"
         self.exit(BAD_INPUT, f"{self.prog}: {message} ({self.prog} --help says more)\n")
-
-    def _all_options(self) -> set[str]:
-        """Return the options of this parser and of its commands."""
-        names = set(self._option_string_actions)
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for parser in action.choices.values():
-                    names |= parser._all_options()
-        return names
 
 
 def add_command(

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from fastnn.cli.options import add_command, add_json
+from fastnn.cli.options import add_command, add_json, one_of
 from fastnn.cli.shared import print_json
 from fastnn.kernels._warmup import warmup
 
@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     summary = "compile every kernel for this CPU ahead of the first use"
     parser = add_command(commands, "warmup", run, summary, ", for images and CI; NUMBA_CACHE_DIR says where to")
     parser.add_argument(
-        "--dtype", choices=("float32", "float64"), action="append", metavar="TYPE",
+        "--dtype", type=one_of(("float32", "float64")), action="append", metavar="TYPE",
         help="float32 or float64; may be given twice (default: both)",
     )  # fmt: skip
     add_json(parser)
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compile, and say how long it took."""
-    names = options.dtype or ["float32", "float64"]
+    names = list(dict.fromkeys(options.dtype or ["float32", "float64"]))
     start = time.perf_counter()
     if not options.json:
         print("compiling every kernel for this CPU, some twenty seconds for each type", file=sys.stderr)
