@@ -112,8 +112,18 @@ class Samples:
 
 
 def _in_order(x: Any, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
-    """Return a sparse matrix as (starts, columns, values) of its rows, columns in ascending order, each but once."""
+    """Return a sparse matrix as (starts, columns, values) of its rows, columns in ascending order, each but once.
+
+    Raises
+    ------
+    ValueError
+        For places outside the matrix, which compiled code would follow, or numbers out of range.
+    """
     rows = sparse.csr_matrix(x)
+    try:
+        rows.check_format(full_check=True)
+    except ValueError as error:
+        raise ValueError(f"X: got a sparse matrix with wrong places ({error}), expected those of its shape") from None
     if not rows.has_canonical_format:
         rows = rows.copy()  # it is the user's
         rows.sum_duplicates()

@@ -45,12 +45,15 @@ def _prefetch_row(rows, i):
     if rows.shape[1] == 0:
         return
     row = rows[i]
-    for j in range(0, row.size, 64 // row.itemsize):
-        if row.size * row.itemsize < LONG_ROW:
+    line, end = 64 // row.itemsize, row.size - 1
+    if row.size * row.itemsize < LONG_ROW:
+        for j in range(0, row.size, line):
             prefetch(pointer(row, j))
-        else:
+        prefetch(pointer(row, end))
+    else:
+        for j in range(0, row.size, line):
             prefetch_to_second(pointer(row, j))
-    prefetch(pointer(row, row.size - 1))
+        prefetch_to_second(pointer(row, end))
 
 
 @inlined

@@ -63,6 +63,7 @@ def kernel_sources_stamp() -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def own_files(base: Any) -> Any:
     """Return a subclass of Numba's `IndexDataCacheFile` whose files say what they are for.
 
