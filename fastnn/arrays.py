@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,11 @@ import numpy.typing as npt
 from fastnn._errors import shown
 from fastnn.frames import column_names, frame_array, is_frame
 from fastnn.losses import Loss
+
+if TYPE_CHECKING:
+    from fastnn.sparse import Rows
+
+R = TypeVar("R", bound="Rows")
 
 Array = npt.NDArray[Any]
 
@@ -80,28 +85,6 @@ class Data(NamedTuple):
     def at(self, rows: npt.NDArray[np.int64]) -> Data:
         """Return copies of some rows."""
         return Data._make(array[rows] if len(array) else array for array in self)
-
-
-class SparseData(NamedTuple):
-    """Samples of which only what is not zero is there, row by row (CSR), with what is wanted of them.
-
-    Row r has the numbers values[starts[r] : starts[r + 1]], in the columns of the same places, which ascend.
-    """
-
-    starts: npt.NDArray[np.int64]
-    columns: npt.NDArray[np.int64]
-    values: Array
-    labels: npt.NDArray[np.int64]
-    targets: Array
-    weights: npt.NDArray[np.float64]
-
-    @property
-    def rows(self) -> int:
-        """Number of samples."""
-        return len(self.starts) - 1
-
-
-Rows = Data | SparseData
 
 
 def as_numbers(name: str, value: Any, expected: str, dtype: np.dtype[Any] | None = None) -> Array:
@@ -219,10 +202,15 @@ def _check_finite(name: str, array: Array, first_row: int = 0, columns: Sequence
         if bad.any():
             row, column = np.argwhere(bad)[0]
             named = f" ({columns[column]!r})" if columns else ""
-            raise ValueError(
-                f"{name}: got {piece[row, column]} in row {first_row + start + row}, column {column}{named}, expected "
-                f"finite numbers in the range of {array.dtype} (check_finite=False lets them through)"
-            )
+            raise not_finite(name, piece[row, column], first_row + start + row, f"{column}{named}")
+
+
+def not_finite(name: str, number: np.generic, row: int, column: str) -> ValueError:
+    """Return the error for NaN or infinity in a place."""
+    return ValueError(
+        f"{name}: got {number} in row {row}, column {column}, expected finite numbers in the range of {number.dtype} "
+        "(check_finite=False lets them through)"
+    )
 
 
 def as_samples(
@@ -378,12 +366,12 @@ def as_weights(sample_weight: Any, rows: int) -> npt.NDArray[np.float64]:
     return _check_weights("sample_weight", array)
 
 
-def weighed_by_class(data: Data, class_weight: Any, loss: Loss, units: int) -> Data:
+def weighed_by_class(data: R, class_weight: Any, loss: Loss, units: int) -> R:
     """Return data whose weights are multiplied by those of the rows' classes.
 
     Parameters
     ----------
-    data : Data
+    data : Data or SparseData
     class_weight : mapping from class to weight, sequence of weights, or "balanced"
         "balanced": rows / (classes x rows of the class), as in scikit-learn. The class of a row is its label,
         the largest of its probabilities, or, with one output, whether its target exceeds 1/2.
@@ -400,7 +388,8 @@ def weighed_by_class(data: Data, class_weight: Any, loss: Loss, units: int) -> D
         raise ValueError(f"class_weight: {loss.name} takes values, expected a loss over classes, or sample_weight")
     classes, n_classes = classes_of(data.labels, data.targets, units)
     by_class = _class_weights(class_weight, n_classes, classes)[classes]
-    return data._replace(weights=by_class * data.weights if len(data.weights) else by_class)
+    weights = by_class * data.weights if len(data.weights) else by_class
+    return data._replace(weights=weights)  # type: ignore[return-value]
 
 
 def classes_of(labels: npt.NDArray[np.int64], targets: Array, units: int) -> tuple[npt.NDArray[np.int64], int]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastnn.arrays import Data
 from fastnn.kernels import philox_fill, shuffle_indices
+from fastnn.sparse import Rows, SparseData
 from fastnn.streams import Piece, Stream
 
 Order = npt.NDArray[np.int64]
@@ -17,7 +19,8 @@ Key = tuple[int, int]
 """Seed and epoch, of which an order of rows is a function."""
 
 Gate = Callable[[Piece], Data]
-Change = Callable[[Data], Data]
+Change = Callable[[Any], Any]
+"""Makes of data other data of the same kind."""
 
 _IN_ORDER: Order = np.empty(0, np.int64)
 _BUFFER_STREAM = 0x42554646
@@ -32,13 +35,13 @@ class InMemory:
 
     Parameters
     ----------
-    data : Data
+    data : Data or SparseData
     """
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Rows) -> None:
         self.data, self.rows = data, data.rows
 
-    def buffers(self, multiple: int, key: Key | None = None) -> Iterator[tuple[Data, Order]]:
+    def buffers(self, multiple: int, key: Key | None = None) -> Iterator[tuple[Rows, Order]]:
         """Yield all rows, and the order to take them in; see `Streamed.buffers`."""
         yield self.data, _shuffled(self.rows, key)
 
@@ -50,7 +53,9 @@ class InMemory:
         return orders.reshape(-1)
 
     def sample(self) -> Data:
-        """Return the rows."""
+        """Return the rows, of sparse ones some that are spread evenly over them."""
+        if isinstance(self.data, SparseData):
+            return self.data.dense(np.linspace(0, self.rows - 1, min(self.rows, _PROBED_ROWS)).astype(np.int64))
         return self.data
 
     def changed(self, change: Change) -> InMemory:

@@ -15,11 +15,16 @@ from fastnn.arrays import (
     as_weights,
     balanced_weights,
     classes_of,
+    contiguous,
     is_on_gpu,
+    is_sparse,
+    not_finite,
+    row_shape,
     weighed_by_class,
 )
 from fastnn.feeds import Feed, InMemory, Streamed, feed_of
 from fastnn.network import Network
+from fastnn.sparse import SparseData, has_few_numbers, places_and_numbers
 from fastnn.streams import Stream, array_stream, reads_rows
 
 Array = npt.NDArray[Any]
@@ -47,6 +52,11 @@ class Intake:
         """Return what training and evaluation take their rows from; `prefix` is that of the arguments' names."""
         if not is_read_by_blocks(x):
             return InMemory(self.batch(x, y, sample_weight, prefix))
+        if self._keeps_sparse(x) and not is_sparse(y):
+            samples = self._sparse_samples(x, prefix)
+            labels, targets = self._targets(y, samples.rows, prefix, 0)
+            weights = as_weights(sample_weight, samples.rows)
+            return InMemory(samples._replace(labels=labels, targets=targets, weights=weights))
         y, sample_weight = self.on_host(f"{prefix}y", y), self.on_host("sample_weight", sample_weight)
         stream = self._stream(x, y, sample_weight, prefix)
         if not stream.has_target:
@@ -57,6 +67,8 @@ class Intake:
 
     def samples_feed(self, x: Any) -> Feed:
         """Return the samples alone of what is read block by block."""
+        if self._keeps_sparse(x):
+            return InMemory(self._sparse_samples(x, ""))
         return feed_of(self._stream(x, None, None).without_target(), lambda piece: self.samples(piece.x, piece.first))
 
     def batch(self, x: Any, y: Any, sample_weight: Any, prefix: str = "", first_row: int = 0) -> Data:
@@ -89,6 +101,23 @@ class Intake:
     def _samples(self, x: Any, prefix: str, first_row: int) -> tuple[Array, npt.NDArray[np.uint8]]:
         network, name = self.network, f"{prefix}x"
         return _samples(name, x, network.inputs, network.dtype, self.check_finite, self.on_gpu, first_row)
+
+    def _keeps_sparse(self, x: Any) -> bool:
+        """Return whether samples stay sparse: where they have few numbers, and the first stage takes them so."""
+        network = self.network
+        taken = network.stages[0].dense is not None and not network.rescale.size
+        return taken and self.check_finite and not self.on_gpu and has_few_numbers(x)
+
+    def _sparse_samples(self, x: Any, prefix: str) -> SparseData:
+        network, name = self.network, f"{prefix}x"
+        row_shape(name, x.shape, network.inputs)
+        starts, columns, values = places_and_numbers(name, x)
+        numbers = contiguous(values, network.dtype)
+        if not np.isfinite(numbers).all():
+            at = int(np.argmin(np.isfinite(numbers)))
+            raise not_finite(name, numbers[at], int(np.searchsorted(starts, at, side="right")) - 1, str(columns[at]))
+        none = Data.unlabelled(np.empty((0, 0), network.dtype), np.empty((0, 0), np.uint8))
+        return SparseData(starts, columns, numbers, none.labels, none.targets, none.weights, network.inputs)
 
     def _targets(self, y: Any, rows: int, prefix: str, first_row: int) -> tuple[npt.NDArray[np.int64], Array]:
         network, name = self.network, f"{prefix}y"

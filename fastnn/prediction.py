@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.arrays import Data
 from fastnn.feeds import Feed
 from fastnn.kernels import activation_forward, layout, softmax_forward
 from fastnn.progress import ProgressBar
 from fastnn.runtime import Runtime
 from fastnn.scores import R2
+from fastnn.sparse import Rows
 
 Array = npt.NDArray[Any]
 
@@ -22,7 +22,7 @@ _CALL_FLOPS = 2_000_000_000
 """Half a second of work at most, even on a slow core: Ctrl-C is served between two calls."""
 
 
-def outputs_of(runtime: Runtime, data: Data) -> Array:
+def outputs_of(runtime: Runtime, data: Rows) -> Array:
     """Return the outputs of all rows, with a progress bar."""
     return _forward(runtime, data, None)
 
@@ -54,7 +54,7 @@ def scores_of(runtime: Runtime, feed: Feed) -> dict[str, float]:
     return {"loss": loss / weight if weight > 0 else math.nan, **score}
 
 
-def _forward(runtime: Runtime, data: Data, report: npt.NDArray[np.float64] | None) -> Array:
+def _forward(runtime: Runtime, data: Rows, report: npt.NDArray[np.float64] | None) -> Array:
     """Return the outputs of all rows and, where there is a report, write into it the loss of each block of them."""
     network, rows = runtime.network, data.rows
     out = np.empty((rows, network.units), network.dtype)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import config as _numba_config
 
-from fastnn.arrays import Data, Rows, SparseData
+from fastnn.arrays import Data
 from fastnn.kernels import epoch, layout, partition
 from fastnn.kernels._context import Context
 from fastnn.kernels._team import team_words
@@ -22,6 +22,7 @@ from fastnn.kernels.dropout import signed
 from fastnn.kernels.loss import EXTERNAL
 from fastnn.network import Network, Plan, aligned_empty
 from fastnn.optimizers import Optimizer
+from fastnn.sparse import Rows, SparseData
 
 config: Any = _numba_config
 Array = npt.NDArray[Any]
@@ -395,7 +396,8 @@ class Runtime:
     def _put_data(c: Context, data: Rows) -> None:
         """Say in a context which rows a call works on."""
         array: Any
-        for position, array in zip(_SPARSE_DATA if isinstance(data, SparseData) else _DATA, data, strict=True):
+        positions, arrays = (_SPARSE_DATA, data[:-1]) if isinstance(data, SparseData) else (_DATA, data)
+        for position, array in zip(positions, arrays, strict=True):
             c[position] = array
 
     def _standing(self, plan: Plan) -> Context:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.arrays import Data
 from fastnn.callbacks import Callback, Checkpoint, LambdaCallback
 from fastnn.feeds import Feed, InMemory, Order
 from fastnn.kernels import layout
 from fastnn.progress import ProgressBar
 from fastnn.schedules import Schedule, metric_to_watch
+from fastnn.sparse import Rows
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
@@ -81,7 +81,7 @@ class Trainer:
         self._steps_an_epoch = -(-feed.rows // self.batch)
         self._steps_a_call = model.runtime.first_steps(self.batch)
         self._one_by_one = False
-        self._calls: tuple[Data, TrainingCalls] | None = None
+        self._calls: tuple[Rows, TrainingCalls] | None = None
 
     def run(self, last: int) -> None:
         """Train until `last` epochs are done, counted over all calls of `fit`, or until a callback says stop."""
@@ -238,7 +238,7 @@ class Trainer:
             self._diverged(done - 1)
         return report.logs(model.counts_correct)
 
-    def _buffers(self, started: Snapshot) -> Generator[tuple[Data, Order], None, None]:
+    def _buffers(self, started: Snapshot) -> Generator[tuple[Rows, Order], None, None]:
         """Yield the epoch's buffers; where one cannot be read, go back to where the epoch started."""
         key = (self.model.seed, self.model.epoch) if self.shuffle else None
         try:
@@ -248,7 +248,7 @@ class Trainer:
             raise
 
     def _steps_on(
-        self, data: Data, order: Order, done: int, report: EpochReport, started: Snapshot, bar: ProgressBar
+        self, data: Rows, order: Order, done: int, report: EpochReport, started: Snapshot, bar: ProgressBar
     ) -> int:
         """Take the steps of one buffer, some milliseconds of them a call; returns the steps of the epoch so far."""
         model, batch = self.model, self.batch
@@ -272,7 +272,7 @@ class Trainer:
             at, done = at + rows, done + taken
         return done
 
-    def _training_calls(self, data: Data) -> TrainingCalls:
+    def _training_calls(self, data: Rows) -> TrainingCalls:
         """Return what takes steps on `data`; where all of it is in memory, put together once for all epochs."""
         if self._calls is None or self._calls[0] is not data:
             self._calls = data, self.model.runtime.training_calls(data, self.batch)

@@ -270,6 +270,49 @@ def test_a_sparse_matrix_trains_as_its_dense_one_does(kind):
     assert trained(x, sparse_of(kind, one_hot))[0] == trained(dense, one_hot)[0]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_matrix_with_few_numbers_stays_sparse_and_has_the_same_bits(kind, monkeypatch):
+    few = np.random.default_rng(5)
+    dense = few.normal(size=(90, 60)).astype(np.float32) * (few.uniform(size=(90, 60)) < 0.05)
+    labels, weights = few.integers(0, 3, 90), few.uniform(size=90)
+    x = sparse_of(kind, dense)
+
+    def everything(x):
+        layers = [Dense(20, "relu"), fastnn.Dropout(0.3), Dense(3)]
+        model = Sequential(layers, "cross_entropy", fastnn.SGD(0.1), dtype="float32")
+        flow = fastnn.GradientFlow(verbose=False)
+        options = {"batch_size": 16, "epochs": 3, "verbose": False, "class_weight": "balanced"}
+        model.fit(x, labels, sample_weight=weights, validation_split=0.25, callbacks=[flow], **options)
+        model.fit(x, labels, validation_data=(x, labels, weights), **options)
+        model.fit(x, np.eye(3)[labels], **options)
+        numbers = {name: each for name, each in model.history.history.items() if "second" not in name}
+        scores = model.evaluate(x, labels, sample_weight=weights)
+        return model.parameters_vector().copy(), model.predict(x), model.predict_class(x), numbers, scores
+
+    want = everything(dense)
+    monkeypatch.setattr(type(x), "toarray", None)  # none of it is made dense
+    for got, wanted in zip(everything(x), want, strict=True):
+        np.testing.assert_equal(got, wanted)
+
+
+def test_a_matrix_with_few_numbers_is_checked():
+    dense = np.zeros((40, 50))
+    dense[7, 3] = dense[9, 4] = dense[9, 40] = 1.0
+    x, y = sparse_of("csr_array", dense), np.zeros((40, 2))
+    model = Sequential([Dense(2)], "squared_error")
+    model.fit(x, y, epochs=1, verbose=False)
+    narrow = sparse_of("csr_array", dense[:, :49])
+    assert "x: got 49 inputs a row (shape (40, 49)), expected 50" in message_of(lambda: model.predict(narrow))
+    assert "y: got shape (39, 2) for 40 samples" in message_of(lambda: model.fit(x, y[1:]))
+    x.data[1] = np.inf
+    assert "x: got inf in row 9, column 4, expected finite" in message_of(lambda: model.predict(x))
+    assert "validation_x: got inf" in message_of(lambda: model.fit(dense, y, validation_data=(x, y)))
+    x.data[1] = 1e300
+    assert "x: got inf in row 9, column 4, expected finite" in message_of(lambda: model.predict(x))
+    x.data[1], x.indices[2] = 1.0, 50
+    assert "x: got a sparse matrix with wrong places" in message_of(lambda: model.predict(x))
+
+
 def test_a_sparse_matrix_is_checked_as_a_dense_one_is():
     x = sparse_of("csr_array", X)
     _, model = trained(x)

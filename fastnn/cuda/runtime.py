@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.arrays import Data, Rows
+from fastnn.arrays import Data
 from fastnn.cuda import gradient, launches
 from fastnn.cuda import net as n
 from fastnn.cuda import rows as few
@@ -27,6 +27,7 @@ from fastnn.kernels.update import BETA1, BETA2
 from fastnn.network import Network, _aligned
 from fastnn.optimizers import Optimizer
 from fastnn.runtime import Report, Runtime
+from fastnn.sparse import Rows
 
 Array = npt.NDArray[Any]
 

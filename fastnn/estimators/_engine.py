@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.arrays import Rows
 from fastnn.devices import HERE, Place, check_precision, runtime_on
 from fastnn.estimators._optimizer import Steps
 from fastnn.estimators._samples import Samples
@@ -20,6 +19,7 @@ from fastnn.layers import Dense, Dropout, Layer
 from fastnn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, Loss, SquaredError
 from fastnn.network import Network, aligned_empty
 from fastnn.optimizers import SGD, Optimizer
+from fastnn.sparse import Rows
 from fastnn.training import ROWS_A_CALL, next_steps
 
 Array = npt.NDArray[Any]

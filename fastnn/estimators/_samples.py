@@ -12,19 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from fastnn.arrays import Data, Rows, SparseData, contiguous
+from fastnn.arrays import Data, contiguous
+from fastnn.sparse import Rows, SparseData, has_few_numbers, places_and_numbers
 
 Array = npt.NDArray[Any]
 
 BLOCK_ELEMENTS = 1 << 22
 """Elements of one dense block of sparse rows: 32 MB in float64, so that a large matrix is never dense as a whole."""
-
-SPARSE_SHARE = 1 / 10
-"""Up to which share of numbers that are not zero sparse rows are worked on as they are.
-
-On two threads of a Zen 4, how many times as long dense rows take at shares of 1/64, 1/16, 1/8, 1/4: 10,000 x 1,000,
-100 units, float32 2.9, 1.7, 1.05, 0.7; float64 3.7, 2.3, 1.9, 1.3; 4,000 x 8,000, float32 3.7, 2.3, 1.2, 0.7.
-"""
 
 _NO_BYTES = np.empty((0, 0), np.uint8)
 
@@ -66,8 +60,9 @@ class Samples:
             np.empty((0, 0), dtype) if targets is None else contiguous(targets, dtype),
             np.empty(0) if weights is None else contiguous(weights, np.float64),
         )
-        if stay_sparse and sparse.issparse(x) and x.nnz <= SPARSE_SHARE * self.rows * self.inputs:
-            self._data = SparseData(*_in_order(x, dtype), *wanted)
+        if stay_sparse and has_few_numbers(x):
+            starts, columns, values = places_and_numbers("X", x)
+            self._data = SparseData(starts, columns, _in_range(values, dtype), *wanted, self.inputs)
             return
         if sparse.issparse(x) and self.rows <= self._rows_a_block:
             x = x.toarray()
@@ -109,26 +104,6 @@ class Samples:
             last = min(self.rows, first + at_a_time)
             data, _, start = self.part(np.empty(0, np.int64), first, last)
             yield data, start, first, last - first
-
-
-def _in_order(x: Any, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
-    """Return a sparse matrix as (starts, columns, values) of its rows, columns in ascending order, each but once.
-
-    Raises
-    ------
-    ValueError
-        For places outside the matrix, which compiled code would follow, or numbers out of range.
-    """
-    rows = sparse.csr_matrix(x)
-    try:
-        rows.check_format(full_check=True)
-    except ValueError as error:
-        raise ValueError(f"X: got a sparse matrix with wrong places ({error}), expected those of its shape") from None
-    if not rows.has_canonical_format:
-        rows = rows.copy()  # it is the user's
-        rows.sum_duplicates()
-    starts, columns = (np.asarray(array, np.int64) for array in (rows.indptr, rows.indices))
-    return starts, columns, _in_range(rows.data, dtype)
 
 
 def _in_range(x: Array, dtype: np.dtype[Any]) -> Array:
