@@ -267,9 +267,10 @@ class Sequential:
             a float copy. Arrays, frames of pandas, polars or PyArrow, tensors on the CPU; a scipy.sparse matrix, which
             stays sparse where at most a tenth of its numbers is not zero, the first layer is a `Dense` and the model on
             the CPU, and else is made dense a buffer at a time: the bits are the same. A `numpy.memmap` is read as
-            ``fastnn.stream(x, y)`` is, and what does not fit into memory comes as a `fastnn.stream`. With ``device="cuda"`` also arrays on the GPU, CuPy's or PyTorch's:
-            those of the model's `dtype` and bytes, in C order, are read where they lie, without a copy; others make
-            the way by the host once, as `y` and `sample_weight` do.
+            ``fastnn.stream(x, y)`` is, and what does not fit into memory comes as a `fastnn.stream`. With
+            ``device="cuda"`` also arrays on the GPU, CuPy's or PyTorch's: those of the model's `dtype` and bytes, in C
+            order, are read where they lie, without a copy; others make the way by the host once, as `y` and
+            `sample_weight` do.
         y : array-like
             Values (rows, outputs), or (rows,) for one output; class labels 0 .. C-1 (rows,) or rows of
             probabilities (rows, C). None beside a stream, which has its own.
