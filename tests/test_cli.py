@@ -426,6 +426,7 @@ def test_warmup(options, types, capsys, monkeypatch):
         ("evaluate nothing x.csv", "nothing: No such file"),
         ("export text", "--to: got none, expected npz, onnx or torch"),
         ("export text --to npz", "text: is no whole safetensors file"),
+        ("export . --to npz", ".: Is a directory"),
         ("bench --seconds 0", "--seconds: got '0', expected a number > 0"),
         ("predict", "the following arguments are required: MODEL, FILE"),
         ("predict nothing x.npy", "nothing: No such file"),

@@ -869,6 +869,9 @@ def test_export_writes_over_no_file_that_was_not_named(capsys, folder, trained, 
     assert path.read_bytes() == b"rows to train on"
     if kind != "onnx":
         assert run(capsys, "export", "sim.safetensors", "--to", kind, "--output", path.name)[0] == 0
+    code, _, err = run(capsys, "export", "sim.safetensors", "--to", kind, "--output", "")
+    assert code == BAD_INPUT
+    assert "--output: got ., a folder" in err
 
 
 def test_train_draws_over_no_picture_that_was_not_named(capsys, folder):

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     if kind is None:
         ending = Path(options.output or "").suffix.removeprefix(".")
         raise CommandError(f"--to: got {ending or 'none'}, expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
-    path = Path(options.output or Path(options.model).with_suffix(ENDINGS[kind]).name)
+    path = Path(Path(options.model).stem + ENDINGS[kind] if options.output is None else options.output)
     check_place("--output", path)
     if options.output is None and path.exists():
         raise CommandError(f"--output: got none, and there is a file {path} already, expected the name to write to")
