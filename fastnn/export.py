@@ -40,6 +40,9 @@ TORCH_ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 ONNX_OPSET, ONNX_IR = 17, 8
 """Of 2022: what newer runtimes read, and older ones too."""
 
+MOST_ONNX_BYTES = 2**31 - 2**20
+"""Of weights: a file of protocol buffers is below 2 GB, with room for all else in it."""
+
 
 def steps(model: Sequential) -> list[tuple[str, Any]]:
     """Return what a prediction does, one step after the other, as (kind, value).
@@ -138,6 +141,9 @@ def _without_rescale(todo: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
 def to_onnx(model: Sequential, path: str | os.PathLike[str] | None = None) -> Any:
     """Return the network as an onnx.ModelProto, and write it where `path` says; see `Sequential.to_onnx`."""
     target = None if path is None else Path(check_path("path", path))
+    size = model.network.params_size * model.dtype.itemsize
+    if size > MOST_ONNX_BYTES:
+        raise ValueError(f"model: got {size / 1e9:.2f} GB of weights, expected less than 2^31 bytes, ONNX's limit")
     onnx = needed("onnx", "ONNX files", 'pip install "fastnn[onnx]"')
     graph = _OnnxGraph(onnx, model.dtype)
     place, dense = "input", 0

@@ -709,7 +709,7 @@ class Sequential:
         ImportError
             If onnx is not installed.
         ValueError
-            If the model has no weights yet.
+            If the model has no weights yet, or 2 GB of them, which an ONNX file does not hold.
         OSError
             If the file cannot be written.
         """

@@ -323,6 +323,14 @@ def test_from_sklearn_refuses_others():
 # -------------------------------------------------------------------------------------------------- ONNX
 
 
+def test_what_an_onnx_file_does_not_hold_is_said_at_once(monkeypatch, tmp_path):
+    model = model_of("deep", "float32")
+    monkeypatch.setattr(fastnn.export, "MOST_ONNX_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"^model: got 0\.00 GB of weights, expected less than 2\^31 bytes"):
+        model.to_onnx(tmp_path / "net.onnx")
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.fixture(scope="session")
 def onnx():
     """The onnx package; the test is skipped where it or onnxruntime is not installed."""
