@@ -76,6 +76,7 @@ def places_and_numbers(name: str, x: Any) -> tuple[Array, Array, Array]:
         For places outside the matrix, which compiled code would follow.
     """
     rows = x.tocsr()
+    rows = type(rows)(rows)  # the same arrays: checks leave marks in the object, and that may be the user's
     try:
         rows.check_format(full_check=True)
     except ValueError as error:
@@ -83,6 +84,6 @@ def places_and_numbers(name: str, x: Any) -> tuple[Array, Array, Array]:
             f"{name}: got a sparse matrix with wrong places ({error}), expected those of its shape"
         ) from None
     if not rows.has_canonical_format:
-        rows = rows.copy()  # it is the user's
+        rows = rows.copy()  # of the arrays, which may be the user's
         rows.sum_duplicates()
     return np.asarray(rows.indptr, np.int64), np.asarray(rows.indices, np.int64), rows.data
