@@ -1,7 +1,7 @@
 """The first stage where of its input only what is not zero is there: rows of a CSR matrix, read where they lie.
 
 Each number of the result is the same chain of multiply-adds as in the product of dense rows, but for those with zeros,
-which change nothing: the bits are the same.
+which change nothing: the bits are the same. (On CPUs without multiply-adds a few differ by an ulp.)
 """
 
 from __future__ import annotations
