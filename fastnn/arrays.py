@@ -109,7 +109,7 @@ def as_numbers(name: str, value: Any, expected: str, dtype: np.dtype[Any] | None
         if array is not None:
             return array
     if is_sparse(value):
-        value = value.toarray()
+        value = checked_sparse(name, value).toarray()
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"{name}: got a sparse matrix, expected {expected}; x.toarray() makes a dense one")
     _check_foreign(name, value, expected)
@@ -129,6 +129,26 @@ def is_sparse(value: object) -> bool:
     """Whether a value is a sparse matrix or array of SciPy, which is not imported for it."""
     scipy_sparse = sys.modules.get("scipy.sparse")
     return scipy_sparse is not None and bool(scipy_sparse.issparse(value))
+
+
+def checked_sparse(name: str, matrix: Any) -> Any:
+    """Return a sparse matrix over the same arrays, in an object of its own, since a check leaves marks there.
+
+    Raises
+    ------
+    ValueError
+        For places outside its shape, which compiled code, SciPy's too, would follow.
+    """
+    if not hasattr(matrix, "check_format"):  # only compressed formats have places that others may have changed
+        return matrix
+    checked = type(matrix)(matrix)
+    try:
+        checked.check_format(full_check=True)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: got a sparse matrix with wrong places ({error}), expected those of its shape"
+        ) from None
+    return checked
 
 
 def is_on_gpu(value: object) -> bool:

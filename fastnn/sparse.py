@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.arrays import Data, is_sparse
+from fastnn.arrays import Data, checked_sparse, is_sparse
 
 Array = npt.NDArray[Any]
 
@@ -73,16 +73,9 @@ def places_and_numbers(name: str, x: Any) -> tuple[Array, Array, Array]:
     Raises
     ------
     ValueError
-        For places outside the matrix, which compiled code would follow.
+        For places outside the matrix.
     """
-    rows = x.tocsr()
-    rows = type(rows)(rows)  # the same arrays: checks leave marks in the object, and that may be the user's
-    try:
-        rows.check_format(full_check=True)
-    except ValueError as error:
-        raise ValueError(
-            f"{name}: got a sparse matrix with wrong places ({error}), expected those of its shape"
-        ) from None
+    rows = checked_sparse(name, x).tocsr()
     if not rows.has_canonical_format:
         rows = rows.copy()  # of the arrays, which may be the user's
         rows.sum_duplicates()

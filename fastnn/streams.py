@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnn._errors import check_number, unknown_name
-from fastnn.arrays import as_numbers, is_sparse
+from fastnn.arrays import as_numbers, checked_sparse, is_sparse
 from fastnn.files import JoinedRows, MappedRows, is_packed, mark_rows, member_names, open_rows
 from fastnn.parquet import ParquetGroups, parquet_files
 from fastnn.tables import is_parquet
@@ -222,7 +222,7 @@ def array_stream(
         raise TypeError(f"{names[0]}: got {type(x).__name__}, expected paths, or an array whose slices read rows")
     if len(x.shape) < 2 or not np.prod(x.shape) or np.dtype(x.dtype).kind not in "biuf":
         raise ValueError(f"{names[0]}: got {x.dtype} of shape {tuple(x.shape)}, expected numbers of (rows, inputs)")
-    x = _DenseRows(x) if sparse else x
+    x = _DenseRows(checked_sparse(names[0], x)) if sparse else x
     rows, inputs = int(x.shape[0]), int(np.prod(x.shape[1:]))
     x = MappedRows(x) if MappedRows.suits(x) else x
     y, weight = (_beside(name, value, rows) for name, value in zip(names[1:], (y, weight), strict=True))

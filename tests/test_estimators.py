@@ -568,9 +568,10 @@ def test_rows_with_few_numbers_stay_sparse_and_give_the_same_bits(inputs, option
     assert not made.has_sorted_indices
 
 
+@pytest.mark.parametrize("density", [0.05, 0.3])
 @pytest.mark.parametrize("place", [-1, 40, 1 << 30])
-def test_sparse_rows_with_wrong_places_are_refused(place):
-    x = sparse.random(60, 40, density=0.05, format="csr", random_state=0)
+def test_sparse_rows_with_wrong_places_are_refused(place, density):
+    x = sparse.random(60, 40, density=density, format="csr", random_state=0)
     model = fastnn.MLPRegressor(hidden_layer_sizes=3, max_iter=1).fit(x, np.arange(60.0))
     x.indices[7] = place
     for call in (lambda: model.fit(x, np.arange(60.0)), lambda: model.predict(x)):

@@ -309,8 +309,13 @@ def test_a_matrix_with_few_numbers_is_checked():
     assert "validation_x: got inf" in message_of(lambda: model.fit(dense, y, validation_data=(x, y)))
     x.data[1] = 1e300
     assert "x: got inf in row 9, column 4, expected finite" in message_of(lambda: model.predict(x))
-    x.data[1], x.indices[2] = 1.0, 50
-    assert "x: got a sparse matrix with wrong places" in message_of(lambda: model.predict(x))
+    many = sparse_of("csr_array", np.ones((40, 50)))
+    x.data[1], x.indices[2], many.indices[2] = 1.0, 50, 50
+    for wrong in (x, many):
+        assert "x: got a sparse matrix with wrong places" in message_of(lambda wrong=wrong: model.predict(wrong))
+        assert "x: got a sparse matrix with wrong places" in message_of(
+            lambda wrong=wrong: model.train_on_batch(wrong, y)
+        )
 
 
 def test_a_sparse_matrix_is_checked_as_a_dense_one_is():

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from fastnn.arrays import Data, contiguous
+from fastnn.arrays import Data, checked_sparse, contiguous
 from fastnn.sparse import Rows, SparseData, has_few_numbers, places_and_numbers
 
 Array = npt.NDArray[Any]
@@ -64,6 +64,8 @@ class Samples:
             starts, columns, values = places_and_numbers("X", x)
             self._data = SparseData(starts, columns, _in_range(values, dtype), *wanted, self.inputs)
             return
+        if sparse.issparse(x):
+            x = checked_sparse("X", x)
         if sparse.issparse(x) and self.rows <= self._rows_a_block:
             x = x.toarray()
         self._sparse = sparse.csr_matrix(x) if sparse.issparse(x) else None
