@@ -72,8 +72,13 @@ class BatchedTable:
         self._file, self.words = table_file(path), frozenset(words)
         self.columns = self._file.wanted(columns)
         self._types: dict[str, Any] = {name: pyarrow.string() for name in self.words}
-        self._grouped = set(self.columns) - self.words if self._file.point == "," else set()
+        self._grouped = set(self.columns) - self.words if self.point == "," else set()
         """Columns that are numbers where PyArrow, which knows no points between thousands, takes them for words."""
+
+    @property
+    def point(self) -> str:
+        """What its numbers have for a point."""
+        return self._file.point
 
     def visit(self, make: Callable[[], V]) -> V:
         """Show every batch to a visitor and return it; a column found to be of another type begins with a new one."""
@@ -100,7 +105,7 @@ class BatchedTable:
             table = table_of_arrow(cells, self.words, first)
             typed = {name: as_categories(c) if name in self.words else c for name, c in table.columns.items()}
             if table.rows:
-                yield Table(typed, table.rows, table.dates, first, point=self._file.point)
+                yield Table(typed, table.rows, table.dates, first, point=self.point)
             first += table.rows
 
     def _parquet(self) -> Iterator[Any]:

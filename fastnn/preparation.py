@@ -423,6 +423,8 @@ class Preparation:
     columns : tuple of Numeric or Categorical
         In the order of the inputs; empty where the model takes arrays as they are.
     target : Classes or Values
+    point : {".", ","}
+        What the numbers of the training file had for a point, for files whose own numbers do not say (1.234).
 
     Examples
     --------
@@ -437,6 +439,7 @@ class Preparation:
 
     columns: tuple[Numeric | Categorical, ...]
     target: Classes | Values
+    point: str = "."
 
     @classmethod
     def fit(cls, data: Any, columns: Collection[str], target: Classes | Values) -> Preparation:
@@ -460,7 +463,7 @@ class Preparation:
                     fitted.append(Categorical.fit(name, column))
                 else:
                     fitted.append(Numeric.fit(name, column, name in table.dates))
-        return cls(tuple(fitted), target)
+        return cls(tuple(fitted), target, table.point)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -542,7 +545,7 @@ class Preparation:
     def config(self) -> dict[str, Any]:
         """Return it as plain data."""
         parts = [{"kind": part.kind, **asdict(part)} for part in (*self.columns, self.target)]
-        return {"columns": parts[:-1], "target": parts[-1]}
+        return {"columns": parts[:-1], "target": parts[-1], "point": self.point}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preparation:
@@ -554,7 +557,10 @@ class Preparation:
             For what no preparation described.
         """
         columns = tuple(_part(part, (Numeric, Categorical)) for part in config["columns"])
-        return cls(columns, _part(config["target"], (Classes, Values)))
+        point = config.get("point", ".")
+        if point not in (".", ","):
+            raise unknown_name("point", point, (".", ","))
+        return cls(columns, _part(config["target"], (Classes, Values)), point)
 
 
 def _part(config: Mapping[str, Any], kinds: tuple[Any, ...]) -> Any:

@@ -203,13 +203,13 @@ class TableFile(NamedTuple):
 TablePath = str | os.PathLike[str] | TableFile
 
 
-def table_file(path: TablePath) -> TableFile:
-    """Return what a file's beginning says; see `read_table`."""
+def table_file(path: TablePath, point: str = ".") -> TableFile:
+    """Return what a file's beginning says; `point` is what numbers have where it does not say. See `read_table`."""
     if isinstance(path, TableFile):
         return path
     place = Path(check_path("path", path))
     if not is_parquet(place):
-        layout = CsvLayout.of(place)
+        layout = CsvLayout.of(place, point)
         return TableFile(place, layout.names, layout)
     import pyarrow.parquet
 
@@ -335,7 +335,7 @@ class CsvLayout(NamedTuple):
     point: str = "."
 
     @classmethod
-    def of(cls, path: Path) -> CsvLayout:
+    def of(cls, path: Path, point: str) -> CsvLayout:
         try:
             with _text_errors(), _open_text(path) as file:
                 delimiter, before = _delimiter(file)
@@ -345,7 +345,7 @@ class CsvLayout(NamedTuple):
                 reader = csv.reader(file, delimiter=delimiter)
                 header = next((row for row in reader if row), [])
                 lines = before + reader.line_num
-                point = "." if delimiter == "," else _point(reader)
+                point = "." if delimiter == "," else _point(reader) or point
         except csv.Error as error:
             raise ValueError(
                 f"got a first line that is no CSV ({error}), expected one with the columns' names"
@@ -366,7 +366,7 @@ _WITH_COMMA = rf"[+-]?(?:(?:{_GROUPS}|\d+)(?:,\d*)?|,\d+)(?:[eE][+-]?\d+)?"
 
 
 def _point(rows: Iterable[list[str]]) -> str:
-    """Return a comma where numbers have one (1,23; 1.234,5) and none has a point but between thousands, else the point.
+    """Return what stands in front of decimals: a comma (1,23; 1.234,5) unless one has a point; "" where none says.
 
     A number with three digits behind its only mark (1,234; 1.234) says neither, since the mark may be one of thousands.
     """
@@ -382,7 +382,7 @@ def _point(rows: Iterable[list[str]]) -> str:
             if says_point(cell):
                 return "."
             found = found or says_comma(cell) is not None
-    return "," if found else "."
+    return "," if found else ""
 
 
 def with_point(word: str, point: str) -> str:
@@ -586,19 +586,19 @@ def _tidy(codes: npt.NDArray[np.int64], values: list[Any]) -> Categories:
 
 def _read_numbers(path: Path, layout: CsvLayout, columns: list[str]) -> Table:
     """Read a CSV file of numbers without pyarrow."""
+    if found := _uneven(path, layout):  # NumPy looks at no other cells than those of the columns asked for
+        raise ValueError(found)
     places = [layout.names.index(name) for name in columns]
     with _text_errors(), _open_text(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "input contained no data"
         try:
             values = np.loadtxt(
                 file, delimiter=layout.delimiter, skiprows=layout.lines, usecols=places, ndmin=2, comments=None,
-                converters=lambda cell: _number(cell, layout.point),
+                quotechar='"', converters=lambda cell: _number(cell, layout.point),
             )  # fmt: skip
         except UnicodeDecodeError:
             raise
         except ValueError as error:
-            if " columns" in str(error) and (found := _uneven(path, layout)):
-                raise ValueError(found) from None
             what = str(error).partition(";")[0].rstrip(".")
             raise ValueError(f"{what}; {NEEDS_PYARROW}, which reads columns of words") from None
     rows = len(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import os
@@ -977,7 +978,23 @@ def test_decimal_commas_are_said_and_learned_from(capsys, extra):
         file.write("\n".join(["x;y", *(f"{cell.replace(',', '.')};{i % 2}" for i, cell in enumerate(x))]) + "\n")
     os.rename("fastnn-model.safetensors", "comma.safetensors")
     assert "decimal commas" not in run(capsys, "train", "t.csv", "--target", "y", "--epochs", "1", *QUICK, *extra)[1]
-    assert fastnn.load("comma.safetensors").preparation == fastnn.load("fastnn-model.safetensors").preparation
+    comma, point = (fastnn.load(f"{name}.safetensors").preparation for name in ("comma", "fastnn-model"))
+    assert (comma.point, point.point) == (",", ".")
+    assert dataclasses.replace(comma, point=".") == point
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("extra", [(), ("--stream-from", "0")])
+def test_a_model_of_decimal_commas_reads_numbers_that_do_not_say(capsys, extra):
+    for name, row in (("t.csv", lambda i: f"1.{i:03},0;{i % 2}"), ("dots.csv", lambda i: f"1.{i:03};{i % 2}")):
+        with open(name, "w") as file:
+            file.write("\n".join(["x;y", *map(row, range(80))]) + "\n")
+    train = ("train", "t.csv", "--target", "y", "--test", "dots.csv", "--epochs", "2", *QUICK)
+    assert run(capsys, *train, *extra)[0] == 0
+    for command in ("evaluate", "predict"):
+        same = [run(capsys, command, "fastnn-model.safetensors", name, *extra) for name in ("t.csv", "dots.csv")]
+        assert same[0] == same[1]
+        assert same[0][0] == 0
 
 
 @needs_pyarrow

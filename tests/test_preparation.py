@@ -253,7 +253,7 @@ def test_values_come_back_in_their_own_units():
 
 PREPARATIONS = {
     "classes": fit(a=np.array([1.0, NAN, 3.5]), w=categories("é", None, "b")),
-    "numbers as classes": Preparation((), Classes("y", (0, 1, 7))),
+    "numbers as classes": Preparation((), Classes("y", (0, 1, 7)), ","),
     "values": Preparation((), Values(("u", "v"), (0.1, 1e300), (1 / 3, 2.0))),
 }
 
@@ -395,6 +395,13 @@ def test_plain_data_is_checked(part, place, name, value):
     (config[part] if place is None else config[part][place])[name] = value
     with pytest.raises((TypeError, ValueError), match=rf"^({name}|categorical|classes): got "):
         Preparation.from_config(config)
+
+
+def test_the_point_is_checked_and_models_without_one_are_read():
+    config = PREPARATIONS["classes"].config()
+    with pytest.raises(ValueError, match=r"^point: got ';', expected one of '.', ','"):
+        Preparation.from_config({**config, "point": ";"})
+    assert Preparation.from_config({name: config[name] for name in ("columns", "target")}) == PREPARATIONS["classes"]
 
 
 def test_values_have_a_mean_and_a_spread_each():

@@ -427,6 +427,15 @@ def test_a_gzip_file_that_breaks_off_without_pyarrow(tmp_path):
 def test_the_line_of_a_short_row_is_named_without_pyarrow(write):
     with pytest.raises(ValueError, match=r"^got 1 cells in line 4, '3', expected 2, one for each column$"):
         read_table(write("a,b\n\n1,2\n3\n"))
+    with pytest.raises(ValueError, match=r"^got 3 cells in line 3, '3,4,5', expected 2, one for each column$"):
+        read_table(write("a,b\n1,2\n3,4,5\n"), ["a"])
+
+
+@pytest.mark.usefixtures("without_pyarrow")
+def test_numbers_in_quotes_without_pyarrow(write):
+    table = read_table(write('a;b\n"1,5";"2"\n"";3\n'))
+    np.testing.assert_array_equal(table.columns["a"], [1.5, np.nan])
+    np.testing.assert_array_equal(table.columns["b"], [2, 3])
 
 
 @needs_pyarrow

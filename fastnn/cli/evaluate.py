@@ -90,7 +90,7 @@ def _read(model: Sequential, options: argparse.Namespace) -> tuple[tuple[Any, ..
             table, found = open_batches(options.data, preparation, names, target.names)
             _check_rows(found.rows, found.every)
             return (_stream(table, found.rows, preparation, model.dtype),), found.columns, found.every - found.rows
-        every = read_columns(options.data, names, words_of(preparation))
+        every = read_columns(options.data, names, words_of(preparation), preparation.point)
         preparation.transform(every[np.arange(0)])  # says which columns are lacking
         whole = with_target(every, target.names)
         _check_rows(len(whole), len(every))

@@ -160,17 +160,20 @@ def pieces(table: Table, inputs: int) -> Iterator[Table]:
         yield replace(part, first=table.first + first)
 
 
-def read_columns(path: str, columns: Sequence[str], words: Sequence[str]) -> Table:
-    """Read those columns of a table that are there, some as categories whatever their cells hold."""
-    file, wanted = columns_there(path, columns)
+def read_columns(path: str, columns: Sequence[str], words: Sequence[str], point: str) -> Table:
+    """Read those columns of a table that are there, some as categories whatever their cells hold.
+
+    `point` is what numbers had in training, for a file that does not say.
+    """
+    file, wanted = columns_there(path, columns, point)
     return read_table(file, wanted, [name for name in words if name in wanted])
 
 
-def columns_there(path: str, columns: Sequence[str]) -> tuple[TableFile, list[str]]:
+def columns_there(path: str, columns: Sequence[str], point: str) -> tuple[TableFile, list[str]]:
     """Return a table's file, and those of the columns that it has."""
     if (kind := kind_of(path)) != "table":
         raise ValueError(f"got {_KINDS[kind]}, expected a table, CSV or Parquet, as the model was trained on one")
-    file = table_file(path)
+    file = table_file(path, point)
     there = set(file.names)
     return file, [name for name in columns if name in there]
 
@@ -197,7 +200,8 @@ def read_samples(
         What `unseen_of` says.
     """
     if preparation is not None and preparation.columns:
-        table = read_columns(path, [column.name for column in preparation.columns], words_of(preparation))
+        names = [column.name for column in preparation.columns]
+        table = read_columns(path, names, words_of(preparation), preparation.point)
         return preparation.transform(table, dtype, warn=False), unseen_of(preparation, table)
     rows = _read_array(path)
     if rows.size == inputs and len(rows) == rows.size:  # one sample, without an axis for rows
@@ -255,7 +259,7 @@ def open_batches(
     path: str, preparation: Preparation, columns: Sequence[str], targets: Sequence[str] = ()
 ) -> tuple[BatchedTable, Unseen]:
     """Return those of the columns that a table has, to be read in batches, and what is to be said of them."""
-    file, wanted = columns_there(path, columns)
+    file, wanted = columns_there(path, columns, preparation.point)
     table = BatchedTable(file, wanted, [name for name in words_of(preparation) if name in wanted])
     return table, table.visit(lambda: Unseen(preparation, targets))
 

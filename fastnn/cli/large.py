@@ -134,7 +134,7 @@ def large_task(
     left_out(found.every - found.rows, targets, notes)
     test, tested = None, found.rows
     if isinstance(options.test, str):
-        test, tested = _test_table(options.test, inputs, targets, list(found.words), notes)
+        test, tested = _test_table(options.test, inputs, targets, list(found.words), file.point, notes)
     if found.rows < 2 or not tested:
         least = min(found.rows, tested)
         raise CommandError(f"{options.data}: got {least} rows with a target, expected two or more, and one to test on")
@@ -181,11 +181,11 @@ def _infer(options: argparse.Namespace, targets: Sequence[str], found: Survey) -
 
 
 def _test_table(
-    path: str, inputs: Sequence[str], targets: Sequence[str], words: Sequence[str], notes: list[str]
+    path: str, inputs: Sequence[str], targets: Sequence[str], words: Sequence[str], point: str, notes: list[str]
 ) -> tuple[BatchedTable, int]:
     """Return the rows of a file to test on, and how many have a target."""
     with reading(path):
-        file, there = columns_there(path, [*inputs, *targets])
+        file, there = columns_there(path, [*inputs, *targets], point)
         for name in targets:
             if name not in there:
                 raise ValueError(f"got no column {name!r}, expected the target, too")
@@ -248,7 +248,7 @@ def _learn(
             columns.append(Categorical.of_counts(name, counts[name], missing[name] > 0))
         elif moments[name].count:
             columns.append(Numeric(name, *_measured(name, moments), missing[name] > 0, name in dates))
-    return Preparation(tuple(columns), target), {name: len(known) for name, known in counts.items()}
+    return Preparation(tuple(columns), target, table.point), {name: len(known) for name, known in counts.items()}
 
 
 def _measured(name: str, moments: Mapping[str, Moments]) -> tuple[float, float]:

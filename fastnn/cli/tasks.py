@@ -95,7 +95,7 @@ def _table_task(options: argparse.Namespace, name: str, cleanup: contextlib.Exit
     if isinstance(options.test, str):
         words = [name for name, column in table.columns.items() if isinstance(column, Categories)]
         with reading(options.test):
-            held = read_columns(options.test, [*inputs, *targets], words)
+            held = read_columns(options.test, [*inputs, *targets], words, file.point)
             for target in targets:
                 held.column(target)
             test = _with_target(held, [name for name in inputs if name in held.columns], targets, notes)
