@@ -247,6 +247,26 @@ def test_a_read_only_installation_works_and_warns_once(package, tmp_path):
     assert answer.startswith("[0.0, 0.0, 2.0] True 1 fastnn: no writable directory for compiled kernels")
 
 
+WARMUP = """{before}
+import sys
+sys.stderr = sys.stdout
+import fastnn.cli.warmup as command
+from fastnn.cli import main
+from fastnn.kernels.dense import FORWARD
+import numpy as np
+command.warmup = lambda names: [FORWARD.address(np.dtype(name)) for name in names]
+print(main(["warmup", "--dtype", "float32"]))"""
+
+
+@pytest.mark.parametrize("before", ["", "READ_ONLY", "FULL"])
+def test_the_command_says_that_nothing_could_be_kept(before, tmp_path):
+    script = WARMUP.format(before=globals().get(before, ""))
+    lines = run_python(script, NUMBA_CACHE_DIR=str(tmp_path / "cache")).splitlines()
+    message = "fastnn: the compiled code could not be kept: set NUMBA_CACHE_DIR to a writable directory"
+    assert lines[-1] == ("1" if before else "0")
+    assert (message in lines) == bool(before)
+
+
 FULL = """
 from numba.core import caching
 def refuse(self, *args): raise OSError(28, "No space left on device")

@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from fastnn.cli.options import add_command, add_json, one_of
-from fastnn.cli.shared import print_json
-from fastnn.kernels._warmup import warmup
+from fastnn.cli.shared import FAILED, CommandError, print_json
+from fastnn.kernels._warmup import kept, warmup
 
 
 def add(commands: Any) -> None:
@@ -31,6 +31,8 @@ def run(options: argparse.Namespace) -> int:
         print("compiling every kernel for this CPU, some twenty seconds for each type", file=sys.stderr)
     warmup(names)
     seconds = time.perf_counter() - start
+    if not kept(names):
+        raise CommandError("the compiled code could not be kept: set NUMBA_CACHE_DIR to a writable directory", FAILED)
     if options.json:
         print_json({"dtypes": names, "seconds": seconds})
     else:

@@ -211,10 +211,14 @@ class Task:
 
     def must_be_compiled(self, dtype: Any) -> bool:
         """Return whether `address` would have to compile, and the result could be kept on disk."""
-        cache = self._dispatcher._cache
-        if 8 * dtype.itemsize in self._addresses or not isinstance(cache, _KernelCache):
+        if 8 * dtype.itemsize in self._addresses or not isinstance(self._dispatcher._cache, _KernelCache):
             return False
-        return not cache.holds(self._signature(dtype), self._dispatcher.targetctx)
+        return not self.is_kept(dtype)
+
+    def is_kept(self, dtype: Any) -> bool:
+        """Return whether the code lies on disk."""
+        cache = self._dispatcher._cache
+        return isinstance(cache, _KernelCache) and cache.holds(self._signature(dtype), self._dispatcher.targetctx)
 
     def address(self, dtype: Any) -> int:
         """Return where the code for floats of `dtype` lies, compiling or loading it at the first call."""

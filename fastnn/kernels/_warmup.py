@@ -58,6 +58,11 @@ def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
         compile_rest(name)
 
 
+def kept(dtypes: Iterable[str]) -> bool:
+    """Return whether what `warmup` compiled lies on disk, as the last of its tasks shows."""
+    return all(FORWARD.is_kept(np.dtype(name)) for name in dtypes)
+
+
 def compile_rest(name: str) -> None:
     """Compile, for one float type, all that training does not need."""
     dtype = np.dtype(name)
