@@ -85,6 +85,8 @@ def from_torch(module: Any, loss: str | Loss | None = None, **settings: Any) -> 
 
 def _torch_parts(torch: Any, module: Any, place: str = "module") -> Iterator[tuple[str, Any]]:
     """Walk through a Sequential and those within it; each module comes with where it stands."""
+    if isinstance(module, torch.nn.modules.lazy.LazyModuleMixin):
+        raise ValueError(f"{place}: got {shown(module)} without weights, expected a module that has seen a batch")
     if isinstance(module, torch.nn.Module) and (module._forward_hooks or module._forward_pre_hooks):
         raise ValueError(
             f"{place}: got {type(module).__name__} with forward hooks, expected none: remove() takes one off"

@@ -116,8 +116,7 @@ class Intake:
         if not np.isfinite(numbers).all():
             at = int(np.argmin(np.isfinite(numbers)))
             raise not_finite(name, numbers[at], int(np.searchsorted(starts, at, side="right")) - 1, str(columns[at]))
-        none = Data.unlabelled(np.empty((0, 0), network.dtype), np.empty((0, 0), np.uint8))
-        return SparseData(starts, columns, numbers, none.labels, none.targets, none.weights, network.inputs)
+        return SparseData.unlabelled(starts, columns, numbers, network.inputs)
 
     def _targets(self, y: Any, rows: int, prefix: str, first_row: int) -> tuple[npt.NDArray[np.int64], Array]:
         network, name = self.network, f"{prefix}y"

@@ -33,6 +33,11 @@ class SparseData(NamedTuple):
     weights: npt.NDArray[np.float64]
     inputs: int
 
+    @classmethod
+    def unlabelled(cls, starts: Array, columns: Array, values: Array, inputs: int) -> SparseData:
+        """Return samples of which nothing is wanted but the outputs."""
+        return cls(starts, columns, values, np.empty(0, np.int64), np.empty((0, 0), values.dtype), np.empty(0), inputs)
+
     @property
     def rows(self) -> int:
         """Number of samples."""

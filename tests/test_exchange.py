@@ -221,6 +221,7 @@ def test_what_has_no_layer_is_named(torch):
             r"^module 0: got a weight of torch.complex64.* floating point numbers",
         ),
         (nn.Linear(2, 2, device="meta"), r"^module 0: got a weight on the meta device, expected"),
+        (nn.LazyLinear(2), r"^module 0: got LazyLinear\(.*\) without weights, expected a module that has seen a batch"),
         (sparse, r"^module 0: got a weight of torch.float32, torch.sparse_coo, expected a dense array"),
     ):
         with pytest.raises(ValueError, match=message):
