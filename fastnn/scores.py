@@ -14,7 +14,8 @@ class R2:
     """1 - sum w (y - t)^2 / sum w (t - mean)^2 for each output, their mean.
 
     An output that does not vary counts 1 or 0. Sums of several parts are put together as Chan, Golub and LeVeque do
-    (1979), without the cancellation of sum t^2 - n mean^2.
+    (1979), without the cancellation of sum t^2 - n mean^2; means are those of differences to a first row, which are
+    exactly 0 where nothing varies.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class R2:
         if total == 0:
             return
         exact = t.astype(np.float64)
-        mean = (w * exact).sum(axis=0) / total
+        mean = exact[0] + (w * (exact - exact[0])).sum(axis=0) / total
         spread = (w * (exact - mean) ** 2).sum(axis=0)
         residual = (w * (y.astype(np.float64) - exact) ** 2).sum(axis=0)
         if self._weight == 0:

@@ -18,6 +18,7 @@ import fastnn
 from fastnn import Activation, Dense, Dropout, Rescale, Sequential
 from fastnn.kernels import epoch as kernels_epoch
 from fastnn.schedules import Schedule
+from fastnn.scores import R2
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -408,6 +409,18 @@ def test_r2_where_nothing_varies(x):
     model.set_weights([np.zeros((INPUTS, 1)), [4.0]])
     assert model.evaluate(x, np.full(ROWS, 4.0))["r2"] == 1.0
     assert model.evaluate(x, np.full(ROWS, 5.0))["r2"] == 0.0
+
+
+@pytest.mark.parametrize("rows_a_part", [ROWS, 7])
+def test_r2_of_a_constant_that_is_no_binary_fraction(rows_a_part):
+    """The mean of many 0.1 is not 0.1 where they are just added up: R2 was -1e33 then."""
+    t, weights = np.full((ROWS, 1), 0.1), np.linspace(0.2, 3.0, ROWS)
+    for error, want in ((0.5, 0.0), (0.0, 1.0)):
+        for w in (weights, np.empty(0)):
+            r2 = R2()
+            for i in range(0, ROWS, rows_a_part):
+                r2.add(t[i : i + rows_a_part] + error, t[i : i + rows_a_part], w[i : i + rows_a_part])
+            assert r2.value() == want
 
 
 @pytest.mark.parametrize("where", ["output", "target"])
