@@ -164,7 +164,8 @@ class GradientFlow(Callback):
                     # Where the loss is not finite there was no backward pass.
                     self._gradient_numbers(numbers, row, weight, gradient if finite else np.full_like(gradient, np.nan))
                 self._activation_numbers(numbers, row, number, network.stages[number])
-            self._clip_step(numbers)
+            if finite and isinstance(model.optimizer, SGD):
+                self._step_numbers(numbers)
             output, _ = runtime.activations(len(network.stages) - 1, probe.rows)
         # Taken together at the end, so that Ctrl-C in between leaves no half a measurement.
         for name in _NAMES:
@@ -185,19 +186,20 @@ class GradientFlow(Callback):
         numbers["gradient_rms"][row] = norm / math.sqrt(gradient.size)
         numbers["weight_norm"][row] = size
         numbers["ratio"][row] = norm / size if size > 0 else math.inf if norm > 0 else 0.0
-        optimizer = self.model.optimizer
-        if isinstance(optimizer, SGD) and size > 0:
-            limit = optimizer.clip_value
-            taken = norm if limit is None else global_norm(np.clip(gradient, -limit, limit))
-            rate = optimizer.schedule.rate(self.model.step, self.model.epoch)
-            numbers["step"][row] = rate * taken / size
 
-    def _clip_step(self, numbers: dict[str, list[float]]) -> None:
-        """Scale the steps as clipping by the global norm does."""
-        limit = self.model.optimizer.clip_norm
-        norm = math.sqrt(sum(value**2 for value in numbers["gradient_norm"] if math.isfinite(value)))
-        if limit is not None and norm > limit:
-            numbers["step"][:] = [value * limit / norm for value in numbers["step"]]
+    def _step_numbers(self, numbers: dict[str, list[float]]) -> None:
+        """Note the step that SGD would take: the gradients of all weights and biases are clipped together."""
+        model, network, optimizer = self.model, self.model.network, self.model.optimizer
+        limit, gradients = optimizer.clip_value, network.views(model.runtime.grads)
+        norms = [global_norm(each if limit is None else np.clip(each, -limit, limit)) for each in gradients]
+        rate, whole = optimizer.schedule.rate(model.step, model.epoch), math.hypot(*norms)
+        if optimizer.clip_norm is not None and whole > optimizer.clip_norm:
+            rate *= optimizer.clip_norm / whole
+        of_weights = (norm for norm, segment in zip(norms, network.segments, strict=True) if segment.is_weight)
+        for row, number in enumerate(self._stages):
+            if network.stages[number].dense is not None:
+                norm, size = next(of_weights), numbers["weight_norm"][row]
+                numbers["step"][row] = rate * norm / size if size > 0 else math.nan
 
     def _activation_numbers(self, numbers: dict[str, list[float]], row: int, number: int, stage: Stage) -> None:
         output, source = self.model.runtime.activations(number, self._probe.rows)
