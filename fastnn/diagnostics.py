@@ -245,8 +245,8 @@ class GradientFlow(Callback):
         rms, spread = now["gradient_rms"], now["spread"]
         n_layers = len(self.layers)
         hidden = np.arange(n_layers) < n_layers - 1
-        two_sided = np.array([name in _TWO_SIDED for name in self._activations])
-        broken = np.array([_broken(now, i) for i in range(n_layers)])
+        two_sided = np.array([name in _TWO_SIDED for name in self._activations], bool)
+        broken = np.array([_broken(now, i) for i in range(n_layers)], bool)
         if broken.any() or not self._finite[record]:
             return {"not finite": np.flatnonzero(broken).tolist()}
         with_weights = np.flatnonzero(np.isfinite(rms))
@@ -369,7 +369,7 @@ class GradientFlow(Callback):
         """
         if not self.epoch:
             raise ValueError("GradientFlow: has measured nothing yet, expected a call of fit with it first")
-        width = max(len(name) for name in self.layers)
+        width = max((len(name) for name in self.layers), default=0)
         columns = ("gradient_norm", "weight_norm", "ratio", "mean", "std", "saturated", "dead")
         titles = ("|dW|", "|W|", "|dW|/|W|", "mean", "std", "saturated", "dead")
         lines = [f"{f'after epoch {self.epoch[record]}':<{width}}" + "".join(f"{title:>11}" for title in titles)]

@@ -138,6 +138,13 @@ def test_an_activation_of_its_own_has_no_gradient():
 # ----------------------------------------------------------------------------------- when, and on which rows
 
 
+def test_a_network_without_layers_to_measure_is_healthy():
+    x, _ = regression()
+    flow = watch(Sequential([Dropout(0.5)], "squared_error"), (x, x), verbose=True)
+    assert (flow.epoch, flow.layers, flow.diagnosis()) == ([0, 1], [], [])
+    assert flow.summary().startswith("after epoch 1")
+
+
 def test_training_does_not_feel_it(dtype):
     """The same bits with and without: weights, optimizer state, history, also of the next fit."""
     x, y, _, _ = fastnn.load_digits()
