@@ -343,6 +343,14 @@ def test_evaluate_values(capsys, trained):
     assert out.splitlines()[3].startswith("spend ")
 
 
+def test_evaluate_values_that_do_not_vary(capsys, trained, tmp_path):
+    """One R2 of a target in two places: the column's was NaN where the score was 0."""
+    rows = (trained / "later.csv").read_text().splitlines()
+    (tmp_path / "one.csv").write_text("\n".join(rows[:2]))
+    result = json.loads(run(capsys, "evaluate", trained / "spend", tmp_path / "one.csv", "--json")[1])
+    assert (result["r2"], result["targets"][0]["r2"]) == (0.0, 0.0)
+
+
 def test_evaluate_models_made_in_python(capsys):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 3))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -71,7 +70,7 @@ def _errors(model: Sequential, target: Values, pieces: Iterable[tuple[Any, Any]]
     return [
         {
             "target": name,
-            "r2": float(1 - squared[i] / known.squares) if known.squares else math.nan,
+            "r2": float(1 - squared[i] / known.squares if known.squares else squared[i] == 0),  # as in `R2`
             "mean_absolute_error": float(absolute[i] / known.count),
             "root_mean_squared_error": float(np.sqrt(squared[i] / known.count)),
         }
