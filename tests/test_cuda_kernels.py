@@ -248,6 +248,13 @@ def test_statistics(activation, dtype, there):
     np.testing.assert_allclose(stats.copy_to_host(), want, rtol=1e-9)
 
 
+def test_spread_beside_a_large_mean():
+    a = 1e8 + np.random.default_rng(3).normal(size=(9, 5))
+    stats = output(4, np.float64)
+    cuda.activation_statistics(stats, driver.to_device(a), driver.to_device(a), "identity")
+    np.testing.assert_allclose(stats.copy_to_host()[:2], [a.mean(), a.std()], rtol=1e-9)
+
+
 def test_bad_arguments_are_refused_and_write_nothing(dtype, there):
     x, x_there = there(4, 3, dtype=dtype)
     y = output((4, 3), dtype)

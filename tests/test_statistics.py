@@ -55,12 +55,23 @@ def test_dead_and_live_relu_units(dtype):
     np.testing.assert_allclose(stats, [6 / 8, np.std([1, 0, 0, 0, 2, 0, 3, 0]), 5 / 8, 2 / 4], rtol=1e-12)
 
 
-def test_spread_beside_a_large_mean():
-    """Activations of 1e4 +- 1e-3: the difference of two large sums must not swallow the spread."""
-    a = 1e4 + 1e-3 * np.array([[1.0, -1.0], [-1.0, 1.0]])
+@pytest.mark.parametrize("mean", [1e4, 1e8, -1e12])
+def test_spread_beside_a_large_mean(mean, rng):
+    """The difference of two large sums must not swallow it."""
+    a = mean + rng.normal(size=(300, 7))
     stats = np.full(4, np.nan)
     activation_statistics(stats, a, a.copy(), "identity")
-    assert stats[1] == pytest.approx(1e-3, rel=0.01)
+    np.testing.assert_allclose(stats[:2], [a.mean(), (a - mean).std()], rtol=1e-9)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [(0, 0), (3, 1)])
+def test_what_is_not_finite_has_no_spread(bad, place, dtype, rng):
+    a = rng.normal(size=(5, 3)).astype(dtype)
+    a[place] = bad
+    stats = np.zeros(4)
+    activation_statistics(stats, a, a.copy(), "identity")
+    np.testing.assert_array_equal(stats[:2], [bad, np.nan])
 
 
 def test_broken_arguments_are_refused(dtype, rng, refuses):

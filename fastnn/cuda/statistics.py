@@ -16,17 +16,17 @@ from fastnn.cuda.reduction import block_total
 from fastnn.cuda.tile import THREADS
 from fastnn.kernels import formulas
 from fastnn.kernels._check import check_code
-from fastnn.kernels.statistics import FLAT_SLOPE, summary_of
+from fastnn.kernels.statistics import FLAT_SLOPE, origin_of, summary_of
 
 
 @kernel
-def _activation_statistics(sums, a, source, rows, units, code, limit):
-    """Write (sum, sum of squares, saturated rows) of unit j to sums[3 j : 3 j + 3]."""
+def _activation_statistics(sums, a, source, rows, units, code, limit, origin):
+    """Write (sum, sum of squares, saturated rows) of unit j, of values less the origin, to sums[3 j : 3 j + 3]."""
     lanes = cuda.shared.array(THREADS, numba.float64)
     j = cuda.blockIdx.x
     total, square, flat_rows = 0.0, 0.0, 0.0
     for b in range(cuda.threadIdx.x, rows, THREADS):
-        value = np.float64(a[b * units + j])
+        value = np.float64(a[b * units + j]) - origin
         total += value
         square += value * value
         slope = slope_one(code, source[b * units + j])
@@ -66,5 +66,7 @@ def activation_statistics(stats: Any, a: Any, z: Any, activation: str) -> None:
     source = arrays["z" if code in formulas.NEEDS_Z else "a"]
     sums = empty(3 * units, np.float64)
     limit = FLAT_SLOPE * (0.25 if code == formulas.SIGMOID else 1.0)
-    launch(_activation_statistics, units, sums, flat(arrays["a"]), flat(source), rows, units, code, limit)
-    out.copy_to_device(to_device(summary_of(sums.copy_to_host().reshape(units, 3), rows)))
+    values = flat(arrays["a"])
+    origin = origin_of(values[:1].copy_to_host()[0])
+    launch(_activation_statistics, units, sums, values, flat(source), rows, units, code, limit, origin)
+    out.copy_to_device(to_device(summary_of(sums.copy_to_host().reshape(units, 3), rows, origin)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy, fill, make_stack
 from fastnn.kernels._check import check_array, check_arrays, check_code
-from fastnn.kernels._chunks import COUNTS, SUMS, A, B, share
+from fastnn.kernels._chunks import COUNTS, NUMBERS, SUMS, A, B, share
 from fastnn.kernels._context import doubles_at, floats_at, integers_at
 from fastnn.kernels._jit import Task, block
 from fastnn.kernels._pool import KINDS
@@ -25,8 +27,8 @@ _values_scratch, _slopes_scratch = make_stack(_ROWS), make_stack(_ROWS)
 
 @block
 def _unit_task(p, element, task, seat):
-    """Write (sum, sum of squares, saturated rows) of one unit over all rows."""
-    counts, sums = integers_at(p, COUNTS), doubles_at(p, SUMS)
+    """Write (sum, sum of squares, saturated rows) of one unit over all rows, of values less an origin."""
+    counts, sums, origin = integers_at(p, COUNTS), doubles_at(p, SUMS), doubles_at(p, NUMBERS)[0]
     slope, code, units = counts[0], counts[1], counts[2]
     a, source = floats_at(p, A, element)[task::units], floats_at(p, B, element)[task::units]
     limit = like(FLAT_SLOPE * (0.25 if code == f.SIGMOID else 1.0), a[0])
@@ -38,7 +40,7 @@ def _unit_task(p, element, task, seat):
         copy(values, source[low : low + rows])
         call_multiply_slope(slope, code, slopes, values)
         for row in range(rows):
-            value = np.float64(a[low + row])
+            value = np.float64(a[low + row]) - origin
             total += value
             square += value * value
             flat += abs(slopes[row]) < limit
@@ -77,13 +79,20 @@ def activation_statistics(stats: np.ndarray, a: np.ndarray, z: np.ndarray, activ
     rows, units = a.shape
     sums = np.empty(3 * units)
     counts = (MULTIPLY_SLOPE.address(a.dtype), code, units)
-    share(_UNIT, (a, z if code in f.NEEDS_Z else a), n_tasks=units, counts=counts, sums=sums)
-    stats[:] = summary_of(sums.reshape(units, 3), rows)
+    origin = origin_of(a[0, 0])
+    share(_UNIT, (a, z if code in f.NEEDS_Z else a), n_tasks=units, numbers=(origin,), counts=counts, sums=sums)
+    stats[:] = summary_of(sums.reshape(units, 3), rows, origin)
 
 
-def summary_of(sums: np.ndarray, rows: int) -> np.ndarray:
-    """Return what `activation_statistics` writes, from each unit's sum, sum of squares and saturated rows."""
+def origin_of(first: float) -> float:
+    """Return what is taken from all values before they are squared, lest a large mean swallow their spread."""
+    return float(first) if math.isfinite(first) else 0.0
+
+
+def summary_of(sums: np.ndarray, rows: int, origin: float) -> np.ndarray:
+    """Return what `activation_statistics` writes, from what is known of each unit: see `_unit_task`."""
     size = rows * len(sums)
-    mean = sums[:, 0].sum() / size
-    spread = np.sqrt(max(0.0, sums[:, 1].sum() / size - mean * mean))
-    return np.array([mean, spread, sums[:, 2].sum() / size, (sums[:, 2] == rows).mean()])
+    with np.errstate(all="ignore"):  # the spread of what is not finite is NaN
+        mean = sums[:, 0].sum() / size
+        spread = np.sqrt(np.maximum(0.0, sums[:, 1].sum() / size - mean * mean))
+    return np.array([origin + mean, spread, sums[:, 2].sum() / size, (sums[:, 2] == rows).mean()])
