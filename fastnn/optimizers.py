@@ -2,7 +2,7 @@
 
 Forms and defaults are PyTorch's. The survey puts epsilon inside the root of AdaGrad and RMSprop
 (`eps_inside_sqrt=True`) and halves the learning rate after every iteration (``StepDecay(lr, 0.5, every=1)``);
-its text also has slips: gradients instead of their squares in AdaGrad's sum, g^2 / (2 eta) in RMSprop, and b1
+its text also has slips: roots of gradients instead of their squares in AdaGrad's sum, g^2 / (2 eta) in RMSprop, and b1
 beside beta1 for one constant.
 """
 
