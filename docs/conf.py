@@ -27,7 +27,8 @@ default_role = "py:obj"  # `Dense` in a docstring is a link
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"fastnn {release}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["fastnn.css"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
