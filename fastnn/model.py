@@ -69,8 +69,8 @@ class Sequential:
         'fastnn[cuda]'``), or on a GPU where there is one. The same numbers to rounding, the same dropout masks and
         shuffles. It is not saved with the model.
     matmul_precision : {"float32", "tf32", "bf16"}
-        To what a GPU may round the factors of large networks' products, which cuBLAS computes on tensor cores: 10 bits
-        of a float32's 23 ("tf32") or 7 ("bf16"), for speed. Sums, weights, optimizer state and all else stay float32,
+        To what a GPU may round the factors of large networks' products, which cuBLAS computes on tensor cores, for
+        speed: 11 of a factor's 24 bits ("tf32") or 8 ("bf16"). Sums, weights, optimizer state and all else stay float32,
         and so do the products of networks that need no cuBLAS: see the page on GPUs. With ``device="auto"`` it is
         "float32" where it cannot be had. It is not saved with the model.
     l1, l2 : float
