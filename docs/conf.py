@@ -1,6 +1,7 @@
 """The documentation: ``python -m sphinx -W docs docs/_build``. fastnn itself makes those figures that are missing."""
 
 import pathlib
+import re
 import sys
 
 HERE = pathlib.Path(__file__).parent
@@ -34,16 +35,20 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
-autodoc_default_options = {"members": True, "undoc-members": False, "inherited-members": False}
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings give types, shapes and dtypes
 numpydoc_show_class_members = False
 html_math_renderer = "mathml"
 
 
+_CODE = re.compile(r"(^ *(?:>>>|\.\.\.) [^\n]*|``.*?``|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
+
+
 def _formulas_are_plain(app, what, name, obj, options, lines):
-    """Let * and | of the docstrings' formulas mean themselves."""
-    lines[:] = [line.replace("|", "\\|").replace("*", "\\*") for line in lines]
+    """Let * and | of the docstrings' formulas mean themselves; in code they do anyway."""
+    parts = _CODE.split("\n".join(lines))
+    parts[::2] = [text.replace("|", "\\|").replace("*", "\\*") for text in parts[::2]]
+    lines[:] = "".join(parts).split("\n")
 
 
 def _inline(writer, node):

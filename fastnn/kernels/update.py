@@ -524,6 +524,7 @@ def adam_update(
     """Do one Adam step.
 
         m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
+
         w -= lr m_hat / (sqrt(v_hat) + eps),  m_hat = m / (1 - b1^t),  v_hat = v / (1 - b2^t)
 
     Parameters
