@@ -70,9 +70,9 @@ class Sequential:
         shuffles. It is not saved with the model.
     matmul_precision : {"float32", "tf32", "bf16"}
         To what a GPU may round the factors of large networks' products, which cuBLAS computes on tensor cores, for
-        speed: 11 of a factor's 24 bits ("tf32") or 8 ("bf16"). Sums, weights, optimizer state and all else stay float32,
-        and so do the products of networks that need no cuBLAS: see the page on GPUs. With ``device="auto"`` it is
-        "float32" where it cannot be had. It is not saved with the model.
+        speed: 11 of a factor's 24 bits ("tf32") or 8 ("bf16"). Sums, weights, optimizer state and all else stay
+        float32, and so do the products of networks that need no cuBLAS: see the page on GPUs. With ``device="auto"``
+        it is "float32" where it cannot be had. It is not saved with the model.
     l1, l2 : float
         Penalties l1 sum|W| + l2/2 sum W^2 of the dense layers that have none of their own; weights only.
     l1_mode : {"gradient", "truncate"}
