@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+import fastnn
 from fastnn import kernels
 
 if sys.platform != "linux":
@@ -86,3 +87,29 @@ def test_numbers_of_numpy_are_numbers(kind):
 def test_labels_of_another_type_are_told_theirs(dtype):
     with pytest.raises(TypeError, match=r"^t: got dtype \w+, expected int64"):
         kernels.cross_entropy(np.empty((3, 2)), np.zeros((3, 2)), np.array([0, 1, 1], dtype))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "argument", "of_a_model"),
+    [
+        ("sgd_update", "momentum", lambda value: fastnn.SGD(0.1, momentum=value)),
+        ("sgd_update", "nesterov", lambda value: fastnn.SGD(0.1, momentum=0.9, nesterov=value)),
+        ("rmsprop_update", "alpha", lambda value: fastnn.RMSprop(alpha=value)),
+        ("adam_update", "eps", lambda value: fastnn.Adam(eps=value)),
+        ("adamw_update", "weight_decay", lambda value: fastnn.AdamW(weight_decay=value)),
+        ("huber", "delta", lambda value: fastnn.Huber(delta=value)),
+    ],
+)
+@pytest.mark.parametrize("value", ["x", None, -0.5, 1j, np.nan, -np.inf, 10**400, [0.5]])
+def test_a_mistake_has_the_sentence_that_models_have_for_it(kernel, argument, of_a_model, value):
+    with pytest.raises((TypeError, ValueError)) as expected:
+        of_a_model(value)
+    outputs, inputs, others = guarded.KERNELS[kernel](guarded.Draw(3), "float32")
+    with pytest.raises((TypeError, ValueError)) as caught:
+        getattr(kernels, kernel)(**{**outputs, **inputs, **others, argument: value})
+    assert (type(caught.value), str(caught.value)) == (type(expected.value), str(expected.value))
+
+
+def test_a_name_that_is_nearly_one_is_told():
+    with pytest.raises(ValueError, match=r"^activation: got 'ReLU', expected one of .*\. Did you mean 'relu'\?$"):
+        kernels.activation_forward(np.empty(3), np.zeros(3), "ReLU")

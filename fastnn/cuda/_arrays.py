@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.cuda._numba import SIMULATED, driver, missing
-from fastnn.kernels._check import FLOATS
+from fastnn.kernels._check import FLOATS, check_dtype, check_same_dtype, check_shape
 
 
 def as_device(name: str, array: Any) -> Any:
@@ -75,9 +75,7 @@ def check_array(
         As the CPU kernels' checks do.
     """
     view = as_device(name, array)
-    if view.dtype not in dtypes:
-        expected = " or ".join(str(np.dtype(dtype)) for dtype in dtypes)
-        raise TypeError(f"{name}: got dtype {view.dtype}, expected {expected}")
+    check_dtype(name, view.dtype, dtypes)
     if shape is not None:
         check_shape(name, view.shape, shape)
     if not is_contiguous(view):
@@ -85,14 +83,6 @@ def check_array(
     if writable and _is_read_only(array):
         raise ValueError(f"{name}: got a read-only array, expected a writable one, since the kernel writes into it")
     return view
-
-
-def check_shape(name: str, have: Any, shape: tuple[int | None, ...]) -> None:
-    """Raise a ValueError where a shape is not the one wanted (None: any length)."""
-    have = tuple(have)
-    if len(have) != len(shape) or any(want not in (None, got) for want, got in zip(shape, have, strict=True)):
-        wanted = ", ".join("any" if want is None else str(want) for want in shape)
-        raise ValueError(f"{name}: got shape {have}, expected ({wanted}{',' if len(shape) == 1 else ''})")
 
 
 def check_arrays(
@@ -110,10 +100,7 @@ def check_arrays(
     shapes = shapes or {}
     given = {**outputs, **inputs}
     arrays = {name: check_array(name, a, FLOATS, shapes.get(name), name in outputs) for name, a in given.items()}
-    first, dtype = next((name, array.dtype) for name, array in arrays.items())
-    for name, array in arrays.items():
-        if array.dtype != dtype:
-            raise TypeError(f"{name}: got dtype {array.dtype}, expected {dtype} like {first}")
+    check_same_dtype(arrays)
     check_overlap({name: arrays[name] for name in outputs}, arrays)
     return arrays
 

@@ -8,14 +8,14 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastnn.cuda._arrays import address, check_arrays, check_shape, flat
+from fastnn.cuda._arrays import address, check_arrays, flat
 from fastnn.cuda._launch import launch
 from fastnn.cuda._numba import cuda, named_kernel
 from fastnn.cuda.activation import activate_one
 from fastnn.cuda.tile import ACROSS, LARGE, PART, SQUARE, Tile, make_place, make_product, tiles
 from fastnn.cuda.vector import store4
 from fastnn.kernels import formulas
-from fastnn.kernels._check import check_code
+from fastnn.kernels._check import check_code, check_shape
 
 LARGE_TILES = 64
 """Tiles of LARGE from which a product is cut into these: fewer would leave most of a card without work."""

@@ -9,7 +9,7 @@ from fastnn.cuda._formulas import on_device, uint32, uint64
 from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import cuda, device_function, kernel
 from fastnn.kernels import random
-from fastnn.kernels._check import check_scalar
+from fastnn.kernels._errors import check_number
 from fastnn.kernels.dropout import signed, threshold_of
 from fastnn.kernels.random import check_key
 
@@ -43,7 +43,7 @@ def _mask(mask, threshold, scale, step, layer, seed):
 
 
 def _numbers(dtype: Any, rate: float, seed: int, step: int, layer: int) -> tuple[Any, ...]:
-    check_scalar("rate", rate, low=0.0, high=1.0 - 2.0**-31)
+    check_number("rate", rate, low=0, high=1.0 - 2.0**-31)
     check_key(seed, step, layer, ("step", "layer"))
     return threshold_of(rate), dtype.type(1.0 / (1.0 - rate)), step, layer, signed(seed)
 

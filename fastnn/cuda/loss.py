@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
@@ -14,7 +15,7 @@ from fastnn.cuda._numba import cuda, kernel
 from fastnn.cuda.reduction import sum_of
 from fastnn.cuda.tile import THREADS
 from fastnn.kernels import loss as on_cpu
-from fastnn.kernels._check import check_scalar
+from fastnn.kernels._errors import check_number
 from fastnn.kernels.loss import (
     ABSOLUTE_ERROR,
     BINARY_CROSS_ENTROPY,
@@ -125,9 +126,7 @@ def absolute_error(dy: Any, y: Any, t: Any, w: Any = None) -> float:
 
 def huber(dy: Any, y: Any, t: Any, w: Any = None, delta: float = 1.0) -> float:
     """Return Huber's loss and write its gradient: `fastnn.kernels.huber` on device arrays."""
-    check_scalar("delta", delta, low=0.0)
-    if delta == 0:
-        raise ValueError(f"delta: got {delta}, expected a number > 0")
+    check_number("delta", delta, low=0, high=math.inf, low_open=True)
     return _run(HUBER, dy, y, t, w, "y t", delta)
 
 

@@ -24,7 +24,7 @@ from fastnn.cuda.reduction import block_total
 from fastnn.cuda.tile import THREADS
 from fastnn.cuda.vector import load4, store4
 from fastnn.kernels import update as on_cpu
-from fastnn.kernels._check import check_scalar
+from fastnn.kernels._errors import check_number
 
 sgd_block, adagrad_block = on_device(on_cpu.sgd_block), on_device(on_cpu.adagrad_block)
 rmsprop_block, adam_block = on_device(on_cpu.rmsprop_block), on_device(on_cpu.adam_block)
@@ -182,9 +182,7 @@ def _run(
     given = {name: state for name, state in states.items() if state is not None or name not in ("velocity", "mean")}
     shape = getattr(param, "shape", None)
     arrays = check_arrays({"param": param, **given}, {"grad": grad}, dict.fromkeys([*given, "grad"], shape))
-    for name, value in options.items():
-        check_scalar(name, value, low=None if name == "grad_scale" else 0.0, infinite=name == "clip_value")
-    l1, l2, scale, truncate = (float(options[name]) for name in ("l1", "l2", "grad_scale", "truncate"))
+    l1, l2, scale, truncate = (options[name] for name in ("l1", "l2", "grad_scale", "truncate"))
     hyper[on_cpu.CLIP_VALUE] = options["clip_value"]
     size = arrays["param"].size
     if size == 0:
@@ -229,8 +227,8 @@ def _total(kernel_: Any, size: int, *arguments: Any) -> float:
 def penalty(w: Any, l1: float, l2: float) -> float:
     """Return l1 sum|w| + l2/2 sum w^2: `fastnn.kernels.penalty` on a device array."""
     view = check_array("w", w)
-    check_scalar("l1", l1, low=0.0)
-    check_scalar("l2", l2, low=0.0)
+    check_number("l1", l1, low=0)
+    check_number("l2", l2, low=0)
     return _total(_penalty, view.size, flat(view), float(l1), float(l2)) if view.size else 0.0
 
 
@@ -243,7 +241,7 @@ def global_norm(grad: Any) -> float:
 def clip_by_value(grad: Any, limit: float) -> None:
     """Clip `grad` in place to [-limit, limit]: `fastnn.kernels.clip_by_value` on a device array."""
     view = check_array("grad", grad, writable=True)
-    check_scalar("limit", limit, low=0.0)
+    check_number("limit", limit, low=0, high=math.inf)
     if view.size:
         launch(_clip, grid_of(view.size), flat(view), float(limit), 1.0)
 
@@ -251,7 +249,7 @@ def clip_by_value(grad: Any, limit: float) -> None:
 def clip_by_norm(grad: Any, limit: float) -> float:
     """Scale `grad` in place to a norm of at most `limit`, return the norm before; as `fastnn.kernels`."""
     view = check_array("grad", grad, writable=True)
-    check_scalar("limit", limit, low=0.0)
+    check_number("limit", limit, low=0, high=math.inf)
     norm = global_norm(view)
     if norm > limit:
         launch(_clip, grid_of(view.size), flat(view), math.inf, limit / norm)
@@ -261,6 +259,6 @@ def clip_by_norm(grad: Any, limit: float) -> float:
 def soft_threshold(w: Any, amount: float) -> None:
     """Replace w by sign(w) max(|w| - amount, 0) in place: `fastnn.kernels.soft_threshold` on a device array."""
     view = check_array("w", w, writable=True)
-    check_scalar("amount", amount, low=0.0)
+    check_number("amount", amount, low=0)
     if view.size:
         launch(_soft_threshold, grid_of(view.size), flat(view), float(amount))

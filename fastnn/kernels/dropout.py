@@ -11,9 +11,10 @@ import numpy as np
 from numba import uint32, uint64
 
 from fastnn.kernels._blocks import copy, fill, make_stack
-from fastnn.kernels._check import check_array, check_arrays, check_scalar
+from fastnn.kernels._check import check_array, check_arrays
 from fastnn.kernels._chunks import CHUNK, COUNTS, A, B, C, chunk_at, share
 from fastnn.kernels._context import floats_at, integers_at
+from fastnn.kernels._errors import check_number
 from fastnn.kernels._jit import Task, block
 from fastnn.kernels._pool import KINDS
 from fastnn.kernels.random import check_key, philox
@@ -98,7 +99,7 @@ def signed(seed: int) -> int:
 
 
 def _run(y: np.ndarray, x: np.ndarray, rate: float, seed: int, step: int, layer: int) -> None:
-    check_scalar("rate", rate, low=0.0, high=MOST_DROPPED)
+    check_number("rate", rate, low=0, high=MOST_DROPPED)
     check_key(seed, step, layer, ("step", "layer"))
     scale = np.full(1, 1.0 / (1.0 - rate), y.dtype)
     counts = (MULTIPLY_MASK.address(y.dtype), threshold_of(rate), step, layer, signed(seed))

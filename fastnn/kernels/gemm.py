@@ -15,8 +15,9 @@ import numpy as np
 from numba import get_num_threads
 
 from fastnn.kernels._blocks import LINE_ELEMENTS, first_line, make_stack
-from fastnn.kernels._check import check_arrays, check_flag
+from fastnn.kernels._check import check_arrays
 from fastnn.kernels._context import SLOTS, floats_at
+from fastnn.kernels._errors import check_flag
 from fastnn.kernels._jit import Task, block, entry, inlined, like_writable
 from fastnn.kernels._pool import KINDS, lead, pool, put
 from fastnn.kernels._simd import (

@@ -13,9 +13,10 @@ import numpy as np
 
 from fastnn.kernels import formulas as f
 from fastnn.kernels._blocks import copy, fill
-from fastnn.kernels._check import check_array, check_arrays, check_scalar
+from fastnn.kernels._check import check_array, check_arrays
 from fastnn.kernels._chunks import CHUNK, COUNTS, LABELS, NUMBERS, SUMS, WEIGHTS, A, B, C, share
 from fastnn.kernels._context import doubles_at, floats_at, integers_at
+from fastnn.kernels._errors import check_number
 from fastnn.kernels._jit import Task, block, formula, inlined
 from fastnn.kernels._pool import KINDS
 from fastnn.kernels.activation import (
@@ -349,9 +350,7 @@ def huber(dy: np.ndarray, y: np.ndarray, t: np.ndarray, w: np.ndarray | None = N
     Parameters, result and errors as in `squared_error`; `delta` > 0. Source: Huber, Ann. Math. Statist. 35,
     1964.
     """
-    check_scalar("delta", delta, low=0.0, infinite=True)
-    if delta == 0:
-        raise ValueError(f"delta: got {delta}, expected a number > 0")
+    check_number("delta", delta, low=0, high=math.inf, low_open=True)
     return _run(HUBER, dy, y, t, w, "y t", delta)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from numba import types, uint32, uint64
 
 from fastnn.kernels._blocks import make_stack
-from fastnn.kernels._check import check_array, check_scalar
+from fastnn.kernels._check import check_array
+from fastnn.kernels._errors import check_number
 from fastnn.kernels._jit import entry, formula
 
 SHUFFLE_STREAM = 0x5348554F
@@ -129,6 +130,4 @@ def check_key(seed: int, step: int, stream: int, names: tuple[str, str] = ("step
         (names[0], step, 2**32 - 1),
         (names[1], stream, 2**32 - 1),
     ):
-        if not isinstance(value, (int, np.integer)):
-            raise TypeError(f"{name}: got {type(value).__name__}, expected an integer")
-        check_scalar(name, value, low=0, high=high)
+        check_number(name, value, low=0, high=high, integer=True)

@@ -14,9 +14,10 @@ import math
 
 import numpy as np
 
-from fastnn.kernels._check import check_array, check_arrays, check_flag, check_scalar
+from fastnn.kernels._check import check_array, check_arrays
 from fastnn.kernels._chunks import CHUNK, COUNTS, NUMBERS, SUMS, A, B, C, D, E, chunk_at, share
 from fastnn.kernels._context import doubles_at, integers_at
+from fastnn.kernels._errors import check_flag, check_number
 from fastnn.kernels._jit import Task, block, formula, inlined
 from fastnn.kernels._pool import KINDS
 from fastnn.kernels.elementary import absolute, choose, copysign, largest, like
@@ -297,8 +298,6 @@ def _run(
     given = {name: state for name, state in states.items() if state is not None or name not in ("velocity", "mean")}
     shape = np.shape(param)
     check_arrays({"param": param, **given}, {"grad": grad}, dict.fromkeys([*given, "grad"], shape))
-    for name, value in options.items():
-        check_scalar(name, value, low=None if name == "grad_scale" else 0.0, infinite=name == "clip_value")
     hyper[CLIP_VALUE] = options["clip_value"]
     numbers = [*hyper.tolist(), options["l1"], options["l2"], decay, options["grad_scale"], options["truncate"]]
     empty = np.empty(0, param.dtype)
@@ -307,13 +306,14 @@ def _run(
 
 
 def _options(l1: float, l2: float, grad_scale: float, clip_value: float, truncate: float) -> dict[str, float]:
-    return {"l1": l1, "l2": l2, "grad_scale": grad_scale, "clip_value": clip_value, "truncate": truncate}
-
-
-def _check_step(step: int) -> None:
-    if not isinstance(step, (int, np.integer)) or isinstance(step, bool):
-        raise TypeError(f"step: got {type(step).__name__}, expected an integer counted from 1")
-    check_scalar("step", step, low=1, high=2**63 - 1)
+    """Return what every update takes besides its own numbers, checked."""
+    return {
+        "l1": check_number("l1", l1, low=0),
+        "l2": check_number("l2", l2, low=0),
+        "grad_scale": check_number("grad_scale", grad_scale),
+        "clip_value": check_number("clip_value", clip_value, low=0, high=math.inf),
+        "truncate": check_number("truncate", truncate, low=0),
+    }
 
 
 def sgd_update(
@@ -370,9 +370,9 @@ def sgd_update(
     -----
     Sutskever, Martens, Dahl and Hinton, ICML 2013, in PyTorch's form.
     """
-    check_scalar("lr", lr, low=0.0)
-    check_scalar("momentum", momentum, low=0.0, below=1.0)
-    _check_step(step)
+    check_number("lr", lr, low=0)
+    check_number("momentum", momentum, low=0, high=1, high_open=True)
+    check_number("step", step, low=1, high=2**63 - 1, integer=True)
     check_flag("nesterov", nesterov)
     if momentum and velocity is None:
         raise ValueError("velocity: got None, expected an array like param, since momentum is not 0")
@@ -412,8 +412,8 @@ def adagrad_update(
     -----
     Duchi, Hazan and Singer, JMLR 12, 2011.
     """
-    check_scalar("lr", lr, low=0.0)
-    check_scalar("eps", eps, low=0.0)
+    check_number("lr", lr, low=0)
+    check_number("eps", eps, low=0)
     check_flag("eps_inside_sqrt", eps_inside_sqrt)
     hyper = hyper_vector(lr=lr, eps=eps, eps_inside_sqrt=eps_inside_sqrt)
     _run(ADAGRAD, param, {"g2": g2}, grad, hyper, _options(l1, l2, grad_scale, clip_value, truncate))
@@ -460,10 +460,10 @@ def rmsprop_update(
     -----
     Tieleman and Hinton, Coursera lecture 6.5, 2012; centred: Graves, arXiv:1308.0850, eq. 38-45.
     """
-    check_scalar("lr", lr, low=0.0)
-    check_scalar("alpha", alpha, low=0.0, below=1.0)
-    check_scalar("eps", eps, low=0.0)
-    check_scalar("momentum", momentum, low=0.0, below=1.0)
+    check_number("lr", lr, low=0)
+    check_number("alpha", alpha, low=0, high=1, high_open=True)
+    check_number("eps", eps, low=0)
+    check_number("momentum", momentum, low=0, high=1, high_open=True)
     if momentum and velocity is None:
         raise ValueError("velocity: got None, expected an array like param, since momentum is not 0")
     check_flag("centered", centered)
@@ -492,12 +492,12 @@ def _adam(
     eps_hat: bool = False,
 ) -> None:
     lr, b1, b2, eps, step, decay = numbers
-    check_scalar("lr", lr, low=0.0)
-    check_scalar("b1", b1, low=0.0, below=1.0)
-    check_scalar("b2", b2, low=0.0, below=1.0)
-    check_scalar("eps", eps, low=0.0)
-    check_scalar("weight_decay", decay, low=0.0)
-    _check_step(step)
+    check_number("lr", lr, low=0)
+    check_number("b1", b1, low=0, high=1, high_open=True)
+    check_number("b2", b2, low=0, high=1, high_open=True)
+    check_number("eps", eps, low=0)
+    check_number("weight_decay", decay, low=0)
+    check_number("step", step, low=1, high=2**63 - 1, integer=True)
     check_flag("eps_hat", eps_hat)
     hyper = hyper_vector(lr=lr, b1=b1, b2=b2, eps=eps, step=step, eps_hat=eps_hat)
     _run(kind, param, states, grad, hyper, options, decay)
@@ -642,8 +642,8 @@ def penalty(w: np.ndarray, l1: float, l2: float) -> float:
         Strengths, >= 0.
     """
     check_array("w", w)
-    check_scalar("l1", l1, low=0.0)
-    check_scalar("l2", l2, low=0.0)
+    check_number("l1", l1, low=0)
+    check_number("l2", l2, low=0)
     return _sum(_PENALTY, w, (l1, l2))
 
 
@@ -669,7 +669,7 @@ def clip_by_value(grad: np.ndarray, limit: float) -> None:
         >= 0.
     """
     check_array("grad", grad, writable=True)
-    check_scalar("limit", limit, low=0.0, infinite=True)
+    check_number("limit", limit, low=0, high=math.inf)
     share(_CLIP, (grad,), numbers=(limit, 1.0))
 
 
@@ -687,7 +687,7 @@ def clip_by_norm(grad: np.ndarray, limit: float) -> float:
     Pascanu, Mikolov and Bengio, ICML 2013.
     """
     check_array("grad", grad, writable=True)
-    check_scalar("limit", limit, low=0.0, infinite=True)
+    check_number("limit", limit, low=0, high=math.inf)
     norm = global_norm(grad)
     if norm > limit:
         share(_CLIP, (grad,), numbers=(math.inf, limit / norm))
@@ -705,5 +705,5 @@ def soft_threshold(w: np.ndarray, amount: float) -> None:
         6.5.2).
     """
     check_array("w", w, writable=True)
-    check_scalar("amount", amount, low=0.0)
+    check_number("amount", amount, low=0)
     share(_SOFT_THRESHOLD, (w,), numbers=(amount,))
