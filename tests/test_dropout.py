@@ -151,6 +151,13 @@ def test_empty_array(dtype):
     dropout_mask(np.empty(0, dtype), 0.5, 1, 2, 3)
 
 
+def test_array_without_dimensions(dtype):
+    """Any shape is taken."""
+    mask = np.full((), np.nan, dtype)
+    dropout_mask(mask, 0.5, 1, 2, 3)
+    assert mask == mask_of((1,), dtype, 0.5, 1, 2, 3)[0]
+
+
 def test_broken_arrays_are_refused(dtype, rng, refuses):
     x = rng.normal(size=(4, 6)).astype(dtype)
     y = np.full_like(x, np.nan)

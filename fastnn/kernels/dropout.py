@@ -158,4 +158,4 @@ def dropout_mask(mask: np.ndarray, rate: float, seed: int, step: int, layer: int
         As in `dropout_forward`.
     """
     check_array("mask", mask, writable=True)
-    _run(mask, mask[:0], rate, seed, step, layer)
+    _run(mask, np.empty(0, mask.dtype), rate, seed, step, layer)
