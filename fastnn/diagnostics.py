@@ -283,8 +283,10 @@ class GradientFlow(Callback):
     def _sentence(self, kind: str, ill: Sequence[int], record: int) -> str:
         now = {name: np.array(values[record]) for name, values in self.history.items()}
         where = self._where(ill)
+        untrained = self.epoch[record] == 0  # no learning rate did it then
         if kind == "not finite":
-            return f"NaN or infinity in {where if ill else 'the loss'}; {_SLOWER}."
+            helps = "scale the inputs or start from smaller weights" if untrained else _SLOWER
+            return f"NaN or infinity in {where if ill else 'the loss'}; {helps}."
         if kind == "vanishing":
             return self._vanishing(ill, where, now["gradient_rms"])
         if kind == "silent":
@@ -302,19 +304,23 @@ class GradientFlow(Callback):
         if kind == "saturated":
             return (
                 f"Saturated: {where}; {share} of the values{which} lie where the slope is below 1% of the largest, "
-                "so that hardly any gradient passes; scale the inputs, start from smaller weights, lower the "
-                "learning rate or use ReLU."
+                "so that hardly any gradient passes; scale the inputs, start from smaller weights"
+                f"{'' if untrained else ', lower the learning rate'} or use ReLU."
             )
+        helps = (
+            "start from other weights and biases"
+            if untrained
+            else "lower the learning rate, put a Warmup in front of it"
+        )
         return (
             f"Dead: {where}; {share} of the units{which} have no slope for any of the {self._probe.rows} rows of "
-            "the probe, so that no gradient passes them; lower the learning rate, put a Warmup in front of it or "
-            "use 'leaky_relu'."
+            f"the probe, so that no gradient passes them; {helps} or use 'leaky_relu'."
         )
 
     def _vanishing(self, ill: Sequence[int], where: str, rms: Rows) -> str:
         worst = min(ill, key=lambda i: float(rms[i]))
         share = rms[worst] / rms[np.isfinite(rms)][-1]
-        curved = [name for name in _TWO_SIDED if name in self._activations]
+        curved = [name for name in _TWO_SIDED if name in self._activations[:-1]]  # every layer lies before the output
         helps = f"ReLU in place of {' and '.join(curved)}" if curved else "larger starting weights ('he_uniform')"
         return (
             f"The gradient vanishes in {where}: {self._there(worst, ill)}it is {share:.2g} times the last layer's, "
@@ -335,7 +341,8 @@ class GradientFlow(Callback):
         else:
             what, worst = "signal", max(ill, key=lambda i: float(spread[i]))
             how = f"its spread is {spread[worst]:.2g} against {self._input_spread[record]:.2g} in the inputs"
-        return f"The {what} explodes in {where}: {self._there(worst, ill)}{how}; start from smaller weights, {_SLOWER}."
+        helps = "" if what == "signal" and self.epoch[record] == 0 else f", {_SLOWER}"
+        return f"The {what} explodes in {where}: {self._there(worst, ill)}{how}; start from smaller weights{helps}."
 
     def _there(self, worst: int, ill: Sequence[int]) -> str:
         return f"in {_number(self.layers[worst])} " if len(ill) > 1 else ""
@@ -375,7 +382,7 @@ class GradientFlow(Callback):
         lines = [f"{f'after epoch {self.epoch[record]}':<{width}}" + "".join(f"{title:>11}" for title in titles)]
         for i, name in enumerate(self.layers):
             values = [self.history[column][record][i] for column in columns]
-            cells = [f"{value:>11.2e}" if k < 3 else f"{value:>11.3f}" for k, value in enumerate(values[:5])]
+            cells = [f"{v:>11.2e}" if k < 3 or abs(v) >= 1e5 else f"{v:>11.3f}" for k, v in enumerate(values[:5])]
             cells += [f"{value:>11.0%}" for value in values[5:]]
             lines.append(f"{name:<{width}}" + "".join(cells).replace("nan", "  -"))
         return "\n".join(lines)

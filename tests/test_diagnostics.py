@@ -265,6 +265,18 @@ def test_large_weights_explode(digits):
     spread = np.array(adam.history["spread"][0])
     assert adam.problems()["exploding"] == np.flatnonzero(spread[:-1] > EXPLODING).tolist() != []
     assert "The signal explodes in " in adam.diagnosis()[0]
+    assert adam.diagnosis()[0].endswith("in the inputs; start from smaller weights."), "no rate has moved them yet"
+
+
+def test_the_last_layer_is_not_blamed_where_gradients_vanish_before_it(digits):
+    """Every layer gets its gradient through the last one's slope; what weakens it are small weights."""
+    x, y = digits
+    hidden = [Dense(32, "relu") for _ in range(6)]
+    model = Sequential([Rescale(1 / 16), *hidden, Dense(1, "sigmoid")], "squared_error", input_size=64)
+    model.set_weights([0.05 * a if a.ndim == 2 and a.shape[1] > 1 else a + 0.5 for a in model.get_weights()])
+    flow = watch(model, (x, y > 4), epochs=0)
+    assert flow.diagnosis()[0].startswith("The gradient vanishes in layers 1 to ")
+    assert flow.diagnosis()[0].endswith("; use larger starting weights ('he_uniform') or fewer layers.")
 
 
 def test_a_gradient_that_grows_towards_the_first_layer_explodes():
@@ -285,6 +297,7 @@ def test_unscaled_inputs_saturate(digits):
     model = Sequential([Dense(64, "tanh"), Dense(10)], "cross_entropy")
     flow = watch(model, digits)
     assert flow.problems() == {"saturated": [0]}
+    assert flow.diagnosis(0)[0].endswith("scale the inputs, start from smaller weights or use ReLU.")
     share = flow.history["saturated"][-1][0]
     assert share > SATURATED
     assert flow.diagnosis()[0].startswith(f"Saturated: layer 0 (Dense, 64 tanh); {share:.0%} of the values lie where")
@@ -326,6 +339,11 @@ def test_dead_units(digits):
     flow = watch(model, digits, epochs=0)
     assert flow.problems() == {"dead": [0, 1]}, "and not silent besides"
     assert "all of the units" in flow.diagnosis()[-1]
+    assert flow.diagnosis()[-1].endswith("; start from other weights and biases or use 'leaky_relu'.")
+    trained = watch(model, digits)
+    assert trained.diagnosis()[-1].endswith(
+        "; lower the learning rate, put a Warmup in front of it or use 'leaky_relu'."
+    )
 
 
 def test_nan_is_named(digits):
@@ -335,7 +353,7 @@ def test_nan_is_named(digits):
     flow = watch(model, digits)
     assert flow.epoch == [0], "training stopped before the end of the first epoch"
     assert flow.problems()["not finite"][-1] == 3
-    assert flow.diagnosis()[0].startswith("NaN or infinity in layers 1 to 4; lower the learning rate")
+    assert flow.diagnosis() == ["NaN or infinity in layers 1 to 4; scale the inputs or start from smaller weights."]
 
 
 def test_layers_apart_are_listed():
@@ -368,6 +386,9 @@ def test_summary_is_a_table(digits):
     )
     assert " - " in with_activation.summary().splitlines()[2]
     assert "nan" not in with_activation.summary()
+    wild = watch(deep("relu", start=Initializer("he_uniform", 1e4)), digits, epochs=0)
+    for name, line in zip(wild.layers, wild.summary().splitlines()[1:], strict=True):
+        assert len(line.removeprefix(name).split()) == 7, "large numbers stay apart"
 
 
 def test_bad_use_is_refused():
