@@ -177,11 +177,26 @@ def test_names_stand_in_the_order_of_the_ends_and_apart():
     assert min(np.diff(sorted(places.values()))) >= 0.06
 
 
-def test_a_zero_gradient_ends_the_line():
-    axes = plot_gradient_flow(flow_of([[0.1, 1.0], [0.01, 1.0], [0.0, 1.0]])).axes[0]
-    np.testing.assert_array_equal(lines(axes)[0].get_ydata(), [0.1, 0.01, NAN])
-    assert len(axes.texts) == 2, "it keeps its name"
-    assert drawn_texts(plot_gradient_flow(flow_of([[0.0, 0.0], [0.0, 0.0]])))
+@pytest.mark.parametrize(
+    "gradients",
+    [
+        [[0.1, 1.0], [0.01, 1.0], [0.0, 1.0]],
+        [[0.1, 1.0], [0.0, 0.0]],
+        [[0.0, 0.0], [0.0, 0.0]],
+        [[0.0, 5e-324], [0.0, 0.0]],
+        [[0.0, 1.0]],
+    ],
+)
+def test_a_gradient_of_zero_is_drawn_at_zero(gradients):
+    """Dead layers are what the picture is to show."""
+    figure = plot_gradient_flow(flow_of(gradients))
+    assert drawn_texts(figure)
+    (axes,) = figure.axes
+    assert axes.get_ylim()[0] == axes.get_yticks()[0] == 0
+    for layer, line in enumerate(lines(axes)):
+        np.testing.assert_array_equal(line.get_ydata(), [row[layer] for row in gradients])
+    places = {text.get_text(): text.xy[1] for text in axes.texts}
+    assert [place == 0 for place in places.values()] == [end == 0 for end in sorted(gradients[-1])], "each has its name"
 
 
 def test_layers_without_weights_are_left_out():

@@ -39,7 +39,8 @@ def plot_gradient_flow(
 ) -> Figure:
     """Draw a number of every layer over the epochs, on a logarithmic scale, each line named by its layer.
 
-    Lines that lie far below those of the later layers are gradients that vanish; see `GradientFlow.diagnosis`.
+    Lines that lie far below those of the later layers are gradients that vanish, those on 0 belong to layers that
+    nothing passes; see `GradientFlow.diagnosis`.
 
     Parameters
     ----------
@@ -82,8 +83,6 @@ def plot_gradient_flow(
     values = np.array(flow.history[quantity])
     shown = [layer for layer in range(len(flow.layers)) if np.isfinite(values[:, layer]).any()]
     by_decades = quantity not in ("mean", "saturated", "dead")
-    if by_decades:
-        values = np.where(values > 0, values, np.nan)  # 0 has no place on the scale: the line ends there
     marker = "o" if len(flow.epoch) < 3 else None
     ends: list[tuple[float, str, Any]] = []
     for rank, layer in enumerate(shown):
@@ -96,14 +95,16 @@ def plot_gradient_flow(
     axes.margins(x=0.02, y=0.06)
     dress(axes, "epochs trained", colours)
     epoch_axis(axes, flow.epoch)
-    if by_decades:
+    if by_decades and (values[:, shown] == 0).any():
+        _down_to_zero(axes, values)
+    elif by_decades:
         logarithmic(axes, values)
     elif quantity != "mean":
         percent(axes)
     if title:
         axes.set_title(title, color=colours.ink, loc="left", fontweight="bold", parse_math=False)
     if len(ends) <= _NAMED:
-        _label_ends(axes, ends, by_decades)
+        _label_ends(axes, ends)
     elif ends:
         _colour_bar(drawn, axes, [_layer_number(flow.layers[layer]) for layer in shown], colours)
     return finish(drawn, target)
@@ -154,18 +155,27 @@ def _colour_bar(figure: Figure, axes: Axes, layers: Sequence[int], theme: Theme)
     bar.ax.tick_params(which="both", colors=theme.soft, length=0)
 
 
-def _label_ends(axes: Axes, ends: list[tuple[float, str, Any]], by_decades: bool) -> None:
+def _down_to_zero(axes: Axes, values: Any) -> None:
+    """Scale by decades, with a last one from the smallest number's down to 0, where what is dead lies."""
+    seen = values[np.isfinite(values) & (values > 1e-100)]  # what is less looks like 0
+    decade = 10.0 ** math.floor(math.log10(seen.min())) if seen.size else 1.0
+    axes.set_yscale("symlog", linthresh=decade)
+    axes.set_ylim(0.0, None if seen.size else decade)
+    for line in axes.lines:
+        line.set(clip_on=False, zorder=3)  # the edge would hide half of those at 0
+
+
+def _label_ends(axes: Axes, ends: list[tuple[float, str, Any]]) -> None:
     """Write each line's name behind its end, pushed apart where ends lie close."""
     if not ends:
         return
     ends = sorted(ends, key=lambda end: end[0])
-    low, high = axes.get_ylim()
+    scale = axes.yaxis.get_transform().transform
+    low, high = scale(axes.get_ylim())
 
     def height(value: float) -> float:
         """Return how far up the axes a value lies, 0 to 1."""
-        if by_decades:
-            return math.log(value / low) / math.log(high / low)
-        return (value - low) / (high - low)
+        return float((scale([value])[0] - low) / (high - low))
 
     places = _apart([height(value) for value, _, _ in ends], 0.062)
     for (value, label, colour), place in zip(ends, places, strict=True):
