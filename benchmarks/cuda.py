@@ -5,6 +5,7 @@ Each benchmark has a process of its own (asv.conf.json): a device does not survi
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -185,7 +186,10 @@ def parts_of_a_step(name: str, by_library: bool = False) -> dict[str, float]:
 
 def main() -> None:
     """Print limits, products, updates and the parts of a step of this device."""
-    _device()
+    try:
+        _device()
+    except NotImplementedError as missing:
+        sys.exit(f"not measured: {missing}")
     from benchmarks.limits_cuda import barrier_time, copy_rate, fma_peak
     from fastnn.cuda import _cublas
 

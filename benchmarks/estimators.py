@@ -156,10 +156,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each runs (default: 5)")
     parser.add_argument("--only", metavar="TEXT", default="", help="the cases that have this in their name")
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds: got {options.rounds}, expected an integer >= 1")
+    cases = {name: fits for name, fits in (*examples(), *workloads()) if options.only in name}
+    if not cases:
+        names = ", ".join(name for name, _ in (*examples(), *workloads()))
+        parser.error(f"--only: got {options.only!r}, expected a part of one of {names}")
     print(f"{'':32}  fastnn  scikit-learn  times as fast")
-    for name, fits in (*examples(), *workloads()):
-        if options.only not in name:
-            continue
+    for name, fits in cases.items():
         lbfgs = fits[0].parameters["solver"] == "lbfgs" if "solver" in fits[0].parameters else False
         measure, unit, scale = (seconds_an_evaluation, "us", 1e6) if lbfgs else (seconds, "ms", 1e3)
         measure(fastnn, fits)

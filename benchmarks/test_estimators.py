@@ -2,6 +2,8 @@
 
 import sys
 
+import pytest
+
 import fastnn
 from benchmarks import estimators
 
@@ -24,3 +26,17 @@ def test_a_line_a_case(capsys, monkeypatch):
         _, line = capsys.readouterr().out.splitlines()
         assert line.startswith(name)
         assert all(float(number) > 0 for number in line.replace(" ms ", "  ").replace(" us ", "  ").split()[-3:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "regressor"], "--only: got 'regressor', expected a part of one of learning curves: iris, "),
+        (["--rounds", "0"], "--rounds: got 0, expected an integer >= 1"),
+    ],
+)
+def test_what_measures_nothing_is_refused(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["estimators", *arguments])
+    with pytest.raises(SystemExit):
+        estimators.main()
+    assert message in capsys.readouterr().err
