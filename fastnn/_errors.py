@@ -35,11 +35,13 @@ def check_path(name: str, value: object) -> str:
     Raises
     ------
     TypeError, ValueError
-        ``path: got 5 (int), expected a path``, and for a path with a null character.
+        ``path: got 5 (int), expected a path``, and for a path that is empty or has a null character.
     """
     if not isinstance(value, (str, bytes, os.PathLike)):
         raise TypeError(f"{name}: got {shown(value)} ({type(value).__name__}), expected a path")
     path = os.fsdecode(value)
+    if not path:  # which pathlib takes for the current folder
+        raise ValueError(f"{name}: got {shown(path)}, expected a path; '.' is the current folder")
     if "\0" in path:
         raise ValueError(f"{name}: got {shown(path)}, expected a path without a null character")
     return path

@@ -344,13 +344,15 @@ CALLS = {
     "save to None": ("labels", lambda m: m.save(None), TypeError, "path: got None expected a path"),
     "save to a null character": ("labels", lambda m: m.save("a\0b"), ValueError, "path: got null character"),
     "ONNX to a number": ("labels", lambda m: m.to_onnx(5), TypeError, "path: got 5 (int) expected a path"),
+    "resume nowhere": ("labels", lambda m: m.fit(X, LABELS, resume=""), ValueError, "resume: got '' expected a path"),
     "resume a null character": (
         "labels",
         lambda m: m.fit(X, LABELS, resume="a\0b"),
         ValueError,
         "resume: got null character",
     ),
-    "save to nothing": ("labels", lambda m: m.save(""), IsADirectoryError, "directory"),
+    "save to nothing": ("labels", lambda m: m.save(""), ValueError, "path: got '' expected a path"),
+    "save to the current folder": ("labels", lambda m: m.save("."), IsADirectoryError, "directory"),
     "save to the root": ("labels", lambda m: m.save("/"), IsADirectoryError, "directory '/'"),
     "save to no folder": ("labels", lambda m: m.save("no/such/folder"), FileNotFoundError, ""),
     "shuffle a word": (
@@ -683,6 +685,7 @@ FUNCTIONS = {
         "matmul_precision: got 'fp8' 'bf16'",
     ),
     "load on a tape": (lambda: fastnn.load("m", device="tape"), ValueError, "device: got 'tape' 'cpu'"),
+    "latest_checkpoint nowhere": (lambda: fastnn.latest_checkpoint(""), ValueError, "folder: got '' expected a path"),
     "latest_checkpoint None": (lambda: fastnn.latest_checkpoint(None), TypeError, "folder: got None expected a path"),
     "a picture to a number": (
         lambda: fastnn.plotting.plot_history({"loss": [1.0]}, 5),
@@ -691,7 +694,7 @@ FUNCTIONS = {
     ),
     "read_table None": (lambda: read_table(None), TypeError, "path: got None expected a path"),
     "table_file None": (lambda: table_file(None), TypeError, "path: got None expected a path"),
-    "load nothing": (lambda: fastnn.load(""), FileNotFoundError, "No such file"),
+    "load nothing": (lambda: fastnn.load(""), ValueError, "path: got '' expected a path"),
     "warmup of a number": (lambda: fastnn.warmup(5), TypeError, "dtypes: got int expected 'float32'"),
     "warmup of None": (lambda: fastnn.warmup(None), TypeError, "dtypes: got NoneType expected 'float32'"),
     "warmup of float16": (lambda: fastnn.warmup("float16"), ValueError, "dtypes: got 'float16' 'float32'"),
@@ -745,6 +748,7 @@ FUNCTIONS = {
     "flow verbose": (lambda: fastnn.GradientFlow(verbose="x"), TypeError, "verbose: got 'x' True or False"),
     "flow without fit": (lambda: fastnn.GradientFlow().diagnosis(), ValueError, "has measured nothing yet"),
     "flow summary without fit": (lambda: fastnn.GradientFlow().summary(), ValueError, "has measured nothing yet"),
+    "checkpoint without a name": (lambda: fastnn.Checkpoint(b""), ValueError, "path: got '' expected a path"),
     "checkpoint nowhere": (lambda: fastnn.Checkpoint(None), TypeError, "path: got None (NoneType) expected a path"),
     "tensorboard frequency": (
         lambda: fastnn.TensorBoard("x", histogram_freq=-1),
