@@ -358,7 +358,7 @@ class Checkpoint(Callback):
         """Return the files beside the checkpoints whose names are a pattern, "%s" in it being a name of one's own."""
         whole = re.compile(pattern % self._own)
         names = {path: whole.fullmatch(path.name) for path in self.path.parent.iterdir()}
-        return {path: match for path, match in names.items() if match}
+        return {path: match for path, match in names.items() if match and not path.is_dir()}
 
     def state(self) -> dict[str, Any]:
         return {"monitor": self.monitor, "mode": self.mode, "best": self.best}

@@ -393,7 +393,8 @@ def numbered(folder: Path) -> list[Path]:
     if not folder.exists():
         return []
     names = [(_NUMBERED.search(path.name), path) for path in folder.iterdir() if not path.name.startswith(".")]
-    return [path for _, path in sorted(((int(match[1]), path) for match, path in names if match), reverse=True)]
+    found = [(int(match[1]), path) for match, path in names if match and not path.is_dir()]
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def load_latest(

@@ -206,6 +206,16 @@ def test_the_last_ones_are_kept_and_others_left_alone(tmp_path):
         Checkpoint(tmp_path / "m.safetensors", keep=2)
 
 
+def test_folders_named_like_checkpoints_are_none(tmp_path):
+    folders = [".epoch-000001.safetensors.abc.part", *numbered(0, 9)]
+    for name in folders:
+        (tmp_path / name).mkdir()
+    fit(build(), 2, Checkpoint(tmp_path, keep=1))
+    assert names(tmp_path) == sorted([*folders, *numbered(2)])
+    assert fastnn.latest_checkpoint(tmp_path).name == numbered(2)[0]
+    assert fit(build(), 3, resume=tmp_path).epoch == 3
+
+
 def test_numbers_are_compared_as_numbers(tmp_path):
     fit(build(), 11, Checkpoint(tmp_path / "run-{epoch}.safetensors", keep=3))
     assert names(tmp_path) == ["run-10.safetensors", "run-11.safetensors", "run-9.safetensors"]
