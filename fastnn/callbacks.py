@@ -245,7 +245,8 @@ class Checkpoint(Callback):
     """Save the model after every epoch, or after every better one; the file is always a whole model.
 
     ``model.fit(..., resume=folder)`` goes on from the newest, bit for bit. A file is written beside its place, brought
-    to disk and moved there; the older one is removed only then.
+    to disk and moved there; the older one is removed only then. Where training diverges, what was saved of epochs that
+    are taken back is removed; if none before it is left, the model of the last good epoch takes its place.
 
     Parameters
     ----------
@@ -320,6 +321,7 @@ class Checkpoint(Callback):
                 stacklevel=2,
             )
         self._saved_at = time.monotonic()
+        self._written: tuple[int, Path] | None = None
 
     def watched(self) -> str | None:
         return self.monitor if self.save_best_only else None
@@ -334,13 +336,29 @@ class Checkpoint(Callback):
         elif (epoch + 1) % self.every or now - self._saved_at < self.every_seconds:
             return
         try:
-            name = _EPOCH.sub(lambda found: format(epoch + 1, found[1] or ""), self.path.name)
-            self.model.save(self.path.with_name(name))
+            self._save(epoch + 1)
         except BaseException:
             self.best = before
             raise
         self._saved_at = now
         self._remove_old()
+
+    def take_back(self) -> None:
+        """Leave no model of an epoch that the model, which diverged, went back from."""
+        good = self.model.epoch
+        if self._written is None or self._written[0] <= good:
+            return
+        bad = self._written[1]
+        if good and not self._saved(good):  # an older one was written over, or removed for it
+            self.reset()  # this one need not be the best
+            self._save(good)
+        if self._written != (good, bad):
+            bad.unlink(missing_ok=True)
+
+    def _save(self, number: int) -> None:
+        name = _EPOCH.sub(lambda found: format(number, found[1] or ""), self.path.name)
+        self.model.save(self.path.with_name(name))
+        self._written = self.model.epoch, self.path.with_name(name)
 
     def _remove_old(self) -> None:
         """Remove all but the newest ones up to the model's epoch."""

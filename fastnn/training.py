@@ -105,13 +105,24 @@ class Trainer:
             self._begin()
             silent = self.verbose in (0, False) or not sys.stderr.isatty()
             with ProgressBar(max(0, last - model.epoch) * self.feed.rows, silent) as bar:
-                while model.epoch < last and not model.stop_training:
-                    bar.set_description(f"epoch {model.epoch + 1}")
-                    epochs = self._epochs_a_call(last)
-                    if epochs > 1:
-                        self._several(epochs, bar)
-                    else:
-                        self._epoch(bar)
+                try:
+                    self._epochs(last, bar)
+                except TrainingDiverged:
+                    for callback in self.callbacks:
+                        if isinstance(callback, Checkpoint):
+                            callback.take_back()
+                    raise
+
+    def _epochs(self, last: int, bar: ProgressBar) -> None:
+        """Train until `last` epochs are done, or until a callback says stop."""
+        model = self.model
+        while model.epoch < last and not model.stop_training:
+            bar.set_description(f"epoch {model.epoch + 1}")
+            epochs = self._epochs_a_call(last)
+            if epochs > 1:
+                self._several(epochs, bar)
+            else:
+                self._epoch(bar)
 
     def _end(self, begun: list[Callback]) -> None:
         """Let go of the data, and tell each callback that began, whatever another one raises."""

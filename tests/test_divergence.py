@@ -219,6 +219,48 @@ def test_early_stopping_keeps_its_best_weights_through_a_divergence():
     assert weight_bytes(model) == keep.states[1][0]
 
 
+class Spoil(Callback):
+    """Makes weights too large for another epoch, which are finite, and the best by their score."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs):
+        logs["score"] = [1.0, 2.0, 1.0, 3.0][epoch]
+        if epoch == self.epoch:
+            self.model.parameters_vector()[:] *= np.float32(1e30)
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs"), [({}, [1, 2, 3]), ({"keep": 1}, [3]), ({"keep": 2}, [3]), ({"every": 4}, [3])]
+)
+def test_no_checkpoint_is_of_weights_that_diverged(settings, epochs, tmp_path):
+    x, y = data()
+    model = build()
+    with pytest.raises(TrainingDiverged):
+        model.fit(x, y, epochs=9, batch_size=BATCH, callbacks=[fastnn.Checkpoint(tmp_path, **settings), Spoil(3)])
+    assert model.epoch == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"epoch-{epoch:06}.safetensors" for epoch in epochs]
+    resumed, whole = build(), build()
+    resumed.fit(x, y, epochs=5, batch_size=BATCH, resume=tmp_path)
+    whole.fit(x, y, epochs=5, batch_size=BATCH)
+    assert now(resumed) == now(whole)
+
+
+@pytest.mark.parametrize("best", [False, True])
+@pytest.mark.parametrize(("at", "files"), [(3, ["m.safetensors"]), (0, [])])
+def test_a_file_of_weights_that_diverged_is_of_the_last_good_epoch(at, files, best, tmp_path):
+    x, y = data()
+    model = build()
+    saving = fastnn.Checkpoint(tmp_path / "m.safetensors", save_best_only=best, monitor="score")
+    with pytest.raises(TrainingDiverged):
+        model.fit(x, y, epochs=9, batch_size=BATCH, callbacks=[Spoil(at), saving])
+    assert [path.name for path in tmp_path.iterdir()] == files
+    assert model.epoch == at
+    assert all(now(fastnn.load(tmp_path / name)) == now(model) for name in files)
+    assert saving.best == -np.inf, "any later one is better"
+
+
 def test_a_batch_that_diverges_takes_no_step():
     x, y = data()
     model = build()
