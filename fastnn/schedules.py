@@ -413,7 +413,11 @@ class ReduceOnPlateau(Schedule):
             names = ", ".join(map(str, state)) or "nothing"
             raise ValueError(f"state: got {names}, expected now, best, bad_epochs, cooling")
         now = check_number("state['now']", state["now"], low=0, high=self.lr)
-        best = None if state["best"] is None else check_number("state['best']", state["best"])
+        best = (
+            None
+            if state["best"] is None
+            else check_number("state['best']", state["best"], low=-math.inf, high=math.inf)
+        )
         bad_epochs = check_number("state['bad_epochs']", state["bad_epochs"], low=0, integer=True)
         cooling = check_number("state['cooling']", state["cooling"], low=0, integer=True)
         self._now, self._best, self._bad_epochs, self._cooling = now, best, bad_epochs, cooling
@@ -577,8 +581,14 @@ def metric_to_watch(logs: Mapping[str, float], monitor: str) -> float:
     ------
     ValueError
         If the epoch has no such metric; the message lists those it has.
+    TypeError
+        If it is no number.
     """
-    return logs[metric_name(logs, monitor)]
+    name = metric_name(logs, monitor)
+    try:
+        return float(logs[name])
+    except (TypeError, ValueError):
+        raise TypeError(f"logs[{name!r}]: got {shown(logs[name])} from a callback, expected a number") from None
 
 
 def metric_name(there: Collection[str], monitor: str) -> str:

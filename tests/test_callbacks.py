@@ -126,6 +126,21 @@ def test_what_a_callback_adds_goes_into_the_history():
     assert math.isnan(model.history.history["norm"][-1])
 
 
+@pytest.mark.parametrize("kind", [np.array, np.float32, str], ids=lambda kind: kind.__name__)
+def test_what_is_watched_is_a_plain_number(kind, tmp_path):
+    """Or a model that remembers it could not be saved, or not loaded."""
+    stopping = EarlyStopping("score")
+    best = Checkpoint(tmp_path / "m.safetensors", save_best_only=True, monitor="score", mode="max")
+    fit(build(), 1, [LambdaCallback(lambda epoch, logs: logs.update(score=kind("0.5"))), stopping, best])
+    assert type(stopping.best) is float
+    fit(fastnn.load(tmp_path / "m.safetensors"), 1, [Script([0, 0.25], "score"), stopping])
+
+
+def test_what_is_watched_and_no_number_is_named():
+    with pytest.raises(TypeError, match=r"logs\['score'\]: got 'high' from a callback, expected a number"):
+        fit(build(), 1, [Script(["high"], "score"), EarlyStopping("score")])
+
+
 def test_what_is_no_number_in_the_logs_is_named():
     model = build()
     with pytest.raises(TypeError, match=r"^logs\['note'\]: got 'hi' from a callback, expected a number"):

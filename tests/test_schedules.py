@@ -245,6 +245,16 @@ def test_restored_plateau_goes_on_as_if_uninterrupted(cut, warm):
     assert before + after == whole
 
 
+@pytest.mark.parametrize("best", [math.inf, -math.inf])
+def test_a_best_value_may_be_infinite(best):
+    """As a ratio of signal to noise is where there is no noise."""
+    first, second = (ReduceOnPlateau(0.1, monitor="ratio", mode="max" if best > 0 else "min") for _ in range(2))
+    first.epoch_end({"ratio": best})
+    second.restore(first.state())
+    assert second.state() == first.state()
+    assert second.state()["best"] == best
+
+
 GOOD_STATE = {"now": 0.05, "best": 1.0, "bad_epochs": 1, "cooling": 0}
 
 
