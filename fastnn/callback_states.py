@@ -25,7 +25,8 @@ class CallbackStates:
         self._at_work: tuple[Callback, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are in no `fit`."""
+        """Copies and pickles are in no `fit`, and have the states as they are now."""
+        self.collect()
         return {**self.__dict__, "_at_work": (), "_owners": {}}
 
     def attach(self, callbacks: Sequence[Callback]) -> tuple[Callback, ...]:

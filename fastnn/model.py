@@ -621,7 +621,6 @@ class Sequential:
         """
         number = self.seed if seed is None else _check_seed(seed)
         if check_flag("weights", weights) and self._runtime is not None:
-            self.callback_states.collect()
             twin = copy.deepcopy(self)
             assert twin._runtime is not None
             twin.__dict__["seed"] = twin._runtime.seed = number

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -139,6 +141,20 @@ def test_what_is_watched_is_a_plain_number(kind, tmp_path):
 def test_what_is_watched_and_no_number_is_named():
     with pytest.raises(TypeError, match=r"logs\['score'\]: got 'high' from a callback, expected a number"):
         fit(build(), 1, [Script(["high"], "score"), EarlyStopping("score")])
+
+
+def test_copies_made_by_a_callback_have_the_states_of_now():
+    copies = []
+
+    class Copy(Callback):
+        def on_epoch_end(self, epoch, logs):
+            copies[:] = copy.deepcopy(self.model), pickle.loads(pickle.dumps(self.model)), self.model.clone()
+
+    model = build()
+    fit(model, 2, [EarlyStopping("loss"), Copy()])
+    states = [training_state(each)["callbacks"] for each in copies]
+    assert states == [training_state(model)["callbacks"]] * 3
+    assert "'seen': 2" in states[0]["EarlyStopping"]
 
 
 def test_what_is_no_number_in_the_logs_is_named():
