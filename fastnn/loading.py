@@ -25,7 +25,7 @@ def load(
     path : path
     optimizer : Optimizer, optional
         Instead of the one in the file, of the same kind, whose state it takes over; for a schedule of one's own, of
-        which a file holds the name alone.
+        which a file holds the name alone, or for another rate. A schedule that is not the file's begins anew.
     device, matmul_precision : str
         As for `Sequential`.
 

@@ -31,7 +31,7 @@ from fastnn.devices import HERE, Place, PlaceError
 from fastnn.history import History
 from fastnn.optimizers import Optimizer
 from fastnn.preparation import Preparation
-from fastnn.schedules import UnknownScheduleError
+from fastnn.schedules import UnknownScheduleError, is_own
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
@@ -175,7 +175,8 @@ def from_parts(
     model.step, model.epoch = _count(header["step"]), _count(header["epoch"])
     model.initial_epoch = _count(header.get("initial_epoch", 0))  # which files of early versions lack
     shapes, like_weights = header.get("shapes", {}), [runtime.params.dtype.name, *runtime.params.shape]
-    model.optimizer.schedule.restore(header["schedule"])
+    if optimizer is None or _has_schedule(optimizer, header["config"]["optimizer"]["lr"]):
+        model.optimizer.schedule.restore(header["schedule"])
     model.history = History.from_dict(header["history"])
     for callback, state in header["callbacks"].items():
         model.callback_states.kept[callback] = dict(state)
@@ -186,6 +187,14 @@ def from_parts(
             raise ValueError(f"tensor {name!r} does not belong to the model")
         model.callback_states.kept[callback][item] = tensor
     return model
+
+
+def _has_schedule(optimizer: Optimizer, saved: Any) -> bool:
+    """Return whether an optimizer has the schedule of a file, where one of its user's own has a name alone."""
+    own = optimizer.config()["lr"]
+    if is_own(optimizer.schedule):
+        return isinstance(saved, dict) and bool(saved["name"] == own["name"])
+    return bool(saved == own)
 
 
 def _check_inputs(model: Sequential, inputs: int, tensors: Tensors) -> None:

@@ -640,6 +640,24 @@ def test_a_schedule_of_one_s_own_comes_with_the_optimizer(schedule, path, tmp_pa
     assert fastnn.latest_checkpoint(folder, optimizer=optimizer) is not None
 
 
+@pytest.mark.parametrize("saved", [0.1, fastnn.ReduceOnPlateau(0.1, patience=0)])
+@pytest.mark.parametrize("other", [0.01, fastnn.ReduceOnPlateau(0.01), fastnn.Warmup(0.01, 5), Steps()])
+def test_another_schedule_begins_anew(saved, other, path):
+    trained(fastnn.SGD(saved, momentum=0.9)).save(path)
+    model = fastnn.load(path, optimizer=fastnn.SGD(other, momentum=0.9))
+    assert model.optimizer.schedule.state() == fastnn.SGD(other).schedule.state()
+    assert model.runtime.state.tobytes() == fastnn.load(path).runtime.state.tobytes()
+    trained(model.optimizer).save(path)
+
+
+def test_the_same_schedule_goes_on(path):
+    optimizer = fastnn.SGD(fastnn.ReduceOnPlateau(0.1, patience=0, min_delta=9.0))
+    model = trained(optimizer)
+    model.save(path)
+    assert model.optimizer.schedule.state() != optimizer.schedule.state()
+    assert training_state(fastnn.load(path, optimizer=optimizer)) == training_state(model)
+
+
 def test_a_model_saved_while_it_is_trained_is_whole(path, monkeypatch):
     """Weights may change at any moment: here just after the SHA-256 was taken."""
     model, before = trained(), trained().get_weights()
