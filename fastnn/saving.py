@@ -26,7 +26,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from fastnn import layers, losses, optimizers
-from fastnn._errors import check_path
+from fastnn._errors import check_path, shown
 from fastnn.devices import HERE, Place, PlaceError
 from fastnn.history import History
 from fastnn.optimizers import Optimizer
@@ -115,11 +115,11 @@ def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
         callbacks[kind] = {}
         for name, value in state.items():
             if isinstance(value, np.ndarray):
-                array = tensors[f"callback.{kind}.{name}"] = np.ascontiguousarray(value)
+                array = tensors[f"callback.{kind}.{name}"] = np.asarray(value, order="C")
                 if array.shape != runtime.params.shape or array.dtype != runtime.params.dtype:
                     shapes[f"{kind}.{name}"] = [array.dtype.name, *array.shape]
             else:
-                callbacks[kind][name] = value
+                callbacks[kind][name] = _plain(f"{kind}.state()[{name!r}]", value)
     header = {
         "format": FORMAT,
         "config": config_of(model),
@@ -478,6 +478,17 @@ def _check_format(name: str, header: Any) -> None:
         raise ModelFileError(f"{name}: is damaged (no format number), expected a file written by model.save")
     if version > FORMAT:
         raise ModelFileError(f"{name}: has format {version}, from a newer fastnn; this one reads up to {FORMAT}")
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a part of a callback's state, or say that no file can hold it."""
+    try:
+        json.dumps(_finite(value))
+    except TypeError:
+        raise TypeError(
+            f"{name}: got {shown(value)}, expected numbers, strings, lists and mappings of them, or an array"
+        ) from None
+    return value
 
 
 def _finite(value: Any) -> Any:

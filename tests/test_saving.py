@@ -658,6 +658,34 @@ def test_the_same_schedule_goes_on(path):
     assert training_state(fastnn.load(path, optimizer=optimizer)) == training_state(model)
 
 
+class Stateful(fastnn.Callback):
+    def __init__(self, value):
+        self.value = self.restored = value
+
+    def state(self):
+        return {"value": self.value}
+
+    def restore(self, state):
+        self.restored = state["value"]
+
+
+def test_an_array_of_a_callback_keeps_its_shape(path):
+    for value in (np.array(3.0), np.zeros((2, 0, 1)), np.arange(6.0).reshape(2, 3).T):
+        trained(callbacks=[Stateful(value)]).save(path)
+        callback = Stateful(None)
+        x, y = data()
+        fastnn.load(path).fit(x, y, epochs=1, callbacks=[callback])
+        np.testing.assert_array_equal(callback.restored, value, strict=True)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, [np.zeros(2)], {"a": object()}])
+def test_a_state_that_no_file_holds_is_named(value, path):
+    model = trained(callbacks=[Stateful(value)])
+    with pytest.raises(TypeError, match=r"^Stateful\.state\(\)\['value'\]: got .*, expected numbers, strings, lists"):
+        model.save(path)
+    assert not path.exists()
+
+
 def test_a_model_saved_while_it_is_trained_is_whole(path, monkeypatch):
     """Weights may change at any moment: here just after the SHA-256 was taken."""
     model, before = trained(), trained().get_weights()
