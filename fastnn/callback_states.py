@@ -53,6 +53,11 @@ class CallbackStates:
             if state:
                 self.kept[name], self._owners[name] = state, weakref.ref(callback)
 
+    @property
+    def at_work(self) -> bool:
+        """Whether some callback is in a `fit`."""
+        return bool(self._at_work)
+
     def detach(self, before: tuple[Callback, ...]) -> None:
         """Keep the callbacks' states and go back to those that were at work before."""
         self.collect()

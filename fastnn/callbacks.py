@@ -44,7 +44,7 @@ class Callback:
     From before `on_train_begin` on, ``self.model`` is the model that trains, and ``self.data`` what it trains on; of a
     stream that does not fit into memory, rows from blocks spread evenly over it. (Samples that came as an array on a
     GPU are there; ``self.data.on_host()`` has copies.) ``self.model.resumed`` says whether this `fit` goes on from a
-    checkpoint.
+    checkpoint. Epochs of a `fit` that a callback calls on its own model count for the one that it is at work in.
     """
 
     model: Sequential

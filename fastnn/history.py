@@ -53,6 +53,13 @@ class History:
         for name, value in wrong.items():
             raise TypeError(f"logs[{name!r}]: got {shown(value)} from a callback, expected a number")
 
+    def move_last_to(self, place: int) -> None:
+        """Put the last epoch in front of those that a `fit` within it added."""
+        if place < len(self.epoch) - 1:
+            columns: list[list[Any]] = [self.epoch, *self.history.values()]
+            for column in columns:
+                column.insert(place, column.pop())
+
     def settle(self) -> None:
         """Drop what an interrupted `append` added: an epoch counts when its number is there, which comes last."""
         for column in self.history.values():

@@ -346,6 +346,7 @@ class Sequential:
             feed, validation = feed.split(share)
         if class_weight is not None:
             feed = intake.weighed(feed, class_weight)
+        outer = self.resumed, self.initial_epoch, self.stop_training
         self.resumed = found is not None
         if found is None:
             self.build(network.inputs)
@@ -353,7 +354,11 @@ class Sequential:
         else:
             saving.take_over(self, network.inputs, *found)
         last = self.initial_epoch + epochs
-        Trainer(self, feed, validation, batch_size, shuffle, callbacks, verbose).run(last)
+        try:
+            Trainer(self, feed, validation, batch_size, shuffle, callbacks, verbose).run(last)
+        finally:
+            if self.callback_states.at_work:  # a callback of an outer fit called this one
+                self.resumed, self.initial_epoch, self.stop_training = outer
         return self.history
 
     def evaluate(self, x: Any, y: Any = None, *, sample_weight: Any = None) -> dict[str, float]:

@@ -206,6 +206,7 @@ class Trainer:
         model, epoch = self.model, self.model.epoch
         for callback in self.callbacks:
             callback.on_epoch_begin(epoch)
+        epoch = model.epoch  # a callback may have trained, too
         if model.optimizer is not self._optimizer:
             self._begin()
         start = time.perf_counter()
@@ -222,10 +223,12 @@ class Trainer:
         logs |= {"seconds": seconds, "samples_per_second": self.feed.rows / seconds}
         self.schedule.epoch_end(logs)
         model.epoch = epoch + 1
+        place = len(model.history.epoch)
         for callback in self.callbacks:
             if not callback.runs_last:
                 callback.on_epoch_end(epoch, logs)
         model.history.append(epoch, logs)
+        model.history.move_last_to(place)
         # A checkpoint that training goes on from has the states of all others after the epoch, a best one's too.
         for callback in sorted(self.callbacks, key=lambda c: isinstance(c, Checkpoint) and not c.save_best_only):
             if callback.runs_last:

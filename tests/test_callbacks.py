@@ -491,6 +491,28 @@ def test_a_fit_within_a_fit_leaves_the_outer_callbacks_at_work():
     assert "EarlyStopping" in model.callback_states.kept
 
 
+@pytest.mark.parametrize("when", ["on_epoch_begin", "on_epoch_end"])
+def test_epochs_of_a_fit_within_a_fit_count_for_the_outer_one(when, tmp_path):
+    """Each has a number of its own, in order, and what ends the inner one does not end the outer one."""
+
+    class Nested(Callback):
+        def train(self, epoch):
+            if epoch == 1:
+                x, y = data()
+                self.model.fit(x, y, epochs=2, callbacks=[EarlyStopping("loss", patience=1, min_delta=9.0)])
+
+    def nested(self, epoch, *logs):
+        self.train(epoch)
+
+    setattr(Nested, when, nested)
+    model = build()
+    fit(model, 6, [Nested(), LambdaCallback(lambda epoch, logs: logs.update(told=epoch)), Checkpoint(tmp_path)])
+    assert (model.epoch, model.history.epoch) == (6, list(range(6)))
+    inner = [epoch for epoch, number in enumerate(model.history.history["told"]) if math.isnan(number)]
+    assert inner == ([2, 3] if when == "on_epoch_end" else [1, 2])
+    assert fastnn.load(fastnn.latest_checkpoint(tmp_path)).initial_epoch == 0
+
+
 def test_a_best_checkpoint_of_another_file_or_number_is_a_best_of_its_own(tmp_path):
     def best(name, monitor="val_loss"):
         return Checkpoint(tmp_path / f"{name}.safetensors", save_best_only=True, monitor=monitor)
