@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,9 +26,16 @@ class CallbackStates:
         self._at_work: tuple[Callback, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are in no `fit`, and have the states as they are now."""
+        """Pickles are in no `fit`, and have the states as they are now."""
         self.collect()
         return {**self.__dict__, "_at_work": (), "_owners": {}}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CallbackStates:
+        """Copies are as pickles, but a state is still of the callback that left it."""
+        self.collect()
+        twin = CallbackStates()
+        twin.kept, twin._owners = copy.deepcopy(self.kept, memo), dict(self._owners)
+        return twin
 
     def attach(self, callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
         """Give each callback the state that is kept for it, or a fresh one; return those that were at work.

@@ -367,6 +367,20 @@ def test_a_new_one_knows_nothing_of_an_earlier_fit(tmp_path):
     assert (new.best, new.best_epoch, new.waited) == (1, 0, 4)
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_a_clone_goes_the_way_of_its_model(new):
+    """Where a new one begins anew, and where the same one goes on."""
+    first = EarlyStopping(patience=9)
+    model = build()
+    fit(model, 2, [Script([0.0, 0.0]), first])
+    twin = model.clone()
+    watching = [EarlyStopping(patience=9) if new else first for _ in range(2)]
+    for each, stopping in zip((model, twin), watching, strict=True):
+        fit(each, 2, [Script([0.0, 0.0, 3.0, 2.0]), stopping])
+        assert (stopping.best, stopping.best_epoch) == ((2.0, 3) if new else (0.0, 0))
+    assert training_state(twin) == training_state(model)
+
+
 def test_a_stopped_one_begins_anew():
     model, stopping = build(), EarlyStopping(patience=1)
     fit(model, 5, [Script([1, 2, 9, 9, 9]), stopping])
