@@ -83,9 +83,17 @@ class History:
         self.stops = [stop for stop in self.stops if stop["epoch"] < epoch]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data (JSON)."""
-        self.settle()
-        return {"epoch": self.epoch, "history": self.history, "stops": self.stops}
+        """Return plain data (JSON), a copy; of an epoch that another thread is adding, nothing."""
+        epoch, columns = list(self.epoch), {name: list(column) for name, column in list(self.history.items())}
+        whole = min([len(epoch), *map(len, columns.values())])
+        return {
+            "epoch": epoch[:whole],
+            "history": {name: column[:whole] for name, column in columns.items()},
+            "stops": list(self.stops),
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.to_dict()
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> History:

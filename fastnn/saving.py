@@ -111,7 +111,7 @@ def parts_of(model: Sequential) -> tuple[dict[str, Any], Tensors]:
         tensors[f"optimizer.{name}"] = runtime.slot(index)
     callbacks: dict[str, dict[str, Any]] = {}
     shapes: dict[str, list[Any]] = {}
-    for kind, state in model.callback_states.kept.items():
+    for kind, state in list(model.callback_states.kept.items()):  # another thread's `fit` may add to it
         callbacks[kind] = {}
         for name, value in state.items():
             if isinstance(value, np.ndarray):

@@ -686,6 +686,20 @@ def test_a_state_that_no_file_holds_is_named(value, path):
     assert not path.exists()
 
 
+def test_a_history_that_another_thread_adds_to_is_saved_up_to_then(path):
+    """An epoch's number comes last; what is there before it is neither saved nor undone."""
+    model = trained()
+    for column in model.history.history.values():
+        column.append(0.5)
+    model.save(path)
+    for other in (fastnn.load(path), model.clone(), pickle.loads(pickle.dumps(model))):
+        assert other.history.epoch == [0, 1]
+        assert {len(column) for column in other.history.history.values()} == {2}
+    model.history.epoch.append(2)
+    model.save(path)
+    assert fastnn.load(path).history.history["loss"][2] == 0.5
+
+
 def test_a_model_saved_while_it_is_trained_is_whole(path, monkeypatch):
     """Weights may change at any moment: here just after the SHA-256 was taken."""
     model, before = trained(), trained().get_weights()
