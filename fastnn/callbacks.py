@@ -288,6 +288,8 @@ class Checkpoint(Callback):
         bare = not self.path.suffix and not _EPOCH.search(self.path.name) and not self.path.is_file()
         if bare or self.path.is_dir() or os.fsdecode(path).endswith(("/", os.sep)):
             self.path = self.path / "epoch-{epoch:06}.safetensors"
+        if other := re.search(r"\{\w+(:[^{}]*)?\}", _EPOCH.sub("", self.path.name)):
+            raise ValueError(f"path: got {other[0]} in {self.path.name!r}, expected no other field than {{epoch}}")
         self.every = check_number("every", every, low=1, integer=True)
         self.save_best_only = check_flag("save_best_only", save_best_only)
         self.monitor = monitor

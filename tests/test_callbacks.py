@@ -596,6 +596,13 @@ def test_a_checkpoint_is_a_whole_model(tmp_path):
         assert training_state(loaded)[name] == training_state(whole)[name], name
 
 
+def test_a_checkpoint_has_no_other_field_than_the_epoch(tmp_path):
+    with pytest.raises(ValueError, match=r"^path: got \{val_loss:\.2f\} in 'e\{epoch:02d\}-\{val_loss.*', expected"):
+        Checkpoint(tmp_path / "e{epoch:02d}-{val_loss:.2f}")
+    fit(build(), 1, [Checkpoint(tmp_path / "{x}" / "e{epoch:02d}{}")])
+    assert (tmp_path / "{x}" / "e01{}").is_file()
+
+
 # --------------------------------------------------------------------------------------------- history
 
 
