@@ -12,7 +12,7 @@ import pytest
 from conftest import assert_ulps
 
 from fastnn import cuda, kernels
-from fastnn.cuda import _arrays, _launch, _numba, check
+from fastnn.cuda import _arrays, _launch, _numba, check, loss
 from fastnn.cuda._numba import SIMULATED, driver
 
 pytestmark = pytest.mark.skipif(bool(cuda.missing()), reason=cuda.missing())
@@ -302,6 +302,67 @@ def test_bad_arguments_are_refused_and_write_nothing(dtype, there):
         assert text in str(caught.value), (what, str(caught.value))
     assert np.isnan(y.copy_to_host()).all()
     np.testing.assert_array_equal(x_there.copy_to_host(), x)
+
+
+def of_ones(*shape, dtype="float32"):
+    return np.ones(shape, dtype)
+
+
+REFUSED = {
+    "a flag": ("matmul", (of_ones(3, 5), of_ones(3, 4), of_ones(4, 5), "no", 0)),
+    "another flag": ("matmul", (of_ones(3, 5), of_ones(3, 4), of_ones(4, 5), False, None)),
+    "a factor's rows": ("matmul", (of_ones(3, 5), of_ones(2, 4), of_ones(4, 5))),
+    "a factor's columns": ("matmul", (of_ones(3, 5), of_ones(4, 3), of_ones(5, 5), True, True)),
+    "a factor's axes": ("matmul", (of_ones(3, 5), of_ones(3, 4), of_ones(20))),
+    "weights": ("dense_forward", (of_ones(3, 5), of_ones(3, 5), of_ones(3, 4), of_ones(20), None)),
+    "a float type": (
+        "dense_backward", (None, of_ones(4, 5), None, of_ones(3, 5, dtype="float64"), of_ones(3, 4), of_ones(4, 5))
+    ),
+    "a type of labels": ("cross_entropy", (of_ones(3, 4), of_ones(3, 4), of_ones(3, dtype="int32"))),
+    "a count": ("poisson", (of_ones(2, 2), of_ones(2, 2), np.array([[1, np.nan], [-2, -3]], "float32"))),
+    "a limit": ("clip_by_value", (of_ones(3), np.float32("nan"))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused_is_refused_in_the_cpus_words(what):
+    name, arguments = REFUSED[what]
+    said = []
+    for module, put in ((kernels, np.copy), (cuda, driver.to_device)):
+        own = [put(value) if isinstance(value, np.ndarray) else value for value in arguments]
+        with pytest.raises((TypeError, ValueError)) as caught:
+            getattr(module, name)(*own)
+        said.append((caught.type, str(caught.value)))
+    assert said[0] == said[1]
+
+
+def test_a_limit_may_be_infinite(dtype, there):
+    grad, grad_there = there(5, dtype=dtype)
+    cuda.clip_by_value(grad_there, np.inf)
+    assert cuda.clip_by_norm(grad_there, np.inf) == pytest.approx(np.linalg.norm(grad), rel=1e-6)
+    np.testing.assert_array_equal(grad_there.copy_to_host(), grad)
+    (y, y_there), (t, t_there), d = there(3, 2, dtype=dtype), there(3, 2, dtype=dtype), output((3, 2), dtype)
+    assert cuda.huber(d, y_there, t_there, delta=np.inf) == pytest.approx(np.square(y - t).mean() / 2, rel=1e-5)
+
+
+def test_labels_of_a_library_whose_types_are_not_numpys(monkeypatch, there):
+    """PyTorch's int64 is not equal to NumPy's."""
+
+    class Tensor:
+        dtype, shape = "torch.int64", (3,)
+
+        def __init__(self, array):
+            self.array = array
+
+    as_device = _arrays.as_device
+    for module in (_arrays, loss):
+        monkeypatch.setattr(
+            module, "as_device", lambda name, given: as_device(name, getattr(given, "array", given)), False
+        )
+    z, z_there = there(3, 4, dtype="float32")
+    labels, d = np.array([3, 0, 2]), output((3, 4), "float32")
+    got = cuda.cross_entropy(d, z_there, Tensor(driver.to_device(labels)))
+    assert got == pytest.approx(kernels.cross_entropy(np.empty_like(z), z, labels), rel=1e-6)
 
 
 def test_the_check_finds_nothing_and_would_find_something(capsys, monkeypatch):

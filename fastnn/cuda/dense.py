@@ -8,7 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastnn.cuda._arrays import address, check_arrays, flat
+from fastnn.cuda._arrays import address, check_array, check_arrays, flat
 from fastnn.cuda._launch import launch
 from fastnn.cuda._numba import cuda, named_kernel
 from fastnn.cuda.activation import activate_one
@@ -16,6 +16,7 @@ from fastnn.cuda.tile import ACROSS, LARGE, PART, SQUARE, Tile, make_place, make
 from fastnn.cuda.vector import store4
 from fastnn.kernels import formulas
 from fastnn.kernels._check import check_code, check_shape
+from fastnn.kernels._errors import check_flag
 
 LARGE_TILES = 64
 """Tiles of LARGE from which a product is cut into these: fewer would leave most of a card without work."""
@@ -70,6 +71,12 @@ def make_matmul(dtype: np.dtype[Any], tile: Tile) -> Any:
     return matmul
 
 
+def _shape_of(name: str, array: Any) -> tuple[int, int]:
+    """Return rows and columns of a float array on the device, or raise where it is none of two axes."""
+    rows, columns = check_array(name, array, shape=(None, None)).shape
+    return rows, columns
+
+
 def _product(c: Any, a: Any, b: Any, m: int, n: int, k: int, strides: tuple[int, ...], **extra: Any) -> None:
     """Launch C = A B; `strides` are those of A by row and column and of B by row and column."""
     nothing = c  # for what is not there
@@ -86,11 +93,12 @@ def _product(c: Any, a: Any, b: Any, m: int, n: int, k: int, strides: tuple[int,
 
 def matmul(c: Any, a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> None:
     """Write C = A B: `fastnn.kernels.matmul` on device arrays."""
-    arrays = check_arrays({"c": c}, {"a": a, "b": b}, dict.fromkeys(("c", "a", "b"), (None, None)))
-    m, k = arrays["a"].shape[::-1] if transpose_a else arrays["a"].shape
-    n = arrays["b"].shape[0 if transpose_b else 1]
-    for name, shape in {"c": (m, n), "b": (n, k) if transpose_b else (k, n)}.items():
-        check_shape(name, arrays[name].shape, shape)
+    check_flag("transpose_a", transpose_a)
+    check_flag("transpose_b", transpose_b)
+    (m, n), of_a = _shape_of("c", c), _shape_of("a", a)
+    k = of_a[0] if transpose_a else of_a[1]
+    shapes = {"a": (k, m) if transpose_a else (m, k), "b": (n, k) if transpose_b else (k, n)}
+    arrays = check_arrays({"c": c}, {"a": a, "b": b}, shapes)
     if m * n == 0:
         return
     strides = ((1, m) if transpose_a else (k, 1)) + ((1, k) if transpose_b else (n, 1))
@@ -100,9 +108,7 @@ def matmul(c: Any, a: Any, b: Any, transpose_a: bool = False, transpose_b: bool 
 def dense_forward(a: Any, z: Any, x: Any, w: Any, b: Any, activation: str = "identity") -> None:
     """Write z = x w + b and a = f(z): `fastnn.kernels.dense_forward` on device arrays."""
     code = check_code("activation", activation, formulas.CODES)
-    pair = (None, None)
-    arrays = check_arrays({"z": z}, {"x": x, "w": w}, {"z": pair, "x": pair, "w": pair})
-    (rows, n), k = arrays["z"].shape, arrays["x"].shape[1]
+    (rows, n), (_, k) = _shape_of("z", z), _shape_of("x", x)
     inputs = {"x": x, "w": w} if b is None else {"x": x, "w": w, "b": b}
     shapes = {"a": (rows, n), "z": (rows, n), "x": (rows, k), "w": (k, n), "b": (n,)}
     arrays = check_arrays({"a": a, "z": z}, inputs, shapes)
@@ -115,9 +121,7 @@ def dense_forward(a: Any, z: Any, x: Any, w: Any, b: Any, activation: str = "ide
 
 def dense_backward(dx: Any, dw: Any, db: Any, dz: Any, x: Any, w: Any) -> None:
     """Write dw = x^T dz, db = sum_b dz_b and dx = dz w^T: `fastnn.kernels.dense_backward` on device arrays."""
-    pair = (None, None)
-    arrays = check_arrays({}, {"dz": dz, "x": x, "w": w}, {"dz": pair, "x": pair, "w": pair})
-    (rows, n), k = arrays["dz"].shape, arrays["x"].shape[1]
+    (rows, n), (_, k) = _shape_of("dz", dz), _shape_of("x", x)
     outputs = {"dw": dw} | ({} if dx is None else {"dx": dx}) | ({} if db is None else {"db": db})
     shapes = {"dz": (rows, n), "x": (rows, k), "w": (k, n), "dx": (rows, k), "dw": (k, n), "db": (n,)}
     arrays = check_arrays(outputs, {"dz": dz, "x": x, "w": w}, shapes)

@@ -8,7 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastnn.cuda._arrays import check_array, check_arrays, check_overlap, empty, flat
+from fastnn.cuda._arrays import as_device, check_array, check_arrays, check_overlap, empty, flat, to_device
 from fastnn.cuda._formulas import on_device
 from fastnn.cuda._launch import grid_of, launch
 from fastnn.cuda._numba import cuda, kernel
@@ -49,11 +49,11 @@ def _total(total, values, count, stride):
 
 
 @kernel
-def _extremes(range_, labels):
-    """Write the smallest and the largest label to range_ (int64 (2,)): one thread a part, by atomic operations."""
-    for i in range(cuda.grid(1), labels.size, cuda.gridsize(1)):
-        cuda.atomic.min(range_, 0, labels[i])
-        cuda.atomic.max(range_, 1, labels[i])
+def _extremes(range_, values):
+    """Write the smallest and the largest value to range_ (2,): one thread a part, by atomic operations."""
+    for i in range(cuda.grid(1), values.size, cuda.gridsize(1)):
+        cuda.atomic.min(range_, 0, values[i])
+        cuda.atomic.max(range_, 1, values[i])
 
 
 def total_of(values: Any, count: int, stride: int = 1) -> float:
@@ -64,26 +64,32 @@ def total_of(values: Any, count: int, stride: int = 1) -> float:
 
 
 def _check_labels(name: str, labels: Any, classes: int) -> None:
-    extremes = cuda_extremes(labels)
-    if extremes[0] < 0 or extremes[1] >= classes:
-        raise ValueError(f"{name}: got labels from {extremes[0]} to {extremes[1]}, expected 0 to {classes - 1}")
+    low, high = _range_of(labels)
+    if low < 0 or high >= classes:
+        raise ValueError(f"{name}: got labels from {low} to {high}, expected 0 to {classes - 1}")
 
 
-def cuda_extremes(labels: Any) -> tuple[int, int]:
-    """Return the smallest and the largest of int64 labels on the device."""
-    from fastnn.cuda._arrays import to_device
+def _check_counts(name: str, values: Any) -> None:
+    if _range_of(values)[0] < 0:
+        host = values.copy_to_host()
+        raise ValueError(f"{name}: got {host[host < 0].flat[0]}, expected numbers >= 0")
 
-    range_ = to_device(np.array([np.iinfo(np.int64).max, np.iinfo(np.int64).min]))
-    launch(_extremes, grid_of(labels.size), range_, labels)
+
+def _range_of(values: Any) -> tuple[Any, Any]:
+    """Return the smallest and the largest of labels or floats on the device, NaN aside."""
+    whole = values.dtype.kind == "i"
+    ends = (np.iinfo(values.dtype).max, np.iinfo(values.dtype).min) if whole else (math.inf, -math.inf)
+    range_ = to_device(np.array(ends, values.dtype))
+    launch(_extremes, grid_of(values.size), range_, flat(values))
     low, high = range_.copy_to_host()
-    return int(low), int(high)
+    return low, high
 
 
 def _run(code: int, d: Any, y: Any, t: Any, w: Any, names: str, delta: float = 1.0) -> float:
     prediction, target = names.split()
     gradient = "d" + prediction
     shape = getattr(d, "shape", None)
-    labelled = code == CROSS_ENTROPY and getattr(t, "dtype", None) == np.int64
+    labelled = code == CROSS_ENTROPY and as_device(target, t).dtype.kind in "biu"
     inputs = {prediction: y} if labelled else {prediction: y, target: t}
     arrays = check_arrays({gradient: d}, inputs, {gradient: (None, None), prediction: shape, target: shape})
     rows, n = arrays[prediction].shape
@@ -96,13 +102,13 @@ def _run(code: int, d: Any, y: Any, t: Any, w: Any, names: str, delta: float = 1
     check_overlap({gradient: arrays[gradient]}, arrays)
     if rows * n == 0:
         return 0.0
+    if code == POISSON:
+        _check_counts(target, arrays[target])
     weights, total = empty(1, np.float64), float(rows)
     if w is not None:
         host = arrays["w"].copy_to_host().astype(np.float64)
         if not (np.isfinite(host).all() and (host >= 0).all()):
             raise ValueError("w: got a negative or non-finite weight, expected finite weights >= 0")
-        from fastnn.cuda._arrays import to_device
-
         weights, total = to_device(host), float(host.sum())
     sums = empty(2 * rows, np.float64)
     labels = arrays[target] if labelled else empty(1, np.int64)
@@ -141,8 +147,5 @@ def binary_cross_entropy(dz: Any, z: Any, t: Any, w: Any = None) -> float:
 
 
 def poisson(dz: Any, z: Any, t: Any, w: Any = None) -> float:
-    """Return half the Poisson deviance of log rates and write its gradient: `fastnn.kernels.poisson` on device arrays.
-
-    Targets are not looked at: negative ones give NaN.
-    """
+    """Return half the Poisson deviance of log rates and write its gradient: `fastnn.kernels.poisson` there."""
     return _run(POISSON, dz, z, t, w, "z t")
