@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # All that only a GPU can show, in under 8 minutes, with what is installed: correctness first, then figures. A stage that
 # fails or takes too long does not keep the next ones from running; the exit code is 1 where one did.
-# Usage: benchmarks/gpu.sh [FOLDER for what was found]; LIMIT=480 are the seconds it may take in all.
+# Usage: benchmarks/gpu.sh [FOLDER for what was found, made if need be]; LIMIT=480 are the seconds it may take in all.
 set -uo pipefail
+out=$(mkdir -p "${1:-.}" && cd "${1:-.}" && pwd) || exit 1
 cd "$(dirname "$0")/.." || exit 1
-out=${1:-.}
 limit=${LIMIT:-480}
 python=${PYTHON:-python3}
 failed=0

@@ -1,8 +1,16 @@
-"""What `benchmarks/compare.py` times inside compiled code does the work of the public kernel it stands for."""
+"""What `benchmarks/compare.py` times inside compiled code does the work of the public kernel it stands for.
+
+And what `benchmarks/gpu.sh` finds is where it was asked to be.
+"""
 
 import functools
+import os
+import pathlib
+import shutil
+import subprocess
 
 import numpy as np
+import pytest
 
 from benchmarks import peers
 from fastnn.kernels import activation, gemm
@@ -37,3 +45,16 @@ def test_a_product_in_a_compiled_loop_is_the_product():
     c[:] = np.nan
     loop()
     np.testing.assert_allclose(c, a @ b, atol=1e-12)
+
+
+@pytest.mark.skipif(os.name != "posix" or not shutil.which("timeout"), reason="a script of bash")
+def test_what_a_gpu_shows_is_kept_in_a_folder_of_the_callers(tmp_path):
+    script = pathlib.Path(peers.__file__).with_name("gpu.sh")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho called with "$@"\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python)}
+    subprocess.run(["bash", script, "new/found"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    kept = tmp_path / "new" / "found"
+    assert "called with -m fastnn.cuda.check" in (kept / "gpu-check.txt").read_text()
+    assert f"--json {kept}/gpu-training.json" in (kept / "gpu-training.txt").read_text()
