@@ -427,6 +427,22 @@ def test_a_tensor_of_another_library_that_may_only_be_read_is_not_written_to(mon
         _arrays.check_array("w", Tensor(True), writable=True)
 
 
+def test_memory_that_host_and_device_share_is_taken_for_the_devices(monkeypatch):
+    """Numba's managed arrays are NumPy's: their own reshape makes what the device knows nothing of."""
+
+    class Managed(np.ndarray):
+        __cuda_ndarray__ = True
+
+    view = types.SimpleNamespace(dtype=np.dtype("float32"), shape=(3, 4), is_c_contiguous=lambda: True)
+    monkeypatch.setattr(_arrays, "SIMULATED", False)
+    monkeypatch.setattr(
+        _arrays, "driver", types.SimpleNamespace(is_cuda_array=lambda array: True, as_cuda_array=lambda array: view)
+    )
+    shared = np.zeros((3, 4), np.float32).view(Managed)
+    monkeypatch.setattr(Managed, "__cuda_array_interface__", {"data": (256, False)}, raising=False)
+    assert _arrays.check_array("w", shared, writable=True) is view
+
+
 def a_card(monkeypatch, module, **properties):
     """Put the properties of a card where `module` asks for them."""
     card = types.SimpleNamespace(**properties)

@@ -38,8 +38,11 @@ def as_device(name: str, array: Any) -> Any:
 
 
 def _is_numbas(array: Any) -> bool:
-    """Return whether an array is one of Numba's own on the device, which takes no new view of it."""
-    return bool(getattr(array, "__cuda_ndarray__", False))
+    """Return whether an array is one of Numba's own on the device, which takes no new view of it.
+
+    Its managed and mapped ones are NumPy's besides, and have neither that class's methods nor views for the device.
+    """
+    return bool(getattr(array, "__cuda_ndarray__", False)) and not isinstance(array, np.ndarray)
 
 
 def address(array: Any) -> int:
