@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import threading
 
@@ -540,6 +541,32 @@ def test_a_thread_that_predicts_when_a_fit_ends(rng, monkeypatch):
     ended.set()
     thread.join()
     np.testing.assert_array_equal(outputs, [want])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_process_that_was_forked_during_a_launch_waits_for_none():
+    script = """
+import os, signal, threading
+import fastnn
+from fastnn.cuda import _launch
+model = fastnn.Sequential([fastnn.Dense(2)], "huber", device="cuda", input_size=3)
+held, over = threading.Event(), threading.Event()
+def launch():
+    with _launch.lock:
+        held.set()
+        over.wait()
+thread = threading.Thread(target=launch)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(len(model.get_weights()))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+over.set()
+thread.join()
+"""
+    assert run_python(script).strip() == "2"
 
 
 def test_an_interrupt_counts_the_steps_that_were_done(rng, monkeypatch):

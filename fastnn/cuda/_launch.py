@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,16 @@ from fastnn.cuda.tile import THREADS
 lock = threading.RLock()
 """Held while kernels are launched and while a persistent one runs: two of those, each with half of its blocks on the
 card, would wait for each other for ever. (The simulator can run one kernel at a time only.)"""
+
+
+def _renew() -> None:
+    """A forked process has none of its parent's threads, one of which may hold the lock."""
+    global lock
+    lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 def processors() -> int:

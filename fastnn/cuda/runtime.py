@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.arrays import Data
-from fastnn.cuda import gradient, launches
+from fastnn.cuda import _launch, gradient, launches
 from fastnn.cuda import net as n
 from fastnn.cuda import rows as few
 from fastnn.cuda import step as s
 from fastnn.cuda._arrays import empty, flat, to_device, view_as
-from fastnn.cuda._launch import launch, lock, processors
+from fastnn.cuda._launch import launch, processors
 from fastnn.cuda._numba import driver, missing
 from fastnn.cuda.statistics import is_finite
 from fastnn.cuda.tile import tiles
@@ -247,7 +247,7 @@ class CudaRuntime(Runtime):
         super().__setstate__(state)
 
     def _get(self, name: str) -> Array:
-        with lock:
+        with _launch.lock:
             host = self._host[name]
             if name in self._ahead:
                 if host.size:
@@ -258,7 +258,7 @@ class CudaRuntime(Runtime):
             return host
 
     def _set(self, name: str, array: Array) -> None:
-        with lock:
+        with _launch.lock:
             if name in self._host:
                 self._get(name)
             self._host[name] = array
@@ -290,7 +290,7 @@ class CudaRuntime(Runtime):
 
     def snapshot(self) -> tuple[Any, Any]:
         """Return copies on the device."""
-        with lock:
+        with _launch.lock:
             self._to_device("params", "state")
             copies = []
             for name in ("params", "state"):
@@ -300,14 +300,14 @@ class CudaRuntime(Runtime):
         return copies[0], copies[1]
 
     def restore(self, snapshot: tuple[Any, Any]) -> None:
-        with lock:
+        with _launch.lock:
             self._to_device("params", "state")
             for name, there in zip(("params", "state"), snapshot, strict=True):
                 self._on_device[name].copy_to_device(there)
                 self._ahead.add(name)
 
     def is_finite(self) -> bool:
-        with lock:
+        with _launch.lock:
             return is_finite(self._on_device["params"]) if "params" in self._ahead else super().is_finite()
 
     def to_host(self) -> None:
@@ -323,7 +323,7 @@ class CudaRuntime(Runtime):
         """Do nothing: kernels are compiled for a plan, when it is known."""
 
     def keep_data(self, keep: bool) -> None:
-        with lock:  # another thread's prediction may be looking for its data
+        with _launch.lock:  # another thread's prediction may be looking for its data
             self._kept, self._orders = ((self._kept or {}) if keep else None), []
         if not keep:  # whoever holds the host's parameters finds there what became of them
             self._get("params")
@@ -351,7 +351,7 @@ class CudaRuntime(Runtime):
     def training_calls(self, data: Rows, batch: int) -> Callable[[Array, int, int, int, Array, Report], None]:
         assert isinstance(data, Data)
         if self._kept is not None:  # all that is taken to the device once goes there before the first step
-            with lock:
+            with _launch.lock:
                 plan = self._plan_for(batch, False, True)
                 self._data(data, trains=True)
                 self._to_device(*VECTORS)
@@ -382,13 +382,13 @@ class CudaRuntime(Runtime):
 
     def apply(self, step: int, rates: Array) -> None:
         """Take the step on the CPU, where gradients of one's own come from: parameters and state make the way twice."""
-        with lock:
+        with _launch.lock:
             self.to_host()
             super().apply(step, rates)
 
     def gradient_calls(self, data: Rows, most: int) -> Callable[[int, int], Report]:
         assert isinstance(data, Data)
-        with lock:
+        with _launch.lock:
             there = self._data(data)
 
         def gradient(first: int, rows: int) -> Report:
@@ -471,7 +471,7 @@ class CudaRuntime(Runtime):
     ) -> None:
         """Launch what does the steps asked for, and wait for it."""
         written = WRITTEN.get(mode, set())
-        with lock:
+        with _launch.lock:
             plan = self._plan_for(batch, want_dx, bool(written))  # a shorter batch sums in the same order
             there = data if isinstance(data, DeviceData) else self._data(data, mode == layout.TRAIN)
             self._to_device(*{"params", *written})
