@@ -235,16 +235,6 @@ def test_penalties_norms_and_clipping(dtype, there):
         assert got is None or got == pytest.approx(wanted, rel=rel)
 
 
-def test_limits_that_bind_nobody_may_be_infinite(dtype, there):
-    """As on the CPU."""
-    w, w_there = there(5, 9, dtype=dtype)
-    cuda.clip_by_value(w_there, np.inf)
-    assert cuda.clip_by_norm(w_there, np.inf) == pytest.approx(kernels.global_norm(w), rel=1e-6)
-    np.testing.assert_array_equal(w_there.copy_to_host(), w)
-    got = cuda.huber(output((5, 9), dtype), w_there, driver.to_device(np.zeros_like(w)), delta=np.inf)
-    assert got == pytest.approx(np.mean(w.astype(np.float64) ** 2) / 2, rel=1e-6)
-
-
 @on_every_activation
 def test_statistics(activation, dtype, there):
     z, z_there = there(9, 5, dtype=dtype, scale=4.0)

@@ -15,7 +15,7 @@ from fastnn.cuda.activation import activate_one
 from fastnn.cuda.tile import ACROSS, LARGE, PART, SQUARE, Tile, make_place, make_product, tiles
 from fastnn.cuda.vector import store4
 from fastnn.kernels import formulas
-from fastnn.kernels._check import check_code, check_shape
+from fastnn.kernels._check import check_code
 from fastnn.kernels._errors import check_flag
 
 LARGE_TILES = 64
