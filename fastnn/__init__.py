@@ -1,6 +1,6 @@
 """fastnn: dense neural networks, trained by kernels compiled for the very CPU they run on."""
 
-from typing import Any as _Any
+import typing as _typing
 
 from fastnn import (
     callbacks,
@@ -92,7 +92,7 @@ __all__ = [
 _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 
 
-def __getattr__(name: str) -> _Any:
+def _import_estimator(name: str) -> _typing.Any:
     """Import the estimators when they are first asked for: they need scikit-learn, the rest of fastnn does not."""
     if name not in _ESTIMATORS:
         raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
@@ -105,6 +105,13 @@ def __getattr__(name: str) -> _Any:
     from fastnn import estimators
 
     return getattr(estimators, name)
+
+
+if _typing.TYPE_CHECKING:
+    from fastnn.estimators import MLPClassifier as MLPClassifier
+    from fastnn.estimators import MLPRegressor as MLPRegressor
+else:  # to a type checker, a module with `__getattr__` has every name, misspelt ones too
+    __getattr__ = _import_estimator
 
 
 def __dir__() -> list[str]:

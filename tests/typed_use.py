@@ -1,5 +1,6 @@
 """A program that uses fastnn, with types: ``mypy --strict`` finds nothing wrong in it where fastnn is installed."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,30 @@ def learn(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> fastnn.Sequ
     assert_type(model.get_weights(), list[npt.NDArray[Any]])
     assert_type(model.clone(), fastnn.Sequential)
     return model
+
+
+def keep(model: fastnn.Sequential, folder: Path) -> fastnn.Sequential:
+    """Write a model to a folder and read it."""
+    model.save(folder / "model.safetensors")
+    assert_type(fastnn.latest_checkpoint(folder), Path | None)
+    return fastnn.load(folder / "model.safetensors")
+
+
+def estimate(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    """Use the estimators, which are imported when they are asked for; their types are known all the same."""
+    classifier = fastnn.MLPClassifier((8, 4), solver="rmsprop", dropout=0.1)
+    assert_type(classifier.fit(x, y), fastnn.MLPClassifier)
+    assert_type(classifier.partial_fit(x, y), fastnn.MLPClassifier)
+    assert_type(classifier.predict_proba(x), npt.NDArray[Any])
+    regressor = fastnn.MLPRegressor(8).fit(x, y)
+    assert_type(regressor.partial_fit(x, y).coefs_, list[npt.NDArray[Any]])
+    assert_type(regressor.momentum, float)
+    return regressor.predict(x)
+
+
+def misspell() -> None:
+    """Ask for what is not there: a type checker says so."""
+    fastnn.Sequental  # type: ignore[attr-defined]  # noqa: B018
 
 
 def main() -> None:

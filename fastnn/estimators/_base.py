@@ -93,19 +93,28 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
     tol: float
     verbose: Any
     warm_start: bool
+    momentum: float
+    nesterovs_momentum: bool
     early_stopping: bool
     validation_fraction: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
     n_iter_no_change: float
     max_fun: int
     dropout: Any
     l1: float
     l1_mode: str
+    weight_decay: float
+    rho: float
     clip_norm: float | None
     clip_value: float | None
     scoring: Any
     n_threads: int | None
     device: str
     matmul_precision: str
+    n_features_in_: int
+    feature_names_in_: Array
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],

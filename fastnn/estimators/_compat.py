@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import sklearn
+from sklearn.base import _fit_context
 from sklearn.utils.fixes import parse_version
+from sklearn.utils.metaestimators import available_if
 
 VERSION = parse_version(sklearn.__version__)
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 if parse_version("1.6") <= VERSION:
     from sklearn.utils.validation import validate_data
@@ -33,6 +36,20 @@ else:
         return method
 
 
+def fits(method: Method) -> Method:
+    """Make a method scikit-learn's `fit`; type checkers go on seeing what it takes and returns."""
+    made: Method = with_callbacks(_fit_context(prefer_skip_nested_validation=True)(method))
+    return made
+
+
+def fits_on(method: Method) -> Method:
+    """Make a method scikit-learn's `partial_fit`, which some solvers lack, as `fits` does."""
+    made: Method = available_if(lambda estimator: estimator._check_solver())(
+        _fit_context(prefer_skip_nested_validation=True)(method)
+    )
+    return made
+
+
 def warn(text: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line that called an estimator, however many wrappers this release of scikit-learn has between."""
     level, frame = 1, sys._getframe()
@@ -50,4 +67,4 @@ class OldTags:
             return {"multilabel": hasattr(self, "predict_proba")}
 
 
-__all__ = ["CallbackSupportMixin", "OldTags", "validate_data", "warn", "with_callbacks"]
+__all__ = ["CallbackSupportMixin", "OldTags", "fits", "fits_on", "validate_data", "warn"]

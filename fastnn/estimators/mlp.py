@@ -6,18 +6,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted
 
 from fastnn._errors import check_number, shown
 from fastnn.estimators._base import BaseMLP, Held
-from fastnn.estimators._compat import with_callbacks
+from fastnn.estimators._compat import fits, fits_on
 from fastnn.estimators._engine import CLASSES, LABELS, VALUES, Objective, value_objective
 from fastnn.losses import Huber
 
@@ -148,6 +147,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     """
 
     loss = "log_loss"
+    class_weight: Any
     _default_score = "accuracy"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLP._parameter_constraints,
@@ -195,8 +195,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     ) -> None:
         _keep(self, locals())
 
-    @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fits
     def fit(
         self,
         X: Any,
@@ -231,8 +230,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """
         return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))
 
-    @available_if(lambda estimator: estimator._check_solver())
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fits_on
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> MLPClassifier:
         """Train for one epoch, going on from where the estimator is; not with "lbfgs" or early stopping.
 
@@ -293,7 +291,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _encode(self, y: Any, incremental: bool) -> Array:
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
-            self.classes_ = self._label_binarizer.classes_
+            self.classes_: Any = self._label_binarizer.classes_
         elif self.warm_start and set(unique_labels(y)) != set(self.classes_):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
@@ -453,8 +451,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     ) -> None:
         _keep(self, locals())
 
-    @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fits
     def fit(
         self,
         X: Any,
@@ -488,8 +485,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         """
         return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))
 
-    @available_if(lambda estimator: estimator._check_solver())
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fits_on
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
         """Train for one epoch, going on from where the estimator is; not with "lbfgs" or early stopping.
 
