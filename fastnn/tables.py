@@ -595,6 +595,7 @@ def _read_numbers(path: Path, layout: CsvLayout, columns: list[str]) -> Table:
             values = np.loadtxt(
                 file, delimiter=layout.delimiter, skiprows=layout.lines, usecols=places, ndmin=2, comments=None,
                 quotechar='"', converters=lambda cell: _number(cell, layout.point),
+                encoding=None,  # before NumPy 2, converters else take bytes
             )  # fmt: skip
         except UnicodeDecodeError:
             raise

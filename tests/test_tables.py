@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import importlib.util
 
@@ -221,6 +222,12 @@ def test_bytes_that_are_no_table(tmp_path):
 def test_a_file_without_rows(write):
     table = read_table(write("a,b\n"))
     assert (len(table), list(table.columns)) == (0, ["a", "b"])
+
+
+@pytest.mark.usefixtures("without_pyarrow")
+def test_without_pyarrow_cells_are_text_to_any_numpy(write, monkeypatch):
+    monkeypatch.setattr(np, "loadtxt", functools.partial(np.loadtxt, encoding="bytes"))  # what NumPy 1 does by itself
+    np.testing.assert_array_equal(read_table(write("a;b\n1,5;\n-2;3\n")).columns["a"], [1.5, -2])
 
 
 @pytest.mark.usefixtures("without_pyarrow")
