@@ -67,6 +67,39 @@ def test_code_is_found_again_and_an_edit_anywhere_is_seen(package, tmp_path):
     assert finish(start(package, cache)) == "[1.0, 1.0, 2.0] False 0"
 
 
+def test_an_edit_is_seen_in_a_zip_file_too(package, tmp_path):
+    program = """
+import sys; sys.path.insert(0, sys.argv[1])
+from fastnn.kernels import _jit
+print(_jit.__file__, _jit.kernel_sources_stamp())
+"""
+
+    def stamp():
+        archive = shutil.make_archive(str(tmp_path / "program"), "zip", package)
+        where, found = run_python(program, archive).split()
+        assert where.startswith(archive)
+        return found
+
+    before = stamp()
+    assert before == stamp() == _jit.kernel_sources_stamp()
+    with (package / "fastnn" / "kernels" / "formulas.py").open("a") as file:
+        file.write("\n")
+    assert stamp() != before
+
+
+@pytest.mark.parametrize("folder", ["none", "empty"])
+def test_a_program_that_holds_no_sources_is_the_stamp_itself(folder, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    program = tmp_path / "program"
+    program.write_bytes(b"one")
+    monkeypatch.setattr(_jit.resources, "files", lambda package: tmp_path / folder)
+    monkeypatch.setattr(sys, "executable", str(program))
+    before = _jit.kernel_sources_stamp.__wrapped__()
+    assert before == _jit.kernel_sources_stamp.__wrapped__()
+    program.write_bytes(b"another")
+    assert _jit.kernel_sources_stamp.__wrapped__() != before
+
+
 def test_two_processes_at_once_fill_one_cache(package, tmp_path):
     cache = tmp_path / "cache"
     both = [start(package, cache) for _ in range(2)]

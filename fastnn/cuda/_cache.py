@@ -17,7 +17,7 @@ import sys
 import warnings
 from typing import Any
 
-from fastnn.kernels._jit import own_files
+from fastnn.kernels._jit import add_sources, own_files
 
 COMPILERS = (
     "numba", "llvmlite", "numba-cuda", "nvidia-cuda-nvcc-cu12", "nvidia-cuda-nvcc", "nvidia-nvvm",
@@ -32,10 +32,9 @@ OPTIONS = ("debug", "lineinfo", "opt", "fastmath", "device")
 @functools.cache
 def stamp() -> str:
     """Return a hash over the sources of all kernels, the CPU's too, whose formulas run on the device, and compilers."""
-    root, digest = pathlib.Path(__file__).parent.parent, hashlib.sha256()
-    for path in sorted([*(root / "kernels").glob("*.py"), *(root / "cuda").glob("*.py")]):
-        digest.update(f"{path.parent.name}/{path.name}\n".encode())
-        digest.update(path.read_bytes())
+    digest = hashlib.sha256()
+    for package in ("fastnn.kernels", "fastnn.cuda"):
+        add_sources(digest, package)
     for name in COMPILERS:
         try:
             digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())

@@ -21,9 +21,11 @@ import ctypes
 import functools
 import hashlib
 import inspect
-import pathlib
+import os
+import sys
 import warnings
 from collections.abc import Callable
+from importlib import resources
 from typing import Any
 
 import numba
@@ -57,10 +59,23 @@ def kernel_sources_stamp() -> str:
     a file that is inlined into it.
     """
     digest = hashlib.sha256()
-    for path in sorted(pathlib.Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
+    add_sources(digest, __package__)
     return digest.hexdigest()
+
+
+def add_sources(digest: Any, package: str) -> None:
+    """Add the source files of a package to a hash, from a zip file too; where a program has none of them, the program.
+
+    Without any source two versions would have one key, and the later one would run the code of the earlier.
+    """
+    folder = resources.files(package)
+    files = [file for file in folder.iterdir() if file.name.endswith((".py", ".pyc"))] if folder.is_dir() else []
+    for file in sorted(files, key=lambda file: file.name):
+        digest.update(f"{package}/{file.name}\n".encode())
+        digest.update(file.read_bytes())
+    if not files:
+        program = os.stat(sys.executable)
+        digest.update(f"{package} in {program.st_size} bytes of {program.st_mtime_ns}\n".encode())
 
 
 @functools.cache
