@@ -117,6 +117,8 @@ def _column(name: str, column: Any, expected: str) -> Array:
         column = column.cast(nw.Float64)
     if kind == nw.Boolean or kind.is_numeric():
         array: Array = column.to_numpy()
+        if kind == nw.Boolean and array.dtype == object:  # pandas before 2.2: its nullable ones, though none is missing
+            array = array.astype(bool)
         if array.dtype.kind in "biuf":
             return array
     which = f"column {column.name!r} of {kind}" if column.name else f"a column of {kind}"

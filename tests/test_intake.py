@@ -129,6 +129,15 @@ def test_nullable_columns_of_pandas():
     assert "x: got nan in row 5, column 1 ('b')" in message_of(lambda: trained(x))
 
 
+def test_truth_values_that_come_as_objects(monkeypatch):
+    """Those of pandas before 2.2, from its nullable columns."""
+    pandas = pytest.importorskip("pandas")
+    narwhals = pytest.importorskip("narwhals")
+    to_numpy = narwhals.Series.to_numpy
+    monkeypatch.setattr(narwhals.Series, "to_numpy", lambda column: to_numpy(column).astype(object))
+    assert trained(pandas.DataFrame({"a": LABELS > 0}))[0] == trained((LABELS > 0)[:, None])[0]
+
+
 def test_categories_dates_and_objects_are_refused_by_their_column():
     pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
     for column, word in (
