@@ -307,9 +307,12 @@ def test_string_views(tmp_path):
     import pyarrow.parquet
 
     cells = pyarrow.table({"w": pyarrow.array(["x", None, "y", "x"], pyarrow.string_view())})
-    pyarrow.parquet.write_table(cells, tmp_path / "t.parquet")
-    for table in (as_table(cells), read_table(tmp_path / "t.parquet")):
-        assert words(table.columns["w"]) == ["x", None, "y", "x"]
+    assert words(as_table(cells).columns["w"]) == ["x", None, "y", "x"]
+    try:
+        pyarrow.parquet.write_table(cells, tmp_path / "t.parquet")
+    except pyarrow.ArrowNotImplementedError:
+        pytest.skip("PyArrow 18 writes none to a file")
+    assert words(read_table(tmp_path / "t.parquet").columns["w"]) == ["x", None, "y", "x"]
 
 
 @needs_pyarrow
