@@ -995,6 +995,24 @@ def test_what_a_schedule_hears(case):
         assert [-logs["val_loss"] for logs in heard] == again.validation_scores_
 
 
+def test_rows_are_int64_where_numpy_counts_in_int32(monkeypatch):
+    """As NumPy before 2 does on Windows: compiled code reads the order of the rows at its address."""
+    x, y = make_data("two classes")
+    arange, part, kinds = np.arange, Samples.part, []
+
+    def narrow(*arguments, dtype=np.int32):
+        return arange(*arguments, dtype=dtype)
+
+    def watched(samples, order, first, last):
+        kinds.append(order.dtype)
+        return part(samples, order.astype(np.int64), first, last)
+
+    monkeypatch.setattr(np, "arange", narrow)
+    monkeypatch.setattr(Samples, "part", watched)
+    fastnn.MLPClassifier(5, max_iter=2, random_state=0).fit(x, y)
+    assert set(kinds) == {np.dtype(np.int64)}
+
+
 def test_r2_by_its_name_may_be_watched():
     x, y = make_data("values")
     schedule = fastnn.ReduceOnPlateau(0.01, monitor="val_r2")

@@ -501,7 +501,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         self, engine: Engine, samples: Samples, held: Held | None, incremental: bool, context: Any, given: Any
     ) -> None:
         batch = self._rows_a_step(samples.rows)
-        order = np.arange(samples.rows) if self.shuffle else np.empty(0, np.int64)
+        order = np.arange(samples.rows, dtype=np.int64) if self.shuffle else np.empty(0, np.int64)
         alone = incremental or held is not None or context is not None
         self.n_iter_ = 0
         try:
