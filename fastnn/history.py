@@ -47,8 +47,9 @@ class History:
             except (TypeError, ValueError):
                 wrong[name] = value
         for name in dict.fromkeys([*self.history, *row]):
-            column = self.history.setdefault(name, [float("nan")] * len(self.epoch))
-            column.append(row.get(name, float("nan")))
+            if name not in self.history:
+                self.history[name] = [float("nan")] * len(self.epoch)
+            self.history[name].append(row.get(name, float("nan")))
         self.epoch.append(epoch)
         for name, value in wrong.items():
             raise TypeError(f"logs[{name!r}]: got {shown(value)} from a callback, expected a number")
