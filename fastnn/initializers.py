@@ -212,4 +212,5 @@ def initialize(
     if kind not in (np.float32, np.float64):
         raise ValueError(f"dtype: got {kind}, expected float32 or float64")
     values = _DRAWS[chosen.name](rng, fan_in, fan_out)
-    return np.ascontiguousarray(chosen.gain * values, dtype=kind)
+    values *= chosen.gain
+    return np.ascontiguousarray(values, dtype=kind)

@@ -221,11 +221,15 @@ class Sequential:
                     f"input_size: got {inputs}, expected {self.network.inputs}, which the model was built for"
                 )
             return self
-        network = self.network_for_inputs(inputs)
-        runtime = self._new_runtime(network, self.optimizer)
-        draw_weights(network, runtime.params, self.seed)
+        runtime = self._new_runtime(self.network_for_inputs(inputs), self.optimizer)
+        draw_weights(runtime.network, runtime.params, self.seed)
         self._runtime = runtime
         return self
+
+    def build_undrawn(self, inputs: int) -> None:
+        """Do as `build`, for who has weights to put in the place of the first ones, which are 0."""
+        if self._runtime is None:
+            self._runtime = self._new_runtime(self.network_for_inputs(inputs), self.optimizer)
 
     def _new_runtime(self, network: Network, optimizer: Optimizer) -> Runtime:
         kind = runtime_on(self._place)

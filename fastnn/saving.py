@@ -156,7 +156,7 @@ def from_parts(
     for segment in model.network_for_inputs(inputs).segments:
         if segment.name not in tensors or tensors[segment.name].shape != segment.shape:
             raise ValueError(f"tensor {segment.name!r} is missing or not of shape {segment.shape}")
-    model.build(inputs)
+    model.build_undrawn(inputs)
     network, runtime = model.network, model.runtime
     if model.preparation is not None:
         model.preparation.check_fit(inputs, network.units)
@@ -354,7 +354,7 @@ def load(
                 raise ModelFileError(
                     f"{name}: is a safetensors file but no fastnn model, expected a file written by model.save"
                 )
-            header = _infinite(json.loads(metadata[_KEY]))
+            header = json.loads(metadata[_KEY], object_hook=_infinite)
             _check_format(name, header)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no mapping
         if metadata.get(_HASH) != checksum(metadata[_KEY], tensors):
@@ -464,7 +464,7 @@ def take_over(model: Sequential, inputs: int, path: Path, other: Sequential) -> 
             raise ValueError(
                 f"resume: got {path} with {name}={got.get(name)!r}, expected {own[name]!r}, as the model has"
             )
-    model.build(inputs)
+    model.build_undrawn(inputs)
     model.runtime.params[:], model.runtime.state[:] = other.runtime.params, other.runtime.state
     model.step, model.epoch, model.initial_epoch = other.step, other.epoch, other.initial_epoch
     model.optimizer.schedule.restore(other.optimizer.schedule.state())
@@ -502,10 +502,6 @@ def _finite(value: Any) -> Any:
     return {"float": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _infinite(value: Any) -> Any:
-    """Undo `_finite`."""
-    if isinstance(value, dict):
-        if set(value) == {"float"}:
-            return float(value["float"])
-        return {key: _infinite(item) for key, item in value.items()}
-    return [_infinite(item) for item in value] if isinstance(value, list) else value
+def _infinite(value: dict[str, Any]) -> Any:
+    """Undo `_finite` of a mapping."""
+    return float(value["float"]) if set(value) == {"float"} else value

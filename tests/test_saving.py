@@ -126,6 +126,17 @@ def test_a_model_that_was_only_built_round_trips(path):
     assert training_state(fastnn.load(path)) == training_state(model)
 
 
+def test_weights_that_a_file_has_are_not_drawn_before(path, tmp_path, monkeypatch):
+    """Orthogonal ones of 3,000 x 3,000 take half a minute."""
+    model = trained()
+    model.save(path)
+    again = Sequential(model.layers, model.loss, model.optimizer, seed=1)
+    monkeypatch.setattr(fastnn.model, "draw_weights", lambda *_: pytest.fail("drawn in vain"))
+    assert weight_bytes(fastnn.load(path)) == weight_bytes(model)
+    again.fit(*data(), epochs=2, batch_size=7, resume=path)
+    assert weight_bytes(again) == weight_bytes(model)
+
+
 def test_numbers_that_are_not_finite_round_trip(path):
     model = trained(epochs=1)
     x, y = data()
