@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,10 @@ _CALL_FLOPS = 2_000_000_000
 
 def outputs_of(runtime: Runtime, data: Rows) -> Array:
     """Return the outputs of all rows, with a progress bar."""
-    return _forward(runtime, data, None)
+    out = np.empty((data.rows, runtime.network.units), runtime.network.dtype)
+    for first, last in _calls(runtime, data.rows):
+        runtime.forward(data, first, last - first, out[first:last])
+    return out
 
 
 def outputs_of_feed(runtime: Runtime, feed: Feed) -> Array:
@@ -41,11 +45,16 @@ def scores_of(runtime: Runtime, feed: Feed) -> dict[str, float]:
     """Return the loss without penalties, and the accuracy of classes or the R2 of values."""
     reports, r2, of_classes = [], R2(), runtime.network.loss.folds is not None
     for data, _ in feed.buffers(runtime.blocks_of_rows(feed.rows)):
-        report = np.zeros((-(-data.rows // runtime.blocks_of_rows(data.rows)), layout.N_REPORT))
-        out = _forward(runtime, data, report)
-        reports.append(report)
-        if not of_classes:
-            r2.add(out, data.targets, data.weights)
+        block = runtime.blocks_of_rows(data.rows)
+        for first, last in _calls(runtime, data.rows):
+            if not first:  # no later call takes more rows
+                room = np.empty((last, runtime.network.units), runtime.network.dtype)
+            out = room[: last - first]
+            report = np.zeros((-(-len(out) // block), layout.N_REPORT))
+            runtime.forward(data, first, len(out), out, report)
+            reports.append(report)
+            if not of_classes:
+                r2.add(out, data.targets[first:last], data.weights[first:last])
     columns = np.concatenate(reports).T
     weight, loss, correct = (
         float(columns[at].sum()) for at in (layout.REPORT_WEIGHT, layout.REPORT_LOSS, layout.REPORT_CORRECT)
@@ -54,19 +63,15 @@ def scores_of(runtime: Runtime, feed: Feed) -> dict[str, float]:
     return {"loss": loss / weight if weight > 0 else math.nan, **score}
 
 
-def _forward(runtime: Runtime, data: Rows, report: npt.NDArray[np.float64] | None) -> Array:
-    """Return the outputs of all rows and, where there is a report, write into it the loss of each block of them."""
-    network, rows = runtime.network, data.rows
-    out = np.empty((rows, network.units), network.dtype)
+def _calls(runtime: Runtime, rows: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the end of each call: some blocks of rows, a function of the network alone."""
     block = runtime.blocks_of_rows(rows)
-    blocks_a_call = max(1, min(16, _CALL_FLOPS // (2 * network.params_size * block)))
+    rows_a_call = block * max(1, min(16, _CALL_FLOPS // (2 * runtime.network.params_size * block)))
     with ProgressBar(rows, not sys.stderr.isatty()) as bar:
-        for first in range(0, rows, block * blocks_a_call):
-            last = min(rows, first + block * blocks_a_call)
-            part = None if report is None else report[first // block : -(-last // block)]
-            runtime.forward(data, first, last - first, out[first:last], part)
+        for first in range(0, rows, rows_a_call):
+            last = min(rows, first + rows_a_call)
+            yield first, last
             bar.update(last - first)
-    return out
 
 
 def probabilities_of(logits: Array, kind: str) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import tracemalloc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -401,6 +402,27 @@ def test_r2_by_hand(x):
     w = np.linspace(0, 3, ROWS)
     assert model.evaluate(x, t, sample_weight=w)["r2"] == pytest.approx(r2(w), rel=1e-5)
     assert model.evaluate(x, t)["loss"] == pytest.approx(((out - t) ** 2).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "most"), [("cross_entropy", 1), ("squared_error", 2)])
+def test_evaluate_holds_the_outputs_of_a_call_alone(loss, most, monkeypatch):
+    """Outputs of all rows, and for R2 eight copies in float64, took many times the data's memory."""
+    monkeypatch.setattr(fastnn.prediction, "_CALL_FLOPS", 1)
+    model = Sequential([Dense(1000)], loss, input_size=1)
+    x = np.linspace(-1, 1, 8000, dtype=np.float32)[:, None]
+    y = np.zeros(8000, np.int64) if loss == "cross_entropy" else np.repeat(x, 1000, axis=1)
+    model.evaluate(x, y)
+    tracemalloc.start()
+    try:
+        whole = model.evaluate(x, y)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < most * x.nbytes * 1000
+    if loss == "squared_error":
+        r2 = R2()
+        r2.add(model.predict(x), y, np.empty(0))
+        assert whole["r2"] == pytest.approx(r2.value(), rel=1e-12)
 
 
 def test_r2_where_nothing_varies(x):
