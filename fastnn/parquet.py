@@ -49,17 +49,19 @@ class ParquetGroups:
         for path, other in zip(paths, self.metadata, strict=True):
             if not other.schema.to_arrow_schema().equals(schema):
                 raise ValueError(f"data: got {path} with other columns than {paths[0]}, expected the same in all files")
+        every = schema.names  # a list that PyArrow makes each time it is asked
+        there = set(every)
         used = {*([target] if isinstance(target, str) else target or []), *([weight] if weight else [])}
         if features is None:
-            features = [name for name in schema.names if name not in used and not is_index(name)]
+            features = [name for name in every if name not in used and not is_index(name)]
         for argument, names in (
             ("features", features),
             ("target", used - {weight}),
             ("sample_weight", used & {weight}),
         ):
             for name in names:
-                if name not in schema.names:
-                    raise unknown_name(argument, name, schema.names)
+                if name not in there:
+                    raise unknown_name(argument, name, every)
         self.columns = Columns(list(features), target, weight)
         self.bytes_ = all(str(schema.field(name).type) == "uint8" for name in features)
         self.groups = [

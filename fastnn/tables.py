@@ -15,6 +15,7 @@ import os
 import re
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -194,8 +195,9 @@ class TableFile(NamedTuple):
 
     def wanted(self, columns: Sequence[str] | None) -> list[str]:
         """Return the columns to read, all for None; refuse one that it has not."""
+        there = set(self.names)
         for name in columns or ():
-            if name not in self.names:
+            if name not in there:
                 raise unknown_name("column", name, self.names)
         return list(self.names if columns is None else columns)
 
@@ -320,7 +322,8 @@ def _uneven(path: Path, layout: CsvLayout) -> str:
 
 
 def _named_once(names: Sequence[str]) -> tuple[str, ...]:
-    if twice := [name for name in names if names.count(name) > 1]:
+    counts = Counter(names)
+    if twice := [name for name in names if counts[name] > 1]:
         which = f"named {twice[0]!r}" if twice[0] else "without a name"
         raise ValueError(f"got more than one column {which}, expected a name for each")
     return tuple(names)
@@ -401,8 +404,9 @@ def ungrouped(table: pyarrow.Table, names: Collection[str]) -> tuple[pyarrow.Tab
     from pyarrow import compute
 
     others = []
+    places = {name: place for place, name in enumerate(table.column_names)}
     for name in names:
-        place = table.column_names.index(name)
+        place = places[name]
         if not pyarrow.types.is_string(table.column(place).type):
             continue
         text = compute.utf8_trim_whitespace(table.column(place))
@@ -588,7 +592,8 @@ def _read_numbers(path: Path, layout: CsvLayout, columns: list[str]) -> Table:
     """Read a CSV file of numbers without pyarrow."""
     if found := _uneven(path, layout):  # NumPy looks at no other cells than those of the columns asked for
         raise ValueError(found)
-    places = [layout.names.index(name) for name in columns]
+    place = {name: number for number, name in enumerate(layout.names)}
+    places = [place[name] for name in columns]
     with _text_errors(), _open_text(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "input contained no data"
         try:

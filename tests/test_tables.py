@@ -5,13 +5,27 @@ from __future__ import annotations
 import functools
 import gzip
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fastnn import tables
+from fastnn import parquet, tables
 from fastnn.batches import BatchedTable
-from fastnn.tables import _NO_TEXT, Categories, Table, as_categories, as_table, is_missing, read_table, table_file
+from fastnn.cli import tasks
+from fastnn.cli.sources import describe
+from fastnn.preparation import Classes, Numeric, Preparation
+from fastnn.tables import (
+    _NO_TEXT,
+    Categories,
+    Table,
+    TableFile,
+    as_categories,
+    as_table,
+    is_missing,
+    read_table,
+    table_file,
+)
 
 HAS_PYARROW = importlib.util.find_spec("pyarrow") is not None
 needs_pyarrow = pytest.mark.skipif(not HAS_PYARROW, reason="pyarrow is not installed")
@@ -478,3 +492,58 @@ def test_a_csv_file_is_looked_at_once(write, monkeypatch):
     read_table(file)
     BatchedTable(file).visit(Nobody)
     assert len(looked) == 1
+
+
+class Counted(str):
+    """A name that counts with how many others it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_names_of_many_columns_are_not_compared_with_each_other():
+    """Tables of 10,000 columns spent ten seconds on that."""
+    names = [Counted(f"n{number}") for number in range(500)]
+    again = [Counted(name) for name in names]
+    kept = tuple(Numeric(name, 0.0, 1.0, False) for name in names[:-1])
+    Counted.compared = 0
+    assert tables._named_once(names) == tuple(names)
+    assert TableFile(Path("m.csv"), tuple(names), None).wanted(again) == again
+    assert describe(Preparation(kept, Classes("y", (0, 1))), again, {}).endswith("left out: 'n499'")
+    tasks._check_names("columns", again, names)
+    assert Counted.compared < 20 * len(names)
+
+
+def test_the_names_of_parquet_are_asked_for_once(tmp_path, monkeypatch):
+    """PyArrow makes a list of all at each time: 8 s for 10,000 columns."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    path, asked = str(tmp_path / "m.parquet"), []
+
+    class Schema:
+        def __init__(self, schema):
+            self.schema = schema
+
+        def __getattr__(self, name):
+            asked.append(name)
+            return getattr(self.schema, name)
+
+        def equals(self, other):
+            return self.schema.equals(other.schema)
+
+    class Metadata:
+        def __init__(self, metadata):
+            self.num_row_groups, self.row_group = metadata.num_row_groups, metadata.row_group
+            self.schema = self
+            self.to_arrow_schema = lambda: Schema(metadata.schema.to_arrow_schema())
+
+    pyarrow.parquet.write_table(pa.table({f"n{i}": [1.0] for i in range(20)}), path)
+    monkeypatch.setattr(parquet, "_metadata", lambda path: Metadata(pyarrow.parquet.read_metadata(path)))
+    assert len(parquet.ParquetGroups([path], None, "n3", None).columns.features) == 19
+    assert asked.count("names") == 1

@@ -206,7 +206,8 @@ def describe(preparation: Preparation, names: Sequence[str], different: Mapping[
     text = f"columns: {len(columns) - len(categorical) - dates} numeric, {len(categorical)} categorical"
     text += f", {dates} of dates" * bool(dates)
     text += f", {len(preparation.inputs):,} inputs"
-    if empty := [name for name in names if name not in [column.name for column in columns]]:
+    kept = {column.name for column in columns}
+    if empty := [name for name in names if name not in kept]:
         text += f"; empty and left out: {listed(empty)}"
     full = [part.name for part in categorical if len(part.categories) == MAX_CATEGORIES]  # fewer may be merged ones
     if cut := [name for name in full if different[name] > MAX_CATEGORIES]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def _table_task(options: argparse.Namespace, name: str, cleanup: contextlib.Exit
         if column in targets or column in options.columns:
             other = "--target" if column in targets else "--columns"
             raise CommandError(f"--ignore: got {column!r}, which {other} names, expected columns to leave out")
-    inputs = [name for name in options.columns or names if name not in (*targets, *options.ignore)]
+    others = {*targets, *options.ignore}
+    inputs = [name for name in options.columns or names if name not in others]
     notes: list[str] = []
     if file.point == ",":
         notes.append("numbers are read with decimal commas, 1,23 as 1.23 and 1.234 as 1234")
@@ -143,10 +145,11 @@ def _cells(text: str) -> list[str]:
 
 
 def _check_names(option: str, asked: Sequence[str], names: Sequence[str]) -> None:
+    counts, there = Counter(asked), set(names)
     for name in asked:
-        if asked.count(name) > 1:
+        if counts[name] > 1:
             raise CommandError(f"--{option}: got {name!r} more than once, expected each column once")
-        if name not in names:
+        if name not in there:
             message = str(unknown_name(f"--{option}", name, names))
             if any(part.replace(".", "", 1).lstrip("-").isdigit() for part in names):
                 message += "; are these the first row? The first line of a file names its columns"
