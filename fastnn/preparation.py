@@ -31,6 +31,12 @@ Array = npt.NDArray[Any]
 MAX_CATEGORIES = 100
 """The most frequent categories of a column have an input each; further ones count as not seen."""
 
+PIECE_NUMBERS = 1 << 20
+"""So many inputs are prepared at a time, all columns of some rows: they stay in the caches."""
+
+Writer = Callable[[Array, slice], None]
+"""Writes the inputs of the rows of a slice, shape (rows, inputs)."""
+
 
 @dataclass(frozen=True)
 class Numeric:
@@ -71,20 +77,28 @@ class Numeric:
         """The names of its inputs."""
         return (self.name, f"{self.name} is missing")[: 1 + self.indicator]
 
-    def write(self, out: Array, table: Table) -> None:
-        """Write the inputs of every row, shape (rows, len(self.inputs))."""
+    def writer(self, table: Table, dtype: np.dtype[Any]) -> Writer:
+        """Return what writes the inputs of some of the rows, all of which are checked now."""
         column = without_words(self.name, table, f"{self.what}, as in training", self.dates)
-        with np.errstate(over="ignore"):
-            scaled = (column - self.mean) / self.spread
-            out[:, 0] = np.where(np.isnan(scaled), 0.0, scaled)
-        if not np.isfinite(out[:, 0]).all():
-            row = table.earliest(~np.isfinite(out[:, 0]))
+        ends = np.array([of.reduce(column, initial=self.mean) for of in (np.fmin, np.fmax)])
+        if not np.isfinite(self._scaled(ends, dtype)).all():
+            row = table.earliest(~np.isfinite(self._scaled(column, dtype)))
             raise ValueError(
                 f"column {self.name!r}: got {column[row]} in row {table.number(row)}, expected {self.what} that "
-                f"{out.dtype} holds as (value - {self.mean:.6g}) / {self.spread:.6g}"
+                f"{dtype} holds as (value - {self.mean:.6g}) / {self.spread:.6g}"
             )
-        if self.indicator:
-            out[:, 1] = np.isnan(column)
+
+        def write(out: Array, rows: slice) -> None:
+            out[:, 0] = self._scaled(column[rows], dtype)
+            if self.indicator:
+                out[:, 1] = np.isnan(column[rows])
+
+        return write
+
+    def _scaled(self, values: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> Array:
+        with np.errstate(over="ignore"):
+            scaled = (values - self.mean) / self.spread
+            return np.where(np.isnan(scaled), 0.0, scaled).astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -130,15 +144,19 @@ class Categorical:
         new = np.flatnonzero((counts > 0) & (codes_of(names, self.categories)[:-1] < 0))
         return int(counts[new].sum()), tuple(names[code] for code in new)
 
-    def write(self, out: Array, table: Table) -> None:
-        """Write the inputs of every row, shape (rows, len(self.inputs))."""
+    def writer(self, table: Table, dtype: np.dtype[Any]) -> Writer:
+        """Return what writes the inputs of some of the rows."""
         codes, names = as_categories(table.columns[self.name])
         places = codes_of(names, self.categories)
         if self.indicator:
             places[-1] = len(self.categories)
-        place = places[codes]
-        out[:] = 0.0
-        out[np.flatnonzero(place >= 0), place[place >= 0]] = 1.0
+
+        def write(out: Array, rows: slice) -> None:
+            place = places[codes[rows]]
+            out[:] = 0.0
+            out[np.flatnonzero(place >= 0), place[place >= 0]] = 1.0
+
+        return write
 
 
 def codes_of(names: Sequence[str], known: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -158,6 +176,8 @@ _WHOLE = re.compile(r"([+-]?)(0|[1-9][0-9]*)(?:\.0*)?")
 
 def spelling(name: str) -> str:
     """Return how a truth value (true, True, TRUE) or a whole number (1, 1.0, +1) is written; another word as it is."""
+    if name[:1] not in "tTfF+-0123456789":
+        return name
     if (lower := name.lower()) in ("true", "false"):
         return lower if name in (lower, lower.title(), lower.upper()) else name
     if whole := _WHOLE.fullmatch(name):
@@ -505,6 +525,30 @@ class Preparation:
             If a column is missing or is not of the kind that it was in training.
         """
         table = as_table(data, self._words)
+        out = np.empty((len(table), len(self.inputs)), dtype)
+        write = self._writer(table, out.dtype)
+        for rows in self._slices(table):
+            write(out[rows], rows)
+        if warn and (unseen := self.unseen(table)):
+            found = "; ".join(unseen_text(name, rows, len(table), names) for name, (rows, names) in unseen.items())
+            warnings.warn(found, stacklevel=2)
+        return out
+
+    def pieces(self, table: Table, dtype: npt.DTypeLike) -> Iterator[tuple[slice, Array]]:
+        """Yield what `transform` returns some rows at a time, a bounded number of inputs, and which rows they are."""
+        kind = np.dtype(dtype)
+        write = self._writer(table, kind)
+        for rows in self._slices(table):
+            out = np.empty((rows.stop - rows.start, len(self.inputs)), kind)
+            write(out, rows)
+            yield rows, out
+
+    def _slices(self, table: Table) -> Iterator[slice]:
+        step = max(1, PIECE_NUMBERS // max(1, len(self.inputs)))
+        return (slice(first, min(first + step, len(table))) for first in range(0, len(table), step))
+
+    def _writer(self, table: Table, dtype: np.dtype[Any]) -> Writer:
+        """Return what writes the samples of some rows of a table, whose columns are checked now."""
         lacking = [column.name for column in self.columns if column.name not in table.columns]
         if lacking:
             names = ", ".join(map(repr, lacking[:5])) + ", ..." * (len(lacking) > 5)
@@ -515,16 +559,17 @@ class Preparation:
             if numbers and part.dates != (part.name in table.dates):  # type: ignore[union-attr]
                 got = "dates" if part.name in table.dates else "numbers"
                 raise ValueError(f"column {part.name!r}: got {got}, expected {part.what}, as in training")  # type: ignore[union-attr]
-        out = np.empty((len(table), len(self.inputs)), dtype)
-        start = 0
+        writers, start = [], 0
         for column in self.columns:
             end = start + len(column.inputs)
-            column.write(out[:, start:end], table)
+            writers.append((slice(start, end), column.writer(table, dtype)))
             start = end
-        if warn and (unseen := self.unseen(table)):
-            found = "; ".join(unseen_text(name, rows, len(table), names) for name, (rows, names) in unseen.items())
-            warnings.warn(found, stacklevel=2)
-        return out
+
+        def write(out: Array, rows: slice) -> None:
+            for inputs, writer in writers:
+                writer(out[:, inputs], rows)
+
+        return write
 
     def unseen(self, data: Any) -> dict[str, tuple[int, tuple[str, ...]]]:
         """Return the columns with categories that have no input: how many rows hold one, and which they are.

@@ -40,6 +40,8 @@ MISSING = (
 )  # fmt: skip
 """Cells of a CSV file that stand for a missing value: those of pandas, and the ? of the UCI repository."""
 
+_ABSENT = frozenset(MISSING)
+
 _NULLS = (
     *(" " * before + cell + " " * after for cell in MISSING[1:] for before in range(4) for after in range(2)),
     *(" " * blanks for blanks in range(17)),
@@ -582,7 +584,7 @@ def _tidy(codes: npt.NDArray[np.int64], values: list[Any]) -> Categories:
     names: dict[str, int] = {}
     places = np.full(len(values) + 1, -1, np.int64)
     for place, value in enumerate(values):
-        if value is None or value != value or (name := str(value).strip()) in MISSING:
+        if value is None or value != value or (name := str(value).strip()) in _ABSENT:
             continue
         places[place] = names.setdefault(name, len(names))
     return Categories(places[codes], tuple(names))

@@ -17,7 +17,7 @@ from support import run
 from test_cli_tables import QUICK, people, write_csv
 
 import fastnn
-from fastnn import batches
+from fastnn import batches, preparation
 from fastnn.cli import BAD_INPUT, FAILED, INTERRUPTED, files, large, make_parser
 from fastnn.cli.sources import _split, parts_of
 from fastnn.cli.tasks import make_task
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
     """Every test works in a folder of its own, in batches of 64 rows of Parquet, some tens of which are prepared."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(batches, "BATCH_ROWS", 64)
-    monkeypatch.setattr(files, "PIECE_NUMBERS", 200)
+    monkeypatch.setattr(preparation, "PIECE_NUMBERS", 200)
     return tmp_path
 
 

@@ -410,3 +410,38 @@ def test_values_have_a_mean_and_a_spread_each():
     config["target"]["means"] = [0.0]
     with pytest.raises(ValueError, match=r"^means: got 1 and 2 spreads, expected 2$"):
         Preparation.from_config(config)
+
+
+def test_pieces_are_the_rows_of_the_whole_and_names_are_looked_up_once(monkeypatch):
+    """A batch of 10,000 different words was looked up anew for every 700 of its rows."""
+    cells = ("a", None, "b", "new", "c") * 8
+    data = table(x=np.arange(40.0), city=categories(*cells))
+    preparation = Preparation.fit(
+        table(x=np.array([1.0, NAN, 5.0]), city=categories("a", None, "b")), data.columns, TARGET
+    )
+    looked_up = []
+    codes_of = fastnn.preparation.codes_of
+    monkeypatch.setattr(fastnn.preparation, "codes_of", lambda *names: looked_up.append(names) or codes_of(*names))
+    whole = preparation.transform(data, np.float64, warn=False)
+    assert whole.sum() > 0
+    monkeypatch.setattr(fastnn.preparation, "PIECE_NUMBERS", 3 * whole.shape[1])
+    looked_up.clear()
+    parts = list(preparation.pieces(data, np.float64))
+    assert len(looked_up) == 1
+    assert [rows.stop - rows.start for rows, _ in parts] == [3] * 13 + [1]
+    np.testing.assert_array_equal(np.concatenate([x for _, x in parts]), whole)
+
+
+def test_a_number_that_the_network_s_type_lacks_is_named_wherever_it_is(monkeypatch):
+    monkeypatch.setattr(fastnn.preparation, "PIECE_NUMBERS", 2)
+    preparation = Preparation((Numeric("x", 0.0, 1.0, False),), TARGET)
+    for value in (-1e39, 1e39):
+        data = table(x=np.array([0.0, NAN, 1.0, value, value / 2]))
+        with pytest.raises(
+            ValueError,
+            match=rf"^column 'x': got {value:g}.* in row 3, expected numbers that float32".replace("+", r"\+"),
+        ):
+            preparation.transform(data)
+        with pytest.raises(ValueError, match=r"in row 3, expected"):
+            next(preparation.pieces(data, np.float32))
+        assert preparation.transform(data, np.float64)[3] == value

@@ -11,11 +11,9 @@ import numpy.typing as npt
 
 from fastnn.batches import BatchedTable
 from fastnn.cli.files import (
-    PIECE_NUMBERS,
     is_large,
     kind_of,
     open_batches,
-    pieces,
     read_columns,
     read_pair,
     unseen_of,
@@ -28,7 +26,7 @@ from fastnn.cli.options import add_command, add_json, add_model, add_stream_from
 from fastnn.cli.scores import brief, by_class, measure, tables, target_of
 from fastnn.cli.shared import CommandError, load_model, print_json, reading
 from fastnn.model import Sequential
-from fastnn.preparation import Classes, Preparation
+from fastnn.preparation import PIECE_NUMBERS, Classes, Preparation
 from fastnn.streams import Block, Piece, Stream
 
 EXAMPLES = """\
@@ -121,8 +119,9 @@ def _stream(table: BatchedTable, rows: int, preparation: Preparation, dtype: npt
 
     def read(with_x: bool, with_y: bool) -> Iterator[Piece]:
         for batch in table.batches():
-            for piece in pieces(with_target(batch, preparation.target.names), inputs):
-                x = preparation.transform(piece, dtype, warn=False) if with_x else None
-                yield Piece(piece.first, x, preparation.target.encode(piece) if with_y else None, None)
+            there = with_target(batch, preparation.target.names)
+            y = preparation.target.encode(there) if with_y else None
+            for rows, x in preparation.pieces(there, dtype):
+                yield Piece(there.first + rows.start, x if with_x else None, None if y is None else y[rows], None)
 
     return Stream([Block(0, rows, read)], inputs, max(1, PIECE_NUMBERS // inputs), True)

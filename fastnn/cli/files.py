@@ -5,8 +5,7 @@ from __future__ import annotations
 import gzip
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +24,6 @@ EXAMPLES = 10
 
 STREAM_FROM = 1024
 """Tables of so many MB or more are read in batches, where the user says nothing."""
-
-PIECE_NUMBERS = 1 << 20
-"""So many inputs of a batch are prepared at a time."""
 
 _KINDS = {"folder": "a folder", "idx": "IDX", "npz": ".npz", "npy": ".npy"}
 
@@ -150,14 +146,6 @@ def is_large(path: str, stream_from: int | None) -> bool:
     """Whether a file is a table of so many MB or more, as far as can be told without reading it."""
     least = STREAM_FROM if stream_from is None else stream_from
     return kind_of(path) == "table" and table_bytes(path) >= least << 20
-
-
-def pieces(table: Table, inputs: int) -> Iterator[Table]:
-    """Yield the rows of a table, as many at a time as make a bounded number of inputs."""
-    rows = max(1, PIECE_NUMBERS // max(1, inputs))
-    for first in range(0, len(table), rows):
-        part = table[np.arange(first, min(first + rows, len(table)))]
-        yield replace(part, first=table.first + first)
 
 
 def read_columns(path: str, columns: Sequence[str], words: Sequence[str], point: str) -> Table:

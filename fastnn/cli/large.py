@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.batches import BatchedTable
-from fastnn.cli.files import Array, columns_there, pieces, with_target, write_npy_header
+from fastnn.cli.files import Array, columns_there, with_target, write_npy_header
 from fastnn.cli.shared import FAILED, CommandError, reading, size_name, writing
 from fastnn.cli.sources import (
     Task,
@@ -305,16 +305,13 @@ class _Stored:
     def write(self, table: BatchedTable, parts: npt.NDArray[np.uint8]) -> None:
         """Prepare the rows of a table that have a target, and write each to the files of its part."""
         for batch, part in _batches(table, self.preparation.target.names, parts):
-            done = 0
-            for piece in pieces(batch, len(self.preparation.inputs)):
-                x = self.preparation.transform(piece, self.dtype, warn=False)
-                y = self.preparation.target.encode(piece)
-                of = part[done : done + len(piece)]
-                done += len(piece)
+            y = self.preparation.target.encode(batch)
+            for rows, x in self.preparation.pieces(batch, self.dtype):
+                of = part[rows]
                 with self._disk():
                     for number, (samples, targets) in enumerate(self._files):
                         samples.add(x[of == number])
-                        targets.add(y[of == number])
+                        targets.add(y[rows][of == number])
 
     def streams(self) -> tuple[Stream, Stream | None, Stream | None]:
         """Return what reads each part; there are always rows to train on."""

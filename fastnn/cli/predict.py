@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.cli.files import is_large, open_batches, pieces, read_samples, warn_unseen, write_npy_header
+from fastnn.cli.files import is_large, open_batches, read_samples, warn_unseen, write_npy_header
 from fastnn.cli.options import add_command, add_json, add_model, add_stream_from
 from fastnn.cli.scores import target_of
 from fastnn.cli.shared import (
@@ -133,8 +133,8 @@ def _in_batches(model: Sequential, options: argparse.Namespace) -> tuple[Iterato
     def parts() -> Iterator[Array]:
         with reading(options.data):
             for batch in table.batches():
-                for piece in pieces(batch, len(preparation.inputs)):
-                    yield answers(model, preparation.transform(piece, model.dtype, warn=False), options.proba)
+                for _, x in preparation.pieces(batch, model.dtype):
+                    yield answers(model, x, options.proba)
 
     return parts(), found.rows, found.columns
 
