@@ -80,7 +80,7 @@ def _side_by_side(columns: list[Array], shape: tuple[int, int], dtype: np.dtype[
 
 def _is_arrow_table(value: object) -> bool:
     """Whether a value is a table or a record batch of PyArrow."""
-    return type(value).__module__ == "pyarrow.lib" and hasattr(value, "schema") and hasattr(value, "num_rows")
+    return type(value).__module__ == "pyarrow.lib" and hasattr(value, "num_rows")
 
 
 def _wrapped(value: Any) -> Any:

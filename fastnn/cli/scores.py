@@ -127,7 +127,7 @@ def tables(result: dict[str, Any]) -> list[str]:
     for each in classes:
         shares = (f"{each[name]:.2%}" for name in ("precision", "recall"))
         rows.append([str(each["class"]), f"{each['rows']:,}", *shares, f"{each['f1']:.4f}"])
-    if 1 < len(classes) <= SHOWN:
+    if len(classes) <= SHOWN:
         rows[0].append("taken for")
         rows[0] += [str(each["class"]) for each in classes]
         for number, counts in enumerate(result["confusion"]):
