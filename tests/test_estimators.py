@@ -25,6 +25,7 @@ from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.model_selection import GridSearchCV, cross_val_score  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
+from sklearn.utils._param_validation import InvalidParameterError  # noqa: E402
 from sklearn.utils.fixes import parse_version  # noqa: E402
 
 import fastnn  # noqa: E402
@@ -393,6 +394,41 @@ def test_signatures():
         own = list(ours.values())[len(reference) :]
         assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in own)
         assert len(own) >= 9
+
+
+TRIED = (-1, -0.5, 0, 0.0, 0.5, 1, 1.0, 1.5, 2, np.inf, None, True, "auto", [], [1])
+
+
+def taken(model, name):
+    """Return which of the values tried a parameter takes."""
+    result = []
+    for value in TRIED:
+        with contextlib.suppress(InvalidParameterError):
+            clone(model).set_params(**{name: value})._validate_params()
+            result.append(value)
+    return result
+
+
+@since_1_7
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
+def test_parameters_take_what_scikit_learns_take(name):
+    ours, reference = getattr(fastnn, name)(), getattr(theirs, name)()
+    for parameter in set(reference.get_params()) - {"activation"}:  # of which each layer may have its own
+        assert taken(ours, parameter) == taken(reference, parameter), parameter
+
+
+def test_the_ranges_of_our_own_parameters():
+    numbers = [0.5, 1, 1.0, 1.5, 2]
+    for names, values in (
+        (("l1", "weight_decay"), [0, 0.0, *numbers, True]),
+        (("clip_norm", "clip_value"), [*numbers, None, True]),
+        (("rho",), [0, 0.0, 0.5]),
+        (("dropout",), [0, 0.0, 0.5, [], [1]]),
+        (("n_threads",), [1, 2, None, True]),
+        (("scoring",), [None]),
+    ):
+        for name in names:
+            assert taken(fastnn.MLPRegressor(), name) == values, name
 
 
 @since_1_7
@@ -771,6 +807,15 @@ def test_weights_that_are_all_0_are_refused():
         fastnn.MLPClassifier(early_stopping=True, random_state=0).fit(
             x, y, sample_weight=np.r_[np.ones(1), np.zeros(39)]
         )
+
+
+def test_a_batch_without_weight_changes_nothing():
+    x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40.0) / 40
+    options = {"solver": "sgd", "batch_size": 20, "shuffle": False, "alpha": 0.0, "max_iter": 1, "random_state": 0}
+    model = fastnn.MLPRegressor(**options).fit(x, y, np.repeat([0.0, 1.0], 20))
+    half = fastnn.MLPRegressor(**options).fit(x[20:], y[20:])
+    np.testing.assert_array_equal(model.coefs_[0], half.coefs_[0])
+    assert model.loss_ == pytest.approx(half.loss_ / 2, rel=1e-12)
 
 
 def test_what_does_not_fit_the_network_is_named():
@@ -1327,7 +1372,13 @@ def test_max_iter_warns():
 
 def test_verbose(capsys):
     x, y = make_data("values")
-    fastnn.MLPRegressor(max_iter=3, verbose=True, early_stopping=True, tol=10.0, n_iter_no_change=1).fit(x, y)
+    options = {"max_iter": 3, "early_stopping": True, "tol": 10.0, "n_iter_no_change": 1}
+    fastnn.MLPRegressor(**options).fit(x, y)
+    fastnn.MLPRegressor(solver="lbfgs", max_iter=3).fit(x, y)
+    assert capsys.readouterr().out == ""
+    fastnn.MLPRegressor(solver="lbfgs", max_iter=3, verbose=True).fit(x, y)
+    assert "Iteration 1, loss = " in capsys.readouterr().out
+    fastnn.MLPRegressor(verbose=True, **options).fit(x, y)
     out = capsys.readouterr().out
     assert "Iteration 1, loss = " in out
     assert "Validation score: " in out
