@@ -127,6 +127,9 @@ def test_errors_are_those_of_a_whole_table_with_the_row_in_the_file(tmp_path):
         BatchedTable(tmp_path / "t.csv").visit(Joined)
     with pytest.raises(ValueError, match="column: got 'd', expected"):
         BatchedTable(tmp_path / "t.csv", ["d"])
+    (tmp_path / "t.csv").write_bytes(b"a\n" + b"w\n" * ROWS + b"\xff\n")
+    with pytest.raises(ValueError, match=r"^got bytes that are no text, expected CSV in UTF-8"):
+        BatchedTable(tmp_path / "t.csv", words=["a"]).visit(Joined)
 
 
 def test_without_pyarrow(tmp_path, monkeypatch):

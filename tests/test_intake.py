@@ -112,6 +112,14 @@ def test_text_is_refused_by_its_column(frame):
     )
 
 
+def test_decimals_are_refused_by_their_column():
+    pyarrow = pytest.importorskip("pyarrow")
+    x = arrow_table({"age": X[:, 0], "price": pyarrow.array(COUNTS).cast(pyarrow.decimal128(38, 2))})
+    message = message_of(lambda: trained(x), TypeError)
+    assert "x: got column 'price' of Decimal" in message
+    assert "turn it into numbers" in message
+
+
 @pytest.mark.parametrize("frame", FRAMES)
 def test_a_missing_value_is_refused_by_row_and_column(frame):
     x = frame({"age": X[:, 0].tolist(), "visits": [*COUNTS[:-1].tolist(), None]})

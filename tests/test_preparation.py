@@ -197,7 +197,7 @@ def test_the_spread_is_1_only_where_all_values_are_equal(measure):
     close = np.array([1.0, np.nextafter(1.0, 2.0)] * 10)
     assert 0 < measure(close)[1] < 1e-15
     tiny = np.array([1e-200, 3e-200])
-    assert measure(tiny) == pytest.approx((2e-200, 2e-200)), "the squares of the differences are 0"
+    assert measure(tiny) == pytest.approx((2e-200, 2e-200), abs=0.0), "the squares of the differences are 0"
 
 
 def test_numbers_that_are_large_and_close_together_are_standardised():

@@ -681,7 +681,9 @@ class Stateful(fastnn.Callback):
 
 
 def test_an_array_of_a_callback_keeps_its_shape(path):
-    for value in (np.array(3.0), np.zeros((2, 0, 1)), np.arange(6.0).reshape(2, 3).T):
+    weights = trained().runtime.params
+    values = np.array(3.0), np.zeros((2, 0, 1)), np.arange(6.0).reshape(2, 3).T, weights[:2], weights.astype(float)
+    for value in values:
         trained(callbacks=[Stateful(value)]).save(path)
         callback = Stateful(None)
         x, y = data()
