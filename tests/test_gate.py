@@ -132,6 +132,7 @@ def test_exit_2_where_the_machine_is_too_noisy(gate):
     assert code == 2
     assert "UNCLEAR  a" in text
     assert len(asked) == 1 + command.CONFIRMATIONS
+    assert f", {command.CONFIRMATIONS * command.CONFIRM_PAIRS} pairs)" in text
 
 
 def test_what_one_revision_lacks_is_skipped(gate):

@@ -79,6 +79,7 @@ def test_curves_are_the_history():
             np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
             np.testing.assert_array_equal(line.get_ydata(), RUN.history[name])
             assert line.get_label() == label
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "validation"]
     assert loss.get_title(loc="left") == "loss"
     assert "80%" in texts(figure)
 
@@ -109,8 +110,8 @@ def test_r2_has_a_panel_of_its_own():
 def test_nan_is_a_gap_and_never_the_best():
     figure = plot_history(history(loss=[3.0, 2.0, 1.0], val_loss=[NAN, 2.0, 3.0]))
     assert figure.axes[0].get_title(loc="right") == "best epoch 2: 2"
-    nothing = plot_history(history(loss=[3.0, 2.0, 1.0], val_loss=[NAN, NAN, NAN]))
-    assert nothing.axes[0].get_title(loc="right") == ""
+    nothing = plot_history(history(loss=[3.0, 2.0, 1.0], val_loss=[NAN] * 3, val_accuracy=[0.5, 0.6, 0.7]))
+    assert [axes.get_title(loc="right") for axes in nothing.axes] == ["", ""]
 
 
 def test_wide_ranges_are_logarithmic():
