@@ -266,6 +266,10 @@ def test_npz_of_values(capsys):
     assert run(capsys, "train", "t.npz", *options, *QUICK)[0] == 0
     result = json.loads(run(capsys, "evaluate", "fastnn-model.safetensors", "t.npz", "--json")[1])
     assert [each["target"] for each in result["targets"]] == ["y[0]", "y[1]"]
+    for columns, message in ((1, "got no column 'y[1]', expected it"), (3, "got 3 targets a row, expected 2")):
+        np.savez("other.npz", x=np.zeros((9, 3)), y=np.zeros((9, columns)))
+        code, _, err = run(capsys, "evaluate", "fastnn-model.safetensors", "other.npz")
+        assert (code, err.count("\n"), message in err) == (BAD_INPUT, 1, True)
     assert result["r2"] > 0.95
     assert 1 < result["targets"][0]["mean_absolute_error"] < 300
 
@@ -552,6 +556,7 @@ def test_predict_writes_parquet(capsys, trained):
         ("train later.csv --target plan --ignore id --ignore id", "--ignore: got 'id' more than once, expected each"),
         ("train later.csv", "--target: got none, expected the column to learn, one of 'id', 'age', 'city', 'member', "),
         ("train one.csv --target y", "one.csv: column 'y': got one class alone, a, expected two or more"),
+        ("train cut.npz --decay 0.5", "--decay: says nothing to --schedule cosine, "),
         ("train head.csv --target y", "are these the first row? The first line of a file names its columns"),
         ("train x.npy", "x.npy: got one array, expected inputs and targets, as in .npz"),
         ("train x.npz", "x.npz: got arrays x, expected the targets in one named y"),
@@ -601,7 +606,9 @@ def test_export_npz(capsys, trained):
         config = json.loads(str(arrays["config"]))
     assert config["preparation"] == json.loads(json.dumps(model.preparation.config()))
     code, out, _ = run(capsys, "export", trained / "spend", "--output", "s.npz", "--json")
-    assert json.loads(out)["output_kind"] == "standardised values"
+    result = json.loads(out)
+    assert result["output_kind"] == "standardised values"
+    assert "module" not in result
 
 
 def test_export_torch_needs_no_pytorch(capsys, trained, monkeypatch):
@@ -763,6 +770,10 @@ def test_large_whole_numbers_as_classes(capsys, extra):
     assert "column 'id': got 9007199254740992, expected words, or whole numbers below 2**53, as classes" in err
     assert run(capsys, *arguments, "--categorical", "id") == (0, "", "")
     assert fastnn.load("fastnn-model.safetensors").preparation.target.classes == tuple(sorted(set(ids)))
+    ids = [str(2**53 - 2 + i % 2) for i in range(40)]
+    write_csv("t.csv", {"x": [str(i % 2) for i in range(40)], "id": ids})
+    assert run(capsys, *arguments, "--task", "classes") == (0, "", "")
+    assert set(run(capsys, "predict", "fastnn-model.safetensors", "t.csv")[1].split()[1:]) <= set(ids)
 
 
 @needs_pyarrow
@@ -772,6 +783,7 @@ def test_large_whole_numbers_as_classes(capsys, extra):
     [
         ("--target y --columns x,x", "--columns: got 'x' more than once, expected each column once"),
         ("--target y,y", "--target: got 'y' more than once, expected each column once"),
+        ("--target y --columns=", "--columns: got '', expected one of 'x', 'y', 'none', 'huge'"),
         ("--target y --columns none", "t.csv: got no column with a value to learn from, expected one at least"),
         ("--target y --columns huge", "t.csv: column 'huge': got numbers too large for their standard deviation, "),
     ],
