@@ -85,6 +85,7 @@ def test_train_on_a_csv_of_classes(capsys):
     assert lines[0] == "people.csv: 288 rows to train on, 32 to choose the best epoch by, 80 to test on"
     assert lines[1] == "task: classes, since 'plan' holds words"
     assert lines[2] == "'id' is left out: 400 different words (--categorical id takes it in)"
+    assert "rows without plan" not in out, "all have one"
     assert lines[3] == "columns: 1 numeric, 2 categorical, 7 inputs"
     assert lines[4] == "7-16-3 relu, 179 parameters, adam"
     assert float(re.search(r"test accuracy ([\d.]+)%", out)[1]) > 85
