@@ -185,13 +185,10 @@ def stream(
     if paths and is_parquet(paths[0]):
         return _parquet_stream(paths, target, sample_weight, features, block_rows, buffer_rows)
     if paths and _is_npz(paths[0]):
-        target_name = None if target is None else _name("target", target)
-        weight_name = None if sample_weight is None else _name("sample_weight", sample_weight)
         there = member_names(paths[0])
-        for argument, name in (("target", target_name), ("sample_weight", weight_name)):
-            if name is not None and name not in there:
-                raise unknown_name(argument, name, there)
-        x_name = _features_member(paths[0], features, {target_name, weight_name})
+        target_name = None if target is None else _member("target", target, there)
+        weight_name = None if sample_weight is None else _member("sample_weight", sample_weight, there)
+        x_name = _features_member(there, features, {target_name, weight_name})
         data, target, sample_weight = (
             None if name is None else JoinedRows([open_rows(path, name) for path in paths])
             for name in (x_name, target_name, weight_name)
@@ -367,11 +364,19 @@ def _name(argument: str, value: Any) -> str:
     return value
 
 
-def _features_member(path: Path, features: Any, others: set[str | None]) -> str:
+def _member(argument: str, value: Any, there: list[str]) -> str:
+    """Return the name of an array that an .npz file has."""
+    name = _name(argument, value)
+    if name not in there:
+        raise unknown_name(argument, name, there)
+    return name
+
+
+def _features_member(there: list[str], features: Any, others: set[str | None]) -> str:
     """Return which array of an .npz file has the samples."""
     if features is not None:
-        return _name("features", features)
-    left = [name for name in member_names(path) if name not in others]
+        return _member("features", features, there)
+    left = [name for name in there if name not in others]
     if len(left) != 1:
         raise ValueError(f"features: got nothing to choose among {', '.join(left) or 'no array'}, expected a name")
     return left[0]

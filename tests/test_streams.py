@@ -274,9 +274,11 @@ def test_r2_does_not_cancel():
 
 def test_an_array_that_an_npz_file_has_not_is_named(tmp_path):
     np.savez(tmp_path / "s.npz", x=X, price=LABELS, weight=LABELS)
-    for argument in ("target", "sample_weight"):
+    named = {"target": "price", "features": "x"}
+    for argument in ("target", "sample_weight", "features"):
         with pytest.raises(ValueError, match=rf"^{argument}: got 'prize', expected one of .*Did you mean 'price'"):
-            fastnn.stream(tmp_path / "s.npz", features="x", **{"target": "price", argument: "prize"})
+            fastnn.stream(tmp_path / "s.npz", **{**named, argument: "prize"})
+    same(fitted(fastnn.stream(tmp_path / "s.npz", **named)), fitted(X, LABELS))
 
 
 def test_predictions_do_not_read_the_target():
@@ -695,6 +697,11 @@ CALLS = {
         ValueError,
         "target: got 'z' x y w",
     ),
+    "several members": (
+        lambda f: fastnn.stream(f / "all.npz", "y"),
+        ValueError,
+        "features: got nothing x, w expected a name",
+    ),
     "a path for a member": (lambda f: fastnn.stream(f / "all.npz", LABELS), TypeError, "target: got ndarray name"),
     "files of several widths": (
         lambda f: fastnn.stream([f / "x.npy", f / "wide.npy"]),
@@ -710,6 +717,11 @@ CALLS = {
         lambda f: fastnn.stream(f / "a.parquet", "y0", features=["x0", "X1"]),
         ValueError,
         "features: got 'X1' mean 'x1'?",
+    ),
+    "one name for features": (
+        lambda f: fastnn.stream(f / "a.parquet", "y0", features="x0"),
+        TypeError,
+        "features: got str expected names of columns",
     ),
     "another weight": (
         lambda f: fastnn.stream(f / "a.parquet", "y0", sample_weight="v"),
