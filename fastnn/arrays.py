@@ -69,11 +69,6 @@ class Data(NamedTuple):
         """Number of samples."""
         return max(len(self.x), len(self.x_bytes))
 
-    @property
-    def inputs(self) -> int:
-        """Width of a sample."""
-        return max(self.x.shape[1], self.x_bytes.shape[1])
-
     def on_host(self) -> Data:
         """Return the same with copies of what is on a GPU."""
         return Data._make(array if isinstance(array, np.ndarray) else array.copy_to_host() for array in self)
@@ -210,7 +205,7 @@ def contiguous(array: Array, dtype: Any) -> Array:
 
 def _check_finite(name: str, array: Array, first_row: int = 0, columns: Sequence[str] = ()) -> None:
     """Raise with the first row and column that holds NaN or infinity; rows count from `first_row`."""
-    if array.dtype.kind != "f" or array.size == 0:
+    if array.dtype.kind != "f":
         return
     flat = array.reshape(len(array), -1)
     step = max(1, _NUMBERS_AT_A_TIME // flat.shape[1])

@@ -121,7 +121,7 @@ def activation_of(layer: Layer) -> str | None:
     return layer.name if isinstance(layer, Activation) else None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Rescale(Layer):
     """Scale the inputs: x scale + offset; the first layer only.
 
@@ -143,12 +143,6 @@ class Rescale(Layer):
     def __init__(self, scale: npt.ArrayLike, offset: npt.ArrayLike = 0.0) -> None:
         object.__setattr__(self, "scale", _numbers("scale", scale))
         object.__setattr__(self, "offset", _numbers("offset", offset))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rescale) and self.config() == other.config()
-
-    def __hash__(self) -> int:
-        return hash((self.scale, self.offset))
 
     @property
     def per_input(self) -> bool:

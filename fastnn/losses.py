@@ -62,7 +62,7 @@ class Huber(Loss):
         Where the parabola turns into a line, > 0.
     """
 
-    delta_: float = 1.0
+    delta_: float
     name: ClassVar[str] = "huber"
     takes: ClassVar[str] = "values"
 

@@ -160,7 +160,7 @@ class Network:
         self.inputs, self.dtype, self.loss = inputs, dtype, loss
         self.rescale = np.empty((0, 0), dtype)
         body = list(enumerate(layers))
-        if body and isinstance(body[0][1], Rescale):
+        if isinstance(body[0][1], Rescale):
             self.rescale = body.pop(0)[1].table(inputs, dtype)  # type: ignore[attr-defined]
         body, self.output = _fold_output(body, loss)
         self.stages = self._build_stages(body)
