@@ -119,6 +119,14 @@ def test_a_step_is_the_one_that_sgd_takes(clipping):
     assert math.isnan(none)
 
 
+def test_a_step_from_weights_of_0_has_no_size():
+    """As in a last layer that starts with zeros."""
+    layers = [Dense(3, "tanh"), Dense(2, kernel_initializer="zeros")]
+    flow = watch(Sequential(layers, "squared_error", SGD(0.1)), regression())
+    assert np.isfinite(flow.history["step"]).tolist() == [[True, False], [True, True]]
+    assert flow.history["ratio"][0][1] == math.inf
+
+
 def test_a_step_is_known_for_sgd_alone():
     flow = watch(Sequential([Dense(2)], "squared_error", "adam"), regression())
     assert np.isnan(flow.history["step"]).all()
