@@ -10,6 +10,7 @@ from support import training_state
 
 import fastnn
 from fastnn import Dense, Sequential
+from fastnn.sparse import SparseData
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -304,12 +305,23 @@ def test_a_matrix_with_few_numbers_stays_sparse_and_has_the_same_bits(kind, monk
         model.fit(x, np.eye(3)[labels], **options)
         numbers = {name: each for name, each in model.history.history.items() if "second" not in name}
         scores = model.evaluate(x, labels, sample_weight=weights)
-        return model.parameters_vector().copy(), model.predict(x), model.predict_class(x), numbers, scores
+        outputs = model.predict(x), model.predict_class(x)
+        return model.parameters_vector().copy(), *outputs, numbers, scores, flow.history
 
     want = everything(dense)
     monkeypatch.setattr(type(x), "toarray", None)  # none of it is made dense
     for got, wanted in zip(everything(x), want, strict=True):
         np.testing.assert_equal(got, wanted)
+
+
+def test_parts_of_a_matrix_with_few_numbers_hold_their_own_numbers():
+    dense = X * (np.random.default_rng(5).uniform(size=X.shape) < 0.3)
+    x = sparse_of("csr_array", dense)
+    data = SparseData.unlabelled(x.indptr, x.indices, x.data, x.shape[1])
+    for first, last in ((0, 7), (7, 30), (30, 40), (12, 12)):
+        part = data.part(first, last)
+        assert len(part.columns) == len(part.values) == part.starts[-1] == np.count_nonzero(dense[first:last])
+        np.testing.assert_array_equal(part.dense(np.arange(part.rows)).x, dense[first:last])
 
 
 def test_a_matrix_with_few_numbers_is_checked():

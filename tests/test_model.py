@@ -885,8 +885,9 @@ def test_a_few_rows_give_the_bits_of_many(quick, rows):
     model, x = quick
     many = model.predict(x)
     for first in (0, 100, 300 - rows):
-        few = model.predict(x[first : first + rows].copy())
-        assert few.tobytes() == many[first : first + rows].tobytes()
+        few = x[first : first + rows].copy()
+        assert model.predict(few).tobytes() == many[first : first + rows].tobytes()
+        assert model.runtime.few_rows_forward(few) is not None, "the short way is taken"
     for other in (np.asfortranarray(x[:rows]), x[:rows].astype(">f4"), x[:rows].tolist(), x[: 2 * rows : 2]):
         assert model.predict(other).shape == (rows, 10)
     assert model.predict(np.asfortranarray(x[:rows])).tobytes() == many[:rows].tobytes()
@@ -958,6 +959,7 @@ def test_few_rows_of_another_kind_are_predicted_as_their_numbers(kind, x, y):
     want = model.predict(rows.astype(np.float32))
     for given in (rows, np.asfortranarray(rows), rows[::-1][::-1], np.repeat(rows, 2, axis=0)[::2]):
         assert model.predict(given).tobytes() == want.tobytes()
+        assert model.runtime.few_rows_forward(given) is not None, "the short way is taken"
     large = x[:2].astype(np.float64)
     large[1, 2] = 1e300
     with pytest.raises(ValueError, match=r"^x: got inf in row 1, column 2, expected finite numbers"):

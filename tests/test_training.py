@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from support import training_state
@@ -94,6 +96,15 @@ def test_whoever_listens_hears_of_every_epoch(monkeypatch):
     model_of(plateau).fit(x, y, epochs=20, batch_size=ROWS, verbose=False)
     one_by_one(model_of(), x, y, epochs=20, batch_size=ROWS, verbose=False)
     assert max(counts) == 1
+
+
+def test_seconds_of_epochs_in_one_call_are_shares_of_it(monkeypatch):
+    counts = count_calls(monkeypatch)
+    start = time.perf_counter()
+    history = model_of().fit(*arrays(), epochs=340, batch_size=ROWS, verbose=False).history
+    assert 0 < sum(history["seconds"]) <= time.perf_counter() - start
+    assert history["samples_per_second"] == [ROWS / seconds for seconds in history["seconds"]]
+    assert max(counts) > 200
 
 
 def test_a_line_for_every_epoch(capsys):
