@@ -291,6 +291,4 @@ def from_config(config: dict[str, Any]) -> Optimizer:
         raise unknown_name("optimizer", name, OPTIMIZERS)
     if isinstance(parameters.get("lr"), dict):
         parameters["lr"] = schedules.from_config(parameters["lr"])
-    if "betas" in parameters:
-        parameters["betas"] = tuple(parameters["betas"])
     return OPTIMIZERS[name.lower()](**parameters)

@@ -652,6 +652,7 @@ CONSTRUCTORS = {
     "three betas": (lambda: fastnn.Adam(betas=(0.9, 0.9, 0.9)), ValueError, "betas: got (0.9, 0.9, 0.9) two numbers"),
     "beta 1": (lambda: fastnn.AdamW(betas=(0.9, 1.0)), ValueError, "betas: got 1.0 [0, 1)"),
     "eps negative": (lambda: fastnn.Adam(eps=-1e-8), ValueError, "eps: got -1e-08 number >= 0"),
+    "eps of AdamW negative": (lambda: fastnn.AdamW(eps=-1e-8), ValueError, "eps: got -1e-08 number >= 0"),
     "decay negative": (lambda: fastnn.AdamW(weight_decay=-0.1), ValueError, "weight_decay: got -0.1 number >= 0"),
     "clip_norm 0": (lambda: fastnn.SGD(0.1, clip_norm=0.0), ValueError, "clip_norm: got 0.0 number > 0"),
     "clip_value negative": (lambda: fastnn.Adam(clip_value=-1.0), ValueError, "clip_value: got -1.0 number > 0"),

@@ -314,6 +314,20 @@ def test_a_matrix_with_few_numbers_stays_sparse_and_has_the_same_bits(kind, monk
         np.testing.assert_equal(got, wanted)
 
 
+@pytest.mark.parametrize("first", [fastnn.Dropout(0.3), fastnn.Activation("tanh"), fastnn.Rescale(2.0, 1.0)], ids=repr)
+def test_a_matrix_with_few_numbers_is_made_dense_where_the_first_layer_has_no_weights(first):
+    dense = np.where(np.arange(X.size).reshape(X.shape) % 11 == 0, X, 0.0)
+    x = sparse_of("csr_array", dense)
+
+    def everything(x):
+        model = Sequential([first, Dense(3)], "cross_entropy")
+        model.fit(x, LABELS, epochs=2, batch_size=16, verbose=False)
+        return model.parameters_vector().copy(), model.predict(x), model.evaluate(x, LABELS)
+
+    for got, wanted in zip(everything(x), everything(dense), strict=True):
+        np.testing.assert_equal(got, wanted)
+
+
 def test_parts_of_a_matrix_with_few_numbers_hold_their_own_numbers():
     dense = X * (np.random.default_rng(5).uniform(size=X.shape) < 0.3)
     x = sparse_of("csr_array", dense)

@@ -1032,6 +1032,15 @@ def test_no_workspace_is_held_that_was_outgrown(x, y):
     assert seen() is None
 
 
+def test_calls_of_many_sizes_keep_a_few_plans(x, y):
+    model = classifier(input_size=INPUTS)
+    for rows in range(1, 60):
+        model.gradients(x[:rows], y[:rows])
+        model.evaluate(x[:rows], y[:rows])
+    assert 1 < len(model.network._plans) <= 16
+    assert 1 < len(model.runtime._standing_contexts) <= 16
+
+
 def test_no_vector_is_held_that_was_replaced(x, y):
     """Estimators begin every fit with new ones."""
     runtime = classifier(input_size=INPUTS).runtime

@@ -149,6 +149,14 @@ def test_plateau_takes_more_accuracy_for_better(monitor):
     assert run_plateau(schedule, [0.1, 0.2, 0.15, 0.3], key=monitor) == [1, 1, 1, 0.5, 0.5]
 
 
+def test_plateau_is_known_by_its_parameters_wherever_it_stands():
+    plateau = ReduceOnPlateau(1.0, patience=0, cooldown=3)
+    new, shown = plateau.fresh(), repr(plateau)
+    run_plateau(plateau, [1.0, 2.0, 3.0])
+    assert plateau.state() != new.state()
+    assert (plateau, repr(plateau)) == (new, shown)
+
+
 def test_plateau_watches_the_training_loss_where_there_is_no_validation():
     schedule = ReduceOnPlateau(1.0, factor=0.5, patience=0)
     assert run_plateau(schedule, [1.0, 1.0, 0.5], key="loss") == [1, 1, 0.5, 0.5]

@@ -180,9 +180,18 @@ def test_few_rows_at_once(rng):
 
 
 PREFORK = """
-import concurrent.futures, os
+import concurrent.futures, os, signal, threading
 served = trained()  # loaded before the fork, and used
 want_served = served.predict(x).tobytes()
+held, done = threading.Event(), threading.Event()
+
+def hold():  # as a thread does that asks for gradients
+    with served.runtime.alone:
+        held.set()
+        done.wait()
+
+threading.Thread(target=hold).start()
+held.wait()
 children = []
 for _ in range(3):  # as a server forks its workers, each with threads of its own
     child = os.fork()
@@ -190,8 +199,11 @@ for _ in range(3):  # as a server forks its workers, each with threads of its ow
         with concurrent.futures.ThreadPoolExecutor(4) as threads:
             answers = set(threads.map(lambda _: served.predict(x).tobytes(), range(20)))
         right = answers == {want_served} and bits(trained()) == want and loops() == want_loops
+        signal.alarm(100)  # nobody here lets go of a lock that a thread of the parent's held
+        right = right and np.isfinite(served.gradients(x, y)[0])
         os._exit(0 if right else 3)
     children.append(child)
+done.set()
 print([os.waitpid(child, 0)[1] for child in children], loops() == want_loops)
 """
 
