@@ -155,14 +155,13 @@ class GradientFlow(Callback):
         model, runtime, network, probe = self.model, self.model.runtime, self.model.network, self._probe
         numbers = {name: [math.nan] * len(self._stages) for name in _NAMES}
         with runtime.alone:  # nobody else's rows come into the workspace meanwhile
-            finite = bool(runtime.gradient(probe, model.step, dropout=False)[0, layout.REPORT_ROWS])
+            report = runtime.gradient(probe, model.step, dropout=False)
+            finite = math.isfinite(report[0, layout.REPORT_LOSS])
             segments = zip(network.segments, network.views(runtime.params), network.views(runtime.grads), strict=True)
             matrices = [(weight, gradient) for segment, weight, gradient in segments if segment.is_weight]
             for row, number in enumerate(self._stages):
                 if network.stages[number].dense is not None:
-                    weight, gradient = matrices.pop(0)
-                    # Where the loss is not finite there was no backward pass.
-                    self._gradient_numbers(numbers, row, weight, gradient if finite else np.full_like(gradient, np.nan))
+                    self._gradient_numbers(numbers, row, *matrices.pop(0))
                 self._activation_numbers(numbers, row, number, network.stages[number])
             if finite and isinstance(model.optimizer, SGD):
                 self._step_numbers(numbers)

@@ -215,6 +215,17 @@ def test_callbacks_are_given_the_training_data():
     np.testing.assert_array_equal(look.seen[1], y[:30].astype(np.float32))
 
 
+def test_a_loss_that_is_not_finite_behind_outputs_that_are():
+    """Squares of such targets are too large for float32, and the gradient is not."""
+    x, y = regression()
+    model, flow = Sequential([Dense(3, "tanh"), Dense(2)], "squared_error", SGD(0.1)), GradientFlow()
+    with pytest.raises(fastnn.TrainingDiverged, match="in the loss itself"):
+        model.fit(x, y * 1e25, epochs=1, callbacks=[flow])
+    assert np.isfinite(flow.history["gradient_norm"]).all()
+    assert flow.problems() == {"not finite": []}
+    assert flow.diagnosis() == ["NaN or infinity in the loss; scale the inputs or start from smaller weights."]
+
+
 def test_one_row_is_enough():
     """It has no spread, which is no ailment."""
     x, y = regression(rows=1)
