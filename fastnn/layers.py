@@ -138,7 +138,7 @@ class Rescale(Layer):
     """
 
     scale: float | tuple[float, ...]
-    offset: float | tuple[float, ...] = 0.0
+    offset: float | tuple[float, ...]
 
     def __init__(self, scale: npt.ArrayLike, offset: npt.ArrayLike = 0.0) -> None:
         object.__setattr__(self, "scale", _numbers("scale", scale))

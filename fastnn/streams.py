@@ -277,7 +277,6 @@ def _parquet_stream(
         several = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
         if not (value is None or several or (isinstance(value, str) and argument == "target")):
             raise TypeError(f"{argument}: got {type(value).__name__}, expected names of columns")
-    target = list(target) if isinstance(target, tuple) else target
     if features is not None and not features:
         raise ValueError("features: got no name, expected at least one column")
     groups = ParquetGroups(paths, features, target, None if weight is None else _name("sample_weight", weight))
