@@ -877,3 +877,8 @@ def test_integers_at_the_ends_of_their_types():
     model, labels = Sequential([Dense(3)], "cross_entropy"), np.full(ROWS, 2**64 - 1, np.uint64)
     with pytest.raises(ValueError, match="y: got label 18446744073709551615 in row 0, expected 0 to 2"):
         model.fit(X, labels)
+
+
+def test_one_unit_under_cross_entropy_knows_one_class():
+    with pytest.raises(ValueError, match=r"^y: got label 1 in row 1, expected 0 to 0 for the 1 units of the last"):
+        Sequential([Dense(1)], "cross_entropy").fit(X, np.arange(ROWS) % 2)

@@ -555,6 +555,15 @@ def test_a_checkpoint_of_every_epoch(tmp_path):
         assert (loaded.epoch, loaded.step) == (epoch + 1, 3 * (epoch + 1))
 
 
+def test_a_name_without_suffix_is_a_folder_unless_it_is_a_file(tmp_path):
+    model = build()
+    for name in ("runs/first", "m"):
+        fit(model, 1, [Checkpoint(tmp_path / name, every=len(model.history.epoch) + 1)])
+        model.save(tmp_path / "m") if name != "m" else None
+    assert (tmp_path / "runs" / "first" / "epoch-000001.safetensors").is_file()
+    assert fastnn.load(tmp_path / "m").epoch == 2
+
+
 def test_a_checkpoint_of_every_other_epoch(tmp_path):
     model = build()
     fit(model, 3, [Checkpoint(tmp_path / "m{epoch}", every=2)])

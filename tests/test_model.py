@@ -805,6 +805,14 @@ def test_a_clone_without_weights_has_a_fresh_schedule_of_any_kind(x, y):
         assert training_state(twin) == training_state(fresh)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_each_weight_begins_with_a_cache_line(dtype):
+    model = Sequential([Dense(3), Dense(5, use_bias=False), Dense(2)], "huber", input_size=7, dtype=dtype)
+    views = model.network.views(model.parameters_vector())
+    assert [view.ctypes.data % 64 for view in views] == [0] * 5
+    assert model.parameters_vector().sum() == pytest.approx(sum(view.sum() for view in views)), "0 between them"
+
+
 def test_weights_as_one_vector(x, y):
     model, other = classifier(input_size=x.shape[1]), classifier(input_size=x.shape[1], seed=5)
     other.set_weights(model.parameters_vector().astype(np.float64))

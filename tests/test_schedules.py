@@ -57,7 +57,7 @@ def test_constant():
 
 
 def test_step_decay_halves_after_every_epoch():
-    assert over_epochs(StepDecay(0.8, factor=0.5, every=1), 5) == [0.8, 0.4, 0.2, 0.1, 0.05]
+    assert over_epochs(StepDecay(0.8), 5) == [0.8, 0.4, 0.2, 0.1, 0.05]
 
 
 def test_step_decay_counts_steps_across_epochs():
@@ -168,6 +168,8 @@ def test_plateau_names_the_metrics_there_are():
         schedule.epoch_end({"loss": 1.0, "val_accuracy": 0.5})
     with pytest.raises(ValueError, match=r"monitor: got 'val_accuracy', expected one of 'loss', 'accuracy'"):
         metric_to_watch({"loss": 1.0, "accuracy": 0.5}, "val_accuracy")
+    with pytest.raises(ValueError, match=r"monitor: got 'val_loss', expected one of 'accuracy'"):
+        ReduceOnPlateau(1.0).epoch_end({"accuracy": 0.5})
 
 
 def test_plateau_reaches_through_a_warmup():

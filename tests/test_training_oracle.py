@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import naive
@@ -372,6 +373,24 @@ def test_every_optimizer_against_torch(case, torch, rng):
     want = train_twin(torch, twin, theirs, criterion, x, y, penalty=penalty, **clipping)
     model.fit(x, y, epochs=EPOCHS, batch_size=BATCH, shuffle=False)
     compare(model, want, start)
+
+
+@pytest.mark.torch
+def test_defaults_are_those_of_torch(torch):
+    pairs = [
+        (fastnn.SGD, torch.optim.SGD, "momentum nesterov"),
+        (fastnn.AdaGrad, torch.optim.Adagrad, "lr eps"),
+        (fastnn.RMSprop, torch.optim.RMSprop, "lr alpha eps momentum centered"),
+        (fastnn.Adam, torch.optim.Adam, "lr betas eps amsgrad"),
+        (fastnn.AdamW, torch.optim.AdamW, "lr betas eps amsgrad weight_decay"),
+        (fastnn.ReduceOnPlateau, torch.optim.lr_scheduler.ReduceLROnPlateau, "factor patience cooldown min_lr"),
+        (fastnn.losses.Huber, torch.nn.HuberLoss, "delta"),
+    ]
+    for ours, theirs, names in pairs:
+        own, want = (inspect.signature(each.__init__).parameters for each in (ours, theirs))
+        assert {name: own[name].default for name in names.split()} == {n: want[n].default for n in names.split()}
+    assert not fastnn.AdaGrad().eps_inside_sqrt
+    assert not fastnn.RMSprop().eps_inside_sqrt
 
 
 @pytest.mark.torch
