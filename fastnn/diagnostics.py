@@ -163,7 +163,7 @@ class GradientFlow(Callback):
                 if network.stages[number].dense is not None:
                     self._gradient_numbers(numbers, row, *matrices.pop(0))
                 self._activation_numbers(numbers, row, number, network.stages[number])
-            if finite and isinstance(model.optimizer, SGD):
+            if isinstance(model.optimizer, SGD):
                 self._step_numbers(numbers)
             output, _ = runtime.activations(len(network.stages) - 1, probe.rows)
         # Taken together at the end, so that Ctrl-C in between leaves no half a measurement.

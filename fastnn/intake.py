@@ -17,7 +17,6 @@ from fastnn.arrays import (
     classes_of,
     contiguous,
     is_on_gpu,
-    is_sparse,
     not_finite,
     row_shape,
     weighed_by_class,
@@ -52,7 +51,7 @@ class Intake:
         """Return what training and evaluation take their rows from; `prefix` is that of the arguments' names."""
         if not is_read_by_blocks(x):
             return InMemory(self.batch(x, y, sample_weight, prefix))
-        if self._keeps_sparse(x) and not is_sparse(y):
+        if self._keeps_sparse(x):
             samples = self._sparse_samples(x, prefix)
             labels, targets = self._targets(y, samples.rows, prefix, 0)
             weights = as_weights(sample_weight, samples.rows)
