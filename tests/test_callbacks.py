@@ -644,6 +644,16 @@ def test_history_makes_nothing_of_its_own_length_for_an_epoch():
     assert peak < 100_000
 
 
+def test_going_back_to_an_epoch_takes_back_what_came_from_it_on():
+    history = History()
+    for epoch in range(5):
+        history.append(epoch, {"loss": 5.0 - epoch})
+        history.add_stop(epoch, 0, "loss", True)
+    history.truncate(3)
+    assert (history.epoch, history.history) == ([0, 1, 2], {"loss": [5.0, 4.0, 3.0]})
+    assert [stop["epoch"] for stop in history.stops] == [0, 1, 2]
+
+
 def test_history_is_of_plain_numbers():
     model = build()
     fit(model, 1, [LambdaCallback(lambda epoch, logs: logs.update(extra=np.float32(0.5)))])

@@ -760,6 +760,26 @@ def test_a_clone_without_weights_begins_anew(x, y):
     assert training_state(twin) == training_state(fresh)
 
 
+def test_a_clone_without_weights_has_all_settings(x):
+    given = {
+        "seed": 7, "dtype": np.dtype("float64"), "n_threads": 1, "l1": 0.1, "l2": 0.2, "l1_mode": "truncate",
+        "check_finite": False,
+    }  # fmt: skip
+    model = classifier(optimizer=fastnn.SGD(0.1, momentum=0.5), input_size=INPUTS, **given)
+    model.preparation = "what a table's rows go through"
+    twin = model.clone(weights=False)
+    for name in (*given, "layers", "loss", "optimizer", "device", "matmul_precision", "preparation"):
+        assert getattr(twin, name) == getattr(model, name), name
+    assert weight_bytes(twin) == weight_bytes(model)
+
+
+def test_a_tie_is_counted_as_it_is_predicted(x):
+    model = Sequential([Dense(1, kernel_initializer="zeros")], "binary_cross_entropy", input_size=INPUTS)
+    labels = np.arange(len(x)) % 3 == 0
+    assert model.predict_proba(x).tolist() == [[0.5]] * len(x)
+    assert model.evaluate(x, labels)["accuracy"] == pytest.approx((model.predict_class(x) == labels).mean())
+
+
 def test_a_model_without_weights_can_be_cloned(x, y):
     model = classifier()
     twin = model.clone()

@@ -718,6 +718,11 @@ CALLS = {
         ValueError,
         "features: got 'X1' mean 'x1'?",
     ),
+    "a number for a column": (
+        lambda f: fastnn.stream(f / "a.parquet", "y0", features=["x0", 1]),
+        TypeError,
+        "features: got list expected names of columns",
+    ),
     "one name for features": (
         lambda f: fastnn.stream(f / "a.parquet", "y0", features="x0"),
         TypeError,
