@@ -23,6 +23,14 @@ class ProgressBar(tqdm):
             total=total, unit=" samples", unit_scale=True, delay=1.0, miniters=1, disable=silent, leave=False
         )
 
+    def refresh(self, *arguments: Any, **settings: Any) -> Any:
+        """Draw it, from the end of the delay on, which tqdm keeps in `update` alone, and so that `close` clears it."""
+        if self.disable or self._time() < self.start_t + self.delay:
+            return False
+        drawn = super().refresh(*arguments, **settings)
+        self.last_print_t = self._time()
+        return drawn
+
 
 def _own_lock(*_: Any) -> None:
     ProgressBar.set_lock(threading.RLock())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ from support import training_state
 
 import fastnn
 from fastnn import training
+from fastnn.progress import ProgressBar
 from fastnn.runtime import Runtime
 
 ROWS, INPUTS = 70, 5
@@ -111,6 +113,35 @@ def test_a_line_for_every_epoch(capsys):
     model_of().fit(*arrays(), epochs=30, batch_size=ROWS, verbose=True)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [f"epoch {number}" for number in range(1, 31)]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("verbose", [False, 0, "auto", True])
+def test_a_terminal_shows_a_bar_of_what_takes_long_and_is_clear_in_the_end(verbose, each, monkeypatch):
+    model, callbacks = model_of(), [fastnn.LambdaCallback(lambda epoch, logs: None)] if each else []
+    model.fit(*arrays(), epochs=0, batch_size=ROWS)  # what compiles its kernels may say so
+    for delay, drawn in ((1e9, False), (0.0, verbose not in (False, 0))):
+
+        class Bar(ProgressBar):
+            def __init__(self, *arguments, delay=delay):
+                super().__init__(*arguments)
+                self.delay = delay
+
+        monkeypatch.setattr(training, "ProgressBar", Bar)
+        terminal, lines = Terminal(), io.StringIO()
+        monkeypatch.setattr("sys.stderr", terminal)
+        monkeypatch.setattr("sys.stdout", lines)
+        model.fit(*arrays(), epochs=3, batch_size=ROWS, verbose=verbose, callbacks=callbacks)
+        shown = terminal.getvalue()
+        assert shown.rpartition("\r")[0].rpartition("\r")[2].strip() == shown.rpartition("\r")[2] == ""
+        assert (f"epoch {model.epoch - 1}: " in shown and "/210 [" in shown and "loss 1." in shown) == drawn
+        assert drawn or not shown.strip()
+        assert lines.getvalue().count("epoch") == (3 if verbose is True else 0)
 
 
 @pytest.mark.parametrize("at", [0, 1, 17, 38])
