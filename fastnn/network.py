@@ -6,6 +6,7 @@ Compiled code reads the table (`kernels/layout.py`), so another architecture com
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -291,6 +292,10 @@ class Network:
         offsets[layout.DX] = int(table[0, layout.DELTA]) if table[0, layout.KIND] == layout.ELEMENTWISE else place
         offsets[layout.SCRATCH] = place + _aligned(rows * self.inputs)
         members, offsets[layout.ROW_TASKS] = self._share(rows, threads)
+        if members > 1 and offsets[layout.ROW_TASKS]:
+            for row, following in itertools.pairwise(table):
+                if following[layout.KIND] == layout.DENSE:
+                    row[[layout.SOON, layout.SOON_COLUMNS]] = following[[layout.WEIGHT, layout.N_OUT]]
         weight_tasks = self._weight_tasks(rows, members)
         _, i0, i1, j0, j1, *_ = weight_tasks.T
         offsets[layout.GRADIENT_BLOCK] = _aligned(GROUP + each)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import Activation, Dense, Dropout, Sequential
-from fastnn.kernels import layout, partition
+from fastnn import Activation, Dense, Dropout, Sequential, runtime
+from fastnn.kernels import _shares, _team, layout, partition
 from fastnn.network import Network
 
 DRAWS = 300
@@ -57,22 +57,103 @@ def block_of(rows, index):
 
 
 @numba.njit
-def part_of(rows, tasks, t):
-    return partition.rows_of_task(rows, tasks, t)
+def rows_of(rows, first, last):
+    return partition.rows_of_blocks(rows, first, last)
 
 
-def test_every_row_is_in_one_part_of_whole_blocks():
+@numba.njit
+def chunk_of(rows, chunks, t):
+    return partition.rows_of_chunk(rows, chunks, t)
+
+
+def test_every_row_is_in_one_chunk_of_whole_blocks():
     for rows in (*range(1, 200), 1023, 1024, 10_000):
         blocks = blocks_of(rows)
         ends = [block_of(rows, index) for index in range(blocks)]
         assert [0, *(stop for _, stop in ends)] == [*(start for start, _ in ends), rows]
-        for tasks in range(1, blocks + 1):
-            parts = [part_of(rows, tasks, t) for t in range(tasks)]
-            assert [0, *(part[1] for part in parts)] == [*(part[0] for part in parts), rows]
-            assert [0, *(part[3] for part in parts)] == [*(part[2] for part in parts), blocks]
-            for start, stop, first, last in parts:
-                assert (start, stop) == (ends[first][0], ends[last - 1][1])
+        for first in range(blocks):
+            for last in range(first + 1, blocks + 1):
+                assert rows_of(rows, first, last) == (ends[first][0], ends[last - 1][1])
+        for chunks in range(1, blocks + 1):
+            parts = [chunk_of(rows, chunks, t) for t in range(chunks)]
+            assert [0, *(stop for _, stop in parts)] == [*(start for start, _ in parts), rows]
+            for start, stop in parts:
+                assert start in [a for a, _ in ends]
                 assert stop > start
+
+
+def test_the_middle_of_batches_can_be_cut_finely():
+    """For threads of other speeds to get other parts of them."""
+    for rows in (64, 100, 128, 512, 10_000):
+        assert blocks_of(rows) >= 8
+
+
+@numba.njit
+def share_out(team, blocks, members):
+    _shares.share_out(team, blocks, members)
+
+
+@numba.njit
+def note_pace(team, seat, rows, nanoseconds):
+    _shares.note_pace(team, seat, rows, nanoseconds)
+
+
+def words_of(team, which):
+    return team[_team.CLAIMS + which :: _team.LINE]
+
+
+@pytest.mark.parametrize(
+    ("paces", "blocks", "ends"),
+    [
+        ([0, 0], 8, [4, 8]),
+        ([0, 500], 8, [4, 8]),
+        ([500, 500], 8, [4, 8]),
+        ([100, 300], 8, [6, 8]),
+        ([300, 100], 8, [2, 8]),
+        ([1, 10**9], 8, [7, 8]),
+        ([10**9, 1], 8, [1, 8]),
+        ([100, 100, 200, 200], 12, [4, 8, 10, 12]),
+        ([10**9, 1, 10**9, 10**9], 4, [1, 2, 3, 4]),
+        ([0, 0, 0], 64, [21, 42, 64]),
+    ],
+)
+def test_who_is_faster_gets_more_rows(paces, blocks, ends):
+    team = _team.team_words(len(paces))
+    words_of(team, _shares.PACE)[:] = paces
+    share_out(team, blocks, len(paces))
+    assert words_of(team, _shares.LAST).tolist() == ends
+    assert words_of(team, _shares.FIRST).tolist() == [0, *ends[:-1]]
+
+
+def test_a_pace_follows_what_rows_take_but_no_single_mishap():
+    team = _team.team_words(2)
+    pace = words_of(team, _shares.PACE)
+    note_pace(team, 1, 10, 1000)
+    assert pace.tolist() == [0, 25_600]
+    note_pace(team, 1, 20, 1000)
+    assert pace[1] == (3 * 25_600 + 12_800) // 4
+    before = int(pace[1])
+    note_pace(team, 1, 10, 10**7)
+    assert pace[1] == (3 * before + 2 * before) // 4
+
+
+@pytest.mark.parametrize("paces", [(100, 10**6), (10**6, 100)])
+def test_how_rows_are_shared_out_changes_no_bit(paces, monkeypatch):
+    def of_other_speeds(members):
+        team = _team.team_words(members)
+        words_of(team, _shares.PACE)[:] = paces if members == 2 else 0
+        return team
+
+    x, y = np.random.default_rng(0).normal(size=(2, 250, 300))
+    results = []
+    for threads in (1, 2, 2):
+        layers = [Dense(300, "tanh"), Dropout(0.2), Dense(300)]
+        model = Sequential(layers, "squared_error", input_size=300, seed=0, n_threads=threads)
+        losses = model.fit(x, y, epochs=2, batch_size=96, verbose=False).history["loss"]
+        assert model.network.plan(96, threads).offsets[layout.ROW_TASKS] == threads
+        results.append([losses, model.predict(x).tobytes(), *(w.tobytes() for w in model.get_weights())])
+        monkeypatch.setattr(runtime, "team_words", of_other_speeds)
+    assert results[0] == results[1] == results[2]
 
 
 ROUTES = {"rows": (96, [(300, 300), (300, 64)]), "stages": (40, [(300, 300), (300, 64)]),
@@ -115,5 +196,5 @@ def test_a_wide_first_layer_is_cut_by_columns():
 def test_a_few_threads_get_as_many_rows_each():
     for rows in (*range(64, 300), 1023, 1024, 10_000):
         for tasks in (2, 4):
-            sizes = [stop - start for start, stop, *_ in (part_of(rows, tasks, t) for t in range(tasks))]
+            sizes = [stop - start for start, stop in (chunk_of(rows, tasks, t) for t in range(tasks))]
             assert max(sizes) - min(sizes) <= 3, (rows, sizes)

@@ -55,6 +55,8 @@ from fastnn.kernels.layout import (
     SOFTMAX,
     SOFTMAX_FOLDED,
     SOFTMAX_ROWS,
+    SOON,
+    SOON_COLUMNS,
     SOURCE,
     STAGES,
     STEP,
@@ -136,7 +138,8 @@ def forward_block(c, params, s, i0, i1, j0, j1, seat):
         out, w, bias = pointer(work, sums + i0 * n + j0), stage[WEIGHT] + j0, stage[BIAS] + j0
         call_gemm(
             c[GEMM], out, n, pointer(work, stage[IN] + i0 * k), k, 1, pointer(params, w), n, 1, i1 - i0, j1 - j0, k,
-            pointer(params, bias), stage[BIAS] >= 0, pointer(work, scratch + GROUP), out, 0,
+            pointer(params, bias), stage[BIAS] >= 0, pointer(work, scratch + GROUP), pointer(params, stage[SOON]),
+            stage[SOON_COLUMNS],
         )  # fmt: skip
     else:
         copy(work[sums + i0 * n : sums + i1 * n], work[stage[IN] + i0 * n : stage[IN] + i1 * n])

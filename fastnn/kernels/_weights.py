@@ -59,7 +59,7 @@ from fastnn.kernels.layout import (
     WEIGHT_TASKS,
     WORK,
 )
-from fastnn.kernels.partition import gradient_chunks, rows_of_task
+from fastnn.kernels.partition import gradient_chunks, rows_of_chunk
 from fastnn.kernels.update import call_update, penalty_block, soft_threshold_block, squared_norm_block
 
 _LR, _CLIP = update.LR, update.CLIP_VALUE
@@ -111,12 +111,12 @@ def weight_task(c, params, t, seat):
         grads, d, ld = work, room, width
         d_bias = d + (i1 - i0) * width if bias >= 0 else -1
     chunks = gradient_chunks(c[CHUNK_FROM], rows)
-    b0, b1, _, _ = rows_of_task(rows, chunks, 0)
+    b0, b1 = rows_of_chunk(rows, chunks, 0)
     gradient_block(c, params, number, i0, i1, j0, j1, b0, b1, grads, d, ld, d_bias, True, seat)
     more = room + (c[SCRATCH_EACH] - c[GRADIENT_BLOCK]) // 2
     more_bias = more + (i1 - i0) * width if bias >= 0 else -1
     for chunk in range(1, chunks):
-        b0, b1, _, _ = rows_of_task(rows, chunks, chunk)
+        b0, b1 = rows_of_chunk(rows, chunks, chunk)
         gradient_block(c, params, number, i0, i1, j0, j1, b0, b1, work, more, width, more_bias, False, seat)
         for i in range(i1 - i0):
             add(grads[d + i * ld : d + i * ld + width], work[more + i * width : more + (i + 1) * width])

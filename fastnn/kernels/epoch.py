@@ -23,6 +23,7 @@ from fastnn.kernels._context import double_rows_at, doubles_at, float_rows_at, f
 from fastnn.kernels._gather import fetch
 from fastnn.kernels._jit import Task, block, entry, inlined
 from fastnn.kernels._pool import KINDS, LIKE, begin, compile_attend, finish, pool
+from fastnn.kernels._shares import blocks_of_part, by_pace, note_pace, share_out
 from fastnn.kernels._simd import finish_writes, flush_subnormals, restore_floats
 from fastnn.kernels._stages import backward_block, forward_block, loss_of_block, stage_task
 from fastnn.kernels._team import (
@@ -127,7 +128,7 @@ from fastnn.kernels.partition import (
     loss_blocks,
     parts_of_rows,
     row_tasks,
-    rows_of_task,
+    rows_of_blocks,
     stage_tasks,
 )
 
@@ -141,9 +142,22 @@ FIRST_TRIAL, TRIAL, TRIAL_EVERY = 4, 4, 256
 
 @block
 def _rows_task(c, params, t, seat):
-    """Carry some rows of the batch through all stages, to the loss, and back."""
+    """Carry part `t` of the batch's rows through all stages, to the loss, and back."""
+    team = integers_at(c, TEAM)
+    first, last = blocks_of_part(c, team, t)
+    i0, i1 = rows_of_blocks(c[ROWS], first, last)
+    if not by_pace(c):
+        _carry(c, params, t, i0, i1, first, last, seat)
+        return
+    began = now(team)
+    _carry(c, params, t, i0, i1, first, last, seat)
+    note_pace(team, seat, i1 - i0, now(team) - began)
+
+
+@block
+def _carry(c, params, t, i0, i1, first, last, seat):
+    """Carry rows [i0, i1), which are blocks [first, last) of the loss, through all stages, to the loss, and back."""
     stages = integer_rows_at(c, STAGES)
-    i0, i1, first, last = rows_of_task(c[ROWS], parts_of_rows(c), t)
     fetch(c, params, i0, i1)
     for s in range(stages.shape[0]):
         forward_block(c, params, s, i0, i1, 0, stages[s, N_OUT], seat)
@@ -250,6 +264,8 @@ def _carry_rows(c, params, learning):
     """Gather the batch, carry it through all stages to the loss, and the gradient back."""
     stages = integer_rows_at(c, STAGES)
     if c[ROW_TASKS] > 0:
+        if by_pace(c):
+            share_out(integers_at(c, TEAM), loss_blocks(c[ROWS]), c[MEMBERS])
         _run(c, params, OP_ROWS, parts_of_rows(c), 0)
         return
     _run(c, params, OP_GATHER, row_tasks(c[ROWS], stages[0, N_IN]), 0)

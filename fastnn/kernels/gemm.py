@@ -432,11 +432,11 @@ def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, sc
     row that repeats one number
     bias : n numbers that every row's sums start from, where `has_bias`
     scratch : `product_scratch` elements
-    soon, ld_soon : address and row stride of an m x n block that is written next: with each tile of C that place of it
-    is asked for. A stride of 0 stands for C itself, whose next tile is asked for
+    soon, ld_soon : address and row stride of what comes next. Where rows of A lie in one piece, rows of the B of the
+    next product, whose first panel is asked for along with the last one here; a stride of 0 stands for none. Else an
+    m x n block that is written next: with each tile of C that place of it is asked for. A stride of 0 stands for C
+    itself, whose next tile is asked for
     """
-    if ld_soon == 0:
-        soon, ld_soon = advance(c, MR * ldc), ldc
     nr = tile_columns(c)
     depth_max = -(-k // (-(-k // _most_depth(nr))))  # the same depth for all but the last panel
     packed_a = advance(scratch, depth_max * (-(-min(n, NC) // nr) * nr))
@@ -444,6 +444,9 @@ def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, sc
     far = a_cs == 1 and n >= 192 and (k >= LONG or (m >= ALIKE_ROWS and WIDE and a_rs * item_bytes(c) % 4096 == 0))
     copy_a = far and WIDE and m <= MC_IN_PLACE and m >= MR
     pack_a = (a_rs == 1 and n >= AGAIN and a_cs >= 256) or (a_rs != 1 and a_cs != 1) or (far and not copy_a)
+    by_row = not pack_a and a_cs == 1
+    if not by_row and (a_cs == 1 or ld_soon == 0):
+        soon, ld_soon = advance(c, MR * ldc), ldc
     block_rows = MC if pack_a else MC_IN_PLACE
     begin = 0
     if n == 1 and ldc == 1 and b_rs == 1:
@@ -489,7 +492,9 @@ def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, sc
                     init, init_stride, has_init = out, ldc, k0 > 0
                     if has_bias and k0 == 0:
                         init, init_stride, has_init = advance(bias, j0 + j), 0, True
-                    by_row = not pack_a and a_cs == 1
+                    asks = j + nr < nc
+                    if by_row and not asks and ld_soon != 0:
+                        asks, next_b, next_stride, within = True, soon, ld_soon, -1
                     if columns < nr and by_row:
                         if VECTORS * columns <= nr:
                             _half_in_place(out, ldc, init, init_stride, has_init, a_at, row_stride, b_at, b_stride,
@@ -506,7 +511,7 @@ def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, sc
                                             b_at, b_stride, mc, kc, columns)  # fmt: skip
                     elif by_row:
                         _rows_in_place(out, ldc, init, init_stride, has_init, a_at, row_stride, b_at, b_stride,
-                                       mc, kc, j + nr < nc, next_b, next_stride, within)  # fmt: skip
+                                       mc, kc, asks, next_b, next_stride, within)  # fmt: skip
                     else:
                         _rows_by_column(out, ldc, init, init_stride, has_init, a_at, panel, a_stride,
                                         b_at, b_stride, mc, kc,

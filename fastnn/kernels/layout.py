@@ -24,8 +24,9 @@ from fastnn.kernels._context import SLOTS
     LAYER,  # number of the dropout layer, for its random numbers
     THRESHOLD,  # dropout rate * 2^32, 0 for none
     DELTA,  # offset of the gradient of its sums; the same as of the stage behind it where that has no weights
-) = range(13)
-N_STAGE = 13
+    SOON, SOON_COLUMNS,  # offset and columns of a W that other threads wrote, to be asked for meanwhile; 0 columns: no
+) = range(15)  # fmt: skip
+N_STAGE = 15
 
 DENSE, ELEMENTWISE = range(2)
 KEEP_NONE, KEEP_Z, KEEP_A = range(3)

@@ -25,6 +25,9 @@ ROW_CHUNK, MAX_ROW_TASKS = 4096, 16
 LOSS_BLOCK_ROWS, MAX_LOSS_BLOCKS = 16, 64
 """The loss of a batch is added up by blocks of some rows, 64 at most: parts of a batch are whole blocks."""
 
+FINE_FROM, FINE_BELOW = 48, 128
+"""Rows of a batch whose blocks have half as many rows each, for threads of other speeds to get other parts."""
+
 
 @block
 def row_tasks(rows, n):
@@ -38,7 +41,8 @@ def loss_blocks(rows):
 
     1, 2, or a multiple of 4, so that a few threads get as many each.
     """
-    blocks = min(MAX_LOSS_BLOCKS, rows // LOSS_BLOCK_ROWS)
+    each = LOSS_BLOCK_ROWS // 2 if FINE_FROM <= rows < FINE_BELOW else LOSS_BLOCK_ROWS
+    blocks = min(MAX_LOSS_BLOCKS, rows // each)
     return blocks - blocks % 4 if blocks >= 4 else max(1, min(2, blocks))
 
 
@@ -48,11 +52,17 @@ def loss_block(rows, index):
     return split(rows, loss_blocks(rows), index, 2)
 
 
-@block
-def rows_of_task(rows, tasks, t):
-    """Return (first row, last row + 1, first block, last block + 1) of one of some tasks: whole blocks of the loss."""
-    first, last = split(loss_blocks(rows), tasks, t, 1)
-    return loss_block(rows, first)[0], loss_block(rows, last - 1)[1], first, last
+@inlined
+def rows_of_blocks(rows, first, last):
+    """Return (first row, last row + 1) of the blocks [first, last) of the loss."""
+    return loss_block(rows, first)[0], loss_block(rows, last - 1)[1]
+
+
+@inlined
+def rows_of_chunk(rows, chunks, t):
+    """Return (first row, last row + 1) of one of some equal chunks of a batch: whole blocks of the loss."""
+    first, last = split(loss_blocks(rows), chunks, t, 1)
+    return rows_of_blocks(rows, first, last)
 
 
 CHUNK_ROWS, MOST_CHUNKS = 64, 8
