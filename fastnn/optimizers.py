@@ -224,8 +224,6 @@ class Adam(Optimizer):
         object.__setattr__(
             self, "betas", tuple(check_number("betas", b, low=0.0, high=1.0, high_open=True) for b in betas)
         )
-        if self.amsgrad:
-            object.__setattr__(self, "code", update.AMSGRAD)
         super().__post_init__()
 
     def _check(self) -> None:

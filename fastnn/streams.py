@@ -348,7 +348,7 @@ def _paths(data: Any) -> list[str]:
 
 def _opened(value: Any) -> Any:
     """Return the rows of files where paths came, else the same."""
-    paths = [] if value is None else _paths(value)
+    paths = _paths(value)
     return JoinedRows([open_rows(path) for path in paths]) if paths else value
 
 
