@@ -825,6 +825,13 @@ def test_a_clone_without_weights_has_a_fresh_schedule_of_any_kind(x, y):
         assert training_state(twin) == training_state(fresh)
 
 
+def test_the_weights_of_float32_are_those_of_float64_rounded():
+    single, double = (classifier(input_size=INPUTS, dtype=dtype).get_weights() for dtype in ("float32", "float64"))
+    for rounded, exact in zip(single, double, strict=True):
+        np.testing.assert_array_equal(rounded, exact.astype(np.float32))
+    assert (single[0] != double[0]).mean() > 0.9
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_each_weight_begins_with_a_cache_line(dtype):
     model = Sequential([Dense(3), Dense(5, use_bias=False), Dense(2)], "huber", input_size=7, dtype=dtype)
@@ -1078,6 +1085,19 @@ def test_no_vector_is_held_that_was_replaced(x, y):
         runtime._standing(runtime.network.plan(rows, 1))
         seen.append(weakref.ref(runtime.params))
     assert [each() is None for each in seen] == [True, True, False]
+
+
+def test_the_threads_of_a_model_are_its_own(threads):
+    threads(1)
+    used = []
+    real = kernels_epoch.execute
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            kernels_epoch, "execute", lambda c, params: used.append(numba.get_num_threads()) or real(c, params)
+        )
+        model = Sequential([Dense(300, "relu"), Dense(10)], "cross_entropy", n_threads=2)
+        model.fit(np.ones((1000, 300), np.float32), np.zeros(1000, int), epochs=1, batch_size=1000)
+    assert (used, numba.get_num_threads()) == ([2], 1)
 
 
 def test_one_thread_asked_for_within_a_fit_is_obeyed(threads):

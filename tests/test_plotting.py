@@ -474,6 +474,8 @@ def test_layer_outputs_are_what_the_layers_make():
     logits.set_weights([w[:, :2], b2])
     (outputs,) = logits.layer_outputs(x).values()
     np.testing.assert_allclose(outputs, x @ w[:, :2] + b2, atol=1e-14)
+    joined = fastnn.Sequential([fastnn.Dense(2), fastnn.Activation("tanh")], "huber", input_size=4, dtype="float64")
+    assert list(joined.layer_outputs(x)) == ["layer 0 (Dense, 2 tanh)"]
     curved = fastnn.Sequential([fastnn.Dense(2, "gelu")], "squared_error", input_size=4)  # keeps z as well
     np.testing.assert_array_equal(*curved.layer_outputs(x).values(), curved.predict(x))
     some = model.layer_outputs(x, rows=3)["layer 0 (Dense, 30 relu)"]
