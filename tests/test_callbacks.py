@@ -540,6 +540,10 @@ def test_a_best_checkpoint_of_another_file_or_number_is_a_best_of_its_own(tmp_pa
     assert [fastnn.load(tmp_path / f"{name}.safetensors").epoch for name in "ab"] == [1, 3]
     fit(model, 1, [Script([0, 0, 0, 0.5], "val_accuracy"), best("b", "val_accuracy")])
     assert fastnn.load(tmp_path / "b.safetensors").epoch == 4
+    used = best("c")
+    fit(build(), 1, [Script([0.1]), used])
+    fit(model, 1, [Script([0, 0, 0, 0, 5]), used])  # whose checkpoints watched "val_accuracy"
+    assert (used.best, fastnn.load(tmp_path / "c.safetensors").epoch) == (5, 5)
 
 
 # ----------------------------------------------------------------------------------------- checkpoints
