@@ -15,7 +15,7 @@ from support import naive_layers, naive_weights, run_python
 
 import fastnn
 from fastnn import cuda
-from fastnn.cuda import gradient
+from fastnn.cuda import block, gradient
 from fastnn.cuda import runtime as cuda_runtime
 from fastnn.cuda import step as s
 from fastnn.cuda._numba import SIMULATED
@@ -61,9 +61,9 @@ OPTIMIZERS = {
 }
 
 
-@pytest.fixture(params=["few", "fused", "staged", "cublas"])
+@pytest.fixture(params=["block", "few", "fused", "staged", "cublas"])
 def route(request, monkeypatch):
-    """Each of the ways, whatever the size: few rows, tiles of rows, stage by stage, a library's products."""
+    """Each of the ways, whatever the size: in one block, few rows, tiles of rows, stages, a library's products."""
     from fastnn.cuda import _cublas, launches
 
     if request.param == "cublas":
@@ -72,6 +72,7 @@ def route(request, monkeypatch):
         elif _cublas.loaded() is None:
             pytest.skip("cuBLAS is not installed")
         monkeypatch.setattr(launches, "WORTH_FLOPS", 0)
+    monkeypatch.setattr(block, "ROOM", block.ROOM if request.param == "block" else 0)
     monkeypatch.setattr(s, "SHARED_BYTES", 39 * 1024 if request.param == "few" else 0)
     monkeypatch.setattr(s, "WIDEST_FUSED", 0 if request.param == "staged" else 128)
     return request.param
@@ -333,7 +334,7 @@ def test_losses_and_right_answers_are_counted_as_on_the_cpu(tied, route, rng):
         assert histories[1][name] == pytest.approx(histories[0][name], rel=1e-12)
 
 
-@pytest.mark.parametrize("way", ["few", "tiles", "cublas"])
+@pytest.mark.parametrize("way", ["block", "few", "tiles", "cublas"])
 def test_bits_do_not_depend_on_how_many_steps_a_call_takes(way, rng, monkeypatch):
     """A last, shorter batch in a call of its own is small enough for another way: that must not be chosen by it."""
     from fastnn.cuda import launches
@@ -343,6 +344,7 @@ def test_bits_do_not_depend_on_how_many_steps_a_call_takes(way, rng, monkeypatch
             pytest.skip("the size from which products are handed over is another on a card")
         installed(monkeypatch)
         monkeypatch.setattr(launches, "WORTH_FLOPS", 6.0 * 5 * 31)
+    monkeypatch.setattr(block, "ROOM", block.ROOM if way == "block" else 0)
     monkeypatch.setattr(s, "MANY_ROWS", 4 if way == "tiles" else 4096)
     x, y = data(rng, 7, 4, 3, "cross_entropy")
     weights = []
@@ -635,6 +637,7 @@ def test_room_for_gradients_of_chunks_only_where_they_are_made(rng, monkeypatch)
     if not SIMULATED:
         pytest.skip("compiled kernels have their chunk size built in")
     monkeypatch.setattr(gradient, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(block, "ROOM", 0)
     x, y = data(rng, 12, 4, 3, "cross_entropy")
     model, other = small(), small()
     model.predict(x)

@@ -60,12 +60,14 @@ from fastnn.kernels.loss import EXTERNAL
     ROW_SUMS, TILE_SUMS, BLOCK_SUMS, NORM_SUMS, COLUMN_SUMS_AT,  # in `sums`
     LABELLED, WEIGHTED, TARGETS, BYTES, RESCALED, ORDERED,  # which arrays there are; TARGETS: columns
     PENALISED, N_BLOCKS, N_TILES, N_STAGES, OPTIMIZER,
-    SECOND_AREA, WANTED_AREA,  # in shared memory: see `rows.py`
-) = range(layout.FLOATS, layout.FLOATS + 20)  # fmt: skip
-N_NUMBERS = WANTED_AREA + 1
+    SECOND_AREA, WANTED_AREA,  # in shared memory: see `rows.py`, and `block.py`, where the latter is in the workspace
+    STATE_AREA,  # in shared memory: see `block.py`
+) = range(layout.FLOATS, layout.FLOATS + 21)  # fmt: skip
+N_NUMBERS = STATE_AREA + 1
 
-# Columns of `stages`, behind those of `kernels/layout.py`: the threads that share the columns of a layer's product and
-# the parts that its sums are split in (`rows.py`), as powers of two.
+# Columns of `stages`, behind those of `kernels/layout.py`, as powers of two: the threads that share the columns of a
+# layer's product and the parts that its sums are split in (`rows.py`), or the threads that share its outputs and its
+# inputs (`block.py`).
 COLUMN_BITS, SPLIT_BITS = range(layout.N_STAGE, layout.N_STAGE + 2)
 N_STAGE = SPLIT_BITS + 1
 

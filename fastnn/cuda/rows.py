@@ -84,12 +84,12 @@ def _fours(size: int) -> int:
 def split(inputs: int, units: int) -> tuple[int, int]:
     """Return how a layer's product is shared, as powers of two: threads by columns, and parts of the inputs."""
     columns = units // 4 if units % 4 == 0 else units
-    column_bits = min(_bits(columns), _bits(THREADS))
-    most = _bits(THREADS) - column_bits
-    return column_bits, min(most, max(0, _bits(-(-inputs // 2))))
+    column_bits = min(bits(columns), bits(THREADS))
+    most = bits(THREADS) - column_bits
+    return column_bits, min(most, max(0, bits(-(-inputs // 2))))
 
 
-def _bits(size: int) -> int:
+def bits(size: int) -> int:
     """Return the smallest power of two that is no less, by its exponent."""
     return max(0, (size - 1).bit_length())
 

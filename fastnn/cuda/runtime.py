@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn.arrays import Data
-from fastnn.cuda import _launch, gradient, launches
+from fastnn.cuda import _launch, block, gradient, launches
 from fastnn.cuda import net as n
 from fastnn.cuda import rows as few
 from fastnn.cuda import step as s
@@ -19,7 +19,7 @@ from fastnn.cuda._arrays import empty, flat, to_device, view_as
 from fastnn.cuda._launch import launch, processors
 from fastnn.cuda._numba import driver, missing
 from fastnn.cuda.statistics import is_finite
-from fastnn.cuda.tile import tiles
+from fastnn.cuda.tile import SQUARE, tiles
 from fastnn.kernels import layout
 from fastnn.kernels.dropout import signed
 from fastnn.kernels.loss import EXTERNAL
@@ -57,14 +57,34 @@ class DevicePlan:
     shape: s.Shape
     tasks: int
     shared: int
-    by_library: bool
+    by_library: bool = False
+    in_block: bool = False
+
+
+def make_block_plan(network: Network, rows: int, slots: int) -> DevicePlan | None:
+    """Lay out what one block needs to train the whole network with; None where it has no room for that.
+
+    `slots` are the numbers that the optimizer keeps of each parameter.
+    """
+    table, place = _place_stages(network, rows, block.split)
+    work_size = _aligned(place + rows * network.units)
+    area = 2 * network.params_size + work_size
+    total = area + slots * network.params_size
+    if not block.fits(rows, len(table), total, network.dtype):
+        return None
+    numbers = {
+        n.N_PARAMS: network.params_size, n.N_STAGES: len(table), n.WANTED_AREA: place, n.STATE_AREA: area,
+    }  # fmt: skip
+    return DevicePlan(
+        rows, table, np.zeros((1, 5), np.int64), numbers, 1, 1, s.Shape(s.FEW, SQUARE), 1, total, in_block=True
+    )
 
 
 def make_plan(
     network: Network, rows: int, blocks: npt.NDArray[np.int64], with_dx: bool, learning: bool = True
 ) -> DevicePlan:
     """Lay out a workspace; `blocks` are those of parameters, `learning` says whether there are gradients."""
-    table, place = _place_stages(network, rows)
+    table, place = _place_stages(network, rows, few.split)
     widths = [stage.units for stage in network.stages]
     shape = s.shape_for(network.inputs, widths, rows, network.dtype)
     second, wanted, _ = few.areas(network.inputs, max(widths), widths[-1])
@@ -106,8 +126,13 @@ def _tiles_of(network: Network, table: npt.NDArray[Any], blocks: npt.NDArray[np.
     return np.array(gradient.tiles_of(dense, owners) or [(0, 0, 0, 0, 0)], np.int64)
 
 
-def _place_stages(network: Network, rows: int) -> tuple[npt.NDArray[np.int64], int]:
-    """Return the table of stages, with the places of what they leave in the workspace, and where that ends."""
+def _place_stages(
+    network: Network, rows: int, split: Callable[[int, int], tuple[int, int]]
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Return the table of stages, with the places of what they leave in the workspace, and where that ends.
+
+    `split` says how threads are shared, from a stage's inputs and units.
+    """
     host = network.plan(rows, 1).stages
     table = np.zeros((len(host), n.N_STAGE), np.int64)
     table[:, : layout.N_STAGE] = host
@@ -121,7 +146,7 @@ def _place_stages(network: Network, rows: int) -> tuple[npt.NDArray[np.int64], i
             place += _aligned(rows * stage.units)
         row[layout.DELTA] = place
         place += _aligned(rows * stage.units)
-        row[[n.COLUMN_BITS, n.SPLIT_BITS]] = few.split(stage.inputs, stage.units)
+        row[[n.COLUMN_BITS, n.SPLIT_BITS]] = split(stage.inputs, stage.units)
     return table, place
 
 
@@ -215,7 +240,7 @@ class CudaRuntime(Runtime):
         self._ahead: set[str] = set()  # what the device has written, and the host has not read yet
         self._known: Array | None = None  # the parameters that are on the device, unless it is ahead with them
         super().__init__(network, optimizer, truncate, seed, n_threads)
-        self._plans_made: dict[tuple[int, bool, bool], DevicePlan] = {}
+        self._plans_made: dict[tuple[int, int, bool], DevicePlan] = {}
         self._kept: dict[bool, tuple[Data, DeviceData]] | None = None  # what is trained on, and what is not
         self._orders: list[tuple[Array, Any]] = []
         self._parts = _split(self.blocks, self.block_floats, UPDATE_CHUNK)
@@ -352,7 +377,7 @@ class CudaRuntime(Runtime):
         assert isinstance(data, Data)
         if self._kept is not None:  # all that is taken to the device once goes there before the first step
             with _launch.lock:
-                plan = self._plan_for(batch, False, True)
+                plan = self._plan_for(batch, layout.TRAIN)
                 self._data(data, trains=True)
                 self._to_device(*VECTORS)
                 self._room(plan)
@@ -434,13 +459,15 @@ class CudaRuntime(Runtime):
         """Rows of the largest batch so far; 0 before the first."""
         return max((rows for rows, _, _ in self._plans_made), default=0)
 
-    def _plan_for(self, rows: int, with_dx: bool, learning: bool) -> DevicePlan:
+    def _plan_for(self, rows: int, mode: int, with_dx: bool = False) -> DevicePlan:
         """Return the plan for batches of up to `rows` rows; the last ones are kept."""
-        key = (rows, with_dx, learning)
+        key = (rows, mode, with_dx)
         if key not in self._plans_made:
             if len(self._plans_made) == 8:
                 self._plans_made.clear()
-            self._plans_made[key] = make_plan(self.network, rows, self._parts[0], with_dx, learning)
+            slots = sum(offset >= 0 for offset in self._state_offsets)
+            plan = make_block_plan(self.network, rows, slots) if mode == layout.TRAIN else None
+            self._plans_made[key] = plan or make_plan(self.network, rows, self._parts[0], with_dx, mode in WRITTEN)
         return self._plans_made[key]
 
     def _room(self, plan: DevicePlan) -> None:
@@ -472,7 +499,7 @@ class CudaRuntime(Runtime):
         """Launch what does the steps asked for, and wait for it."""
         written = WRITTEN.get(mode, set())
         with _launch.lock:
-            plan = self._plan_for(batch, want_dx, bool(written))  # a shorter batch sums in the same order
+            plan = self._plan_for(batch, mode, want_dx)  # a shorter batch sums in the same order
             there = data if isinstance(data, DeviceData) else self._data(data, mode == layout.TRAIN)
             self._to_device(*{"params", *written})
             self._room(plan)
@@ -537,8 +564,9 @@ class CudaRuntime(Runtime):
             launches.run_steps(arguments, plan.table, numbers, self._clip_norm < math.inf, self.matmul_precision)
             return
         dtype = self.network.dtype
+        kernel = block.make_kernel(dtype) if plan.in_block else s.make_kernel(dtype, plan.shape)
         blocks, shared = min(processors(), plan.tasks), plan.shared * dtype.itemsize
-        launch(s.make_kernel(dtype, plan.shape), blocks, *arguments, shared=shared)
+        launch(kernel, blocks, *arguments, shared=shared)
         driver.synchronize()
 
     def _numbers(self, plan: DevicePlan, there: DeviceData, order: Array) -> npt.NDArray[np.int64]:
