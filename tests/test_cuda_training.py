@@ -16,10 +16,13 @@ from support import naive_layers, naive_weights, run_python
 import fastnn
 from fastnn import cuda
 from fastnn.cuda import block, gradient
+from fastnn.cuda import net as n
 from fastnn.cuda import runtime as cuda_runtime
 from fastnn.cuda import step as s
 from fastnn.cuda._numba import SIMULATED
 from fastnn.cuda.runtime import CudaRuntime
+from fastnn.kernels import layout
+from fastnn.network import Network
 
 pytestmark = pytest.mark.skipif(bool(cuda.missing()), reason=cuda.missing())
 
@@ -355,6 +358,25 @@ def test_bits_do_not_depend_on_how_many_steps_a_call_takes(way, rng, monkeypatch
         model.fit(x, y[:, None].astype(float), epochs=1, batch_size=5, verbose=False)
         weights.append(b"".join(array.tobytes() for array in model.get_weights()))
     assert weights[0] == weights[1]
+
+
+def test_one_block_takes_what_fits_its_memory():
+    def plan(units, rows=32, layers=2, inputs=8, dtype="float32", slots=2):
+        body = [fastnn.Dense(units, "tanh") for _ in range(layers)]
+        network = Network([*body, fastnn.Dense(1)], inputs, fastnn.SquaredError(), np.dtype(dtype))
+        return cuda_runtime.make_block_plan(network, rows, slots), network
+
+    found, network = plan(32)  # the workload `tiny`
+    assert found.in_block
+    end = max(int(row[layout.DELTA]) + 32 * int(row[layout.N_OUT]) for row in found.table)
+    at = [found.numbers[name] for name in (n.WANTED_AREA, n.STATE_AREA)]
+    assert end <= at[0]
+    assert at[0] + 32 <= at[1] - 2 * network.params_size
+    assert found.shared == at[1] + 2 * network.params_size
+    assert found.shared * 4 <= block.ROOM
+    taken = [plan(32, rows=129), plan(64), plan(32, dtype="float64"), plan(1, layers=16), plan(32, inputs=500)]
+    assert [found for found, _ in taken] == [None] * 5
+    assert [bool(plan(32, slots=3)[0]), bool(plan(8, rows=128)[0]), bool(plan(1, layers=15)[0])] == [False, True, True]
 
 
 def test_a_row_of_weight_0_counts_nothing_whatever_its_loss(route, rng):
