@@ -374,7 +374,7 @@ def test_one_block_takes_what_fits_its_memory():
     assert at[0] + 32 <= at[1] - 2 * network.params_size
     assert found.shared == at[1] + 2 * network.params_size
     assert found.shared * 4 <= block.ROOM
-    taken = [plan(32, rows=129), plan(64), plan(32, dtype="float64"), plan(1, layers=16), plan(32, inputs=500)]
+    taken = [plan(1, rows=129), plan(64), plan(32, dtype="float64"), plan(1, layers=16), plan(32, inputs=500)]
     assert [found for found, _ in taken] == [None] * 5
     assert [bool(plan(32, slots=3)[0]), bool(plan(8, rows=128)[0]), bool(plan(1, layers=15)[0])] == [False, True, True]
 
