@@ -72,12 +72,12 @@ class BatchedTable:
         self._file, self.words = table_file(path), frozenset(words)
         self.columns = self._file.wanted(columns)
         self._types: dict[str, Any] = {name: pyarrow.string() for name in self.words}
-        self._grouped = set(self.columns) - self.words if self.point == "," else set()
-        """Columns that are numbers where PyArrow, which knows no points between thousands, takes them for words."""
+        self._grouped = set(self.columns) - self.words if self.point != "." else set()
+        """Columns that are numbers where PyArrow, which knows no marks between thousands, takes them for words."""
 
     @property
     def point(self) -> str:
-        """What its numbers have for a point."""
+        """How its numbers are written, see `fastnn.tables.POINTS`."""
         return self._file.point
 
     def visit(self, make: Callable[[], V]) -> V:
@@ -98,7 +98,8 @@ class BatchedTable:
         first = 0
         layout = self._file.layout
         for batch in self._parquet() if layout is None else self._csv(layout):
-            cells, others = ungrouped(pyarrow.Table.from_batches([batch]).select(self.columns), self._grouped)
+            whole = pyarrow.Table.from_batches([batch]).select(self.columns)
+            cells, others = ungrouped(whole, self._grouped, self.point)
             if others:
                 self._grouped.difference_update(others)
                 raise _TypesChanged(_CHANGED)

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn._errors import check_flag, check_number, shown, unknown_name
-from fastnn.tables import EXACT, Categories, Column, Table, as_categories, as_table, is_missing, with_point
+from fastnn.tables import EXACT, POINTS, Categories, Column, Table, as_categories, as_table, is_missing, with_point
 
 Array = npt.NDArray[Any]
 
@@ -443,8 +443,9 @@ class Preparation:
     columns : tuple of Numeric or Categorical
         In the order of the inputs; empty where the model takes arrays as they are.
     target : Classes or Values
-    point : {".", ","}
-        What the numbers of the training file had for a point, for files whose own numbers do not say (1.234).
+    point : {".", ",", ".,"}
+        How the numbers of the training file were written (1.5; 1.234,5; 1,234.5), for files whose own numbers do not
+        say (1.234; 1,234).
 
     Examples
     --------
@@ -603,8 +604,8 @@ class Preparation:
         """
         columns = tuple(_part(part, (Numeric, Categorical)) for part in config["columns"])
         point = config.get("point", ".")
-        if point not in (".", ","):
-            raise unknown_name("point", point, (".", ","))
+        if point not in POINTS:
+            raise unknown_name("point", point, POINTS)
         return cls(columns, _part(config["target"], (Classes, Values)), point)
 
 

@@ -79,8 +79,8 @@ class Table:
         The number of the first row, for messages, where these are some rows of a file.
     numbers : ndarray of int, optional
         The number of each row, where they do not follow one another.
-    point : {".", ","}
-        What numbers among words have for a point.
+    point : {".", ",", ".,"}
+        How numbers among words are written, see `POINTS`.
     """
 
     columns: Mapping[str, Column]
@@ -192,7 +192,7 @@ class TableFile(NamedTuple):
 
     @property
     def point(self) -> str:
-        """What its numbers have for a point."""
+        """How its numbers are written, see `POINTS`."""
         return "." if self.layout is None else self.layout.point
 
     def wanted(self, columns: Sequence[str] | None) -> list[str]:
@@ -208,7 +208,7 @@ TablePath = str | os.PathLike[str] | TableFile
 
 
 def table_file(path: TablePath, point: str = ".") -> TableFile:
-    """Return what a file's beginning says; `point` is what numbers have where it does not say. See `read_table`."""
+    """Return what a file's beginning says; `point`, one of `POINTS`, holds where it does not say. See `read_table`."""
     if isinstance(path, TableFile):
         return path
     place = Path(check_path("path", path))
@@ -226,9 +226,11 @@ def read_table(path: TablePath, columns: Sequence[str] | None = None, words: Col
 
     The first line of a CSV file names the columns; commas, semicolons, tabs and bars are known as separators.
     Where that is no comma, numbers may have decimal commas (1,23) if no number of the first 100,000 cells has a point
-    but between thousands (1.234,5). A column whose cells are all numbers is one of numbers, one whose cells are all
-    dates (2026-11-23), dates with times (2026-11-23 13:40:56) or times (13:40:56) is one of days, any other one of
-    categories; see `MISSING` for cells without a value.
+    but between thousands (1.234,5). Numbers may have commas between thousands (1,234.5) if one of these cells shows it:
+    1,234.5; where none has a decimal comma, also 1,234,567 or, in quotes where commas separate, 1,234. A column whose
+    cells are all numbers is one of numbers, one whose cells are all dates (2026-11-23), dates with times
+    (2026-11-23 13:40:56) or times (13:40:56) is one of days, any other one of categories; see `MISSING` for cells
+    without a value.
 
     Parameters
     ----------
@@ -262,8 +264,8 @@ def read_table(path: TablePath, columns: Sequence[str] | None = None, words: Col
         types = {name: pyarrow.string() for name in words}
         with csv_errors(source.path, source.layout):
             cells = pyarrow.csv.read_csv(unpacked(source.path), *csv_options(source.layout, wanted, types))
-        if source.point == ",":
-            cells = ungrouped(cells, [name for name in wanted if name not in words])[0]
+        if source.point != ".":
+            cells = ungrouped(cells, [name for name in wanted if name not in words], source.point)[0]
         table = table_of_arrow(cells)
     typed = {name: as_categories(table.columns[name]) if name in words else table.columns[name] for name in wanted}
     return replace(table, columns=typed, point=source.point)
@@ -332,7 +334,7 @@ def _named_once(names: Sequence[str]) -> tuple[str, ...]:
 
 
 class CsvLayout(NamedTuple):
-    """The columns' names of a CSV file, what stands between its cells, the lines that the names take, the point."""
+    """The columns' names of a CSV file, what stands between its cells, the lines of the names, one of `POINTS`."""
 
     names: tuple[str, ...]
     delimiter: str
@@ -350,7 +352,7 @@ class CsvLayout(NamedTuple):
                 reader = csv.reader(file, delimiter=delimiter)
                 header = next((row for row in reader if row), [])
                 lines = before + reader.line_num
-                point = "." if delimiter == "," else _point(reader) or point
+                point = _point(reader, delimiter, point)
         except csv.Error as error:
             raise ValueError(
                 f"got a first line that is no CSV ({error}), expected one with the columns' names"
@@ -360,47 +362,76 @@ class CsvLayout(NamedTuple):
         return cls(_named_once([name.strip() for name in header]), delimiter, lines, point)
 
 
+POINTS = (".", ",", ".,")
+"""How the numbers of a CSV file are written: 1.5; with decimal commas, 1,5 and 1.234,5; with thousands, 1,234.5."""
+
+_MARKS = {",": (",", "."), ".,": (".", ",")}
+"""What stands in front of decimals, and what between thousands."""
+
 _CELLS_FOR_POINT = 100_000
-"""So many cells at most are looked at for decimal commas."""
+"""So many cells at most are looked at for decimal commas and commas between thousands."""
 
-_GROUPS = r"[1-9]\d{0,2}(?:\.\d{3})+"
-"""Thousands with points between them."""
-
-_WITH_COMMA = rf"[+-]?(?:(?:{_GROUPS}|\d+)(?:,\d*)?|,\d+)(?:[eE][+-]?\d+)?"
-"""A number with a decimal comma, or none, and points between its thousands, or none."""
+_EXPONENT = r"(?:[eE][+-]?\d+)?"
 
 
-def _point(rows: Iterable[list[str]]) -> str:
-    """Return what stands in front of decimals: a comma (1,23; 1.234,5) unless one has a point; "" where none says.
+def _groups(mark: str) -> str:
+    """Return the pattern of thousands with marks between them."""
+    return rf"[1-9]\d{{0,2}}(?:{re.escape(mark)}\d{{3}})+"
+
+
+def _written(decimal: str, mark: str) -> str:
+    """Return the pattern of a number that may have marks between its thousands."""
+    point = re.escape(decimal)
+    return rf"[+-]?(?:(?:{_groups(mark)}|\d+)(?:{point}\d*)?|{point}\d+){_EXPONENT}"
+
+
+_WRITTEN = {point: _written(*marks) for point, marks in _MARKS.items()}
+
+
+def _point(rows: Iterable[list[str]], delimiter: str, known: str) -> str:
+    """Return which of `POINTS` the cells say; `known` is what holds where they do not.
 
     A number with three digits behind its only mark (1,234; 1.234) says neither, since the mark may be one of thousands.
+    Where commas separate the cells, 1,234 is taken for thousands, unless another cell has a decimal comma.
     """
-    exponent = r"(?:[eE][+-]?\d+)?"
-    either = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}").fullmatch
-    says_comma = re.compile(rf"[+-]?(?:{_GROUPS}|\d*),\d+{exponent}").fullmatch
-    says_point = re.compile(rf"[+-]?\d*\.\d+{exponent}").fullmatch
-    found = False
+    thousands = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}").fullmatch
+    several = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3}){2,}").fullmatch
+    with_both = re.compile(rf"[+-]?{_groups(',')}\.\d+").fullmatch
+    says_comma = re.compile(rf"[+-]?(?:{_groups('.')}|\d*),\d+{_EXPONENT}").fullmatch
+    says_point = re.compile(rf"[+-]?(?![1-9]\d{{0,2}}\.\d{{3}}$)\d*\.\d+{_EXPONENT}").fullmatch
+    comma = point = grouped = False
     with suppress(csv.Error, UnicodeDecodeError):  # of which PyArrow knows the column
         for cell in map(str.strip, itertools.islice(itertools.chain.from_iterable(rows), _CELLS_FOR_POINT)):
-            if either(cell):
-                continue
-            if says_point(cell):
-                return "."
-            found = found or says_comma(cell) is not None
-    return "," if found else ""
+            if "," not in cell:
+                point = point or says_point(cell) is not None
+            elif with_both(cell):
+                return ".,"
+            elif thousands(cell):
+                grouped = grouped or delimiter == ","
+            elif several(cell):
+                grouped = True
+            else:
+                comma = comma or says_comma(cell) is not None
+    shown = grouped and not comma and known == "."
+    if shown or (known == ".," and (delimiter == "," or not comma)):
+        return ".,"
+    if point or delimiter == ",":
+        return "."
+    return "," if comma else known
 
 
 def with_point(word: str, point: str) -> str:
     """Return a number as `float` takes it; any other word as it is."""
-    if point == "." or not re.fullmatch(_WITH_COMMA, word):
+    if point == "." or not re.fullmatch(_WRITTEN[point], word):
         return word
-    return word.replace(".", "").replace(",", ".")
+    decimal, mark = _MARKS[point]
+    return word.replace(mark, "").replace(decimal, ".")
 
 
-def ungrouped(table: pyarrow.Table, names: Collection[str]) -> tuple[pyarrow.Table, list[str]]:
-    """Return a table with numbers for words that are all numbers with decimal commas, and which columns are no such.
+def ungrouped(table: pyarrow.Table, names: Collection[str], point: str) -> tuple[pyarrow.Table, list[str]]:
+    """Return a table with numbers for words that are all numbers so written, and which columns are no such.
 
-    PyArrow itself knows no points between thousands.
+    PyArrow itself knows no marks between thousands.
     """
     import pyarrow
     from pyarrow import compute
@@ -412,8 +443,9 @@ def ungrouped(table: pyarrow.Table, names: Collection[str]) -> tuple[pyarrow.Tab
         if not pyarrow.types.is_string(table.column(place).type):
             continue
         text = compute.utf8_trim_whitespace(table.column(place))
-        if compute.all(compute.match_substring_regex(text, f"^(?:{_WITH_COMMA})$"), min_count=0).as_py():
-            plain = compute.replace_substring(compute.replace_substring(text, ".", ""), ",", ".")
+        if compute.all(compute.match_substring_regex(text, f"^(?:{_WRITTEN[point]})$"), min_count=0).as_py():
+            decimal, mark = _MARKS[point]
+            plain = compute.replace_substring(compute.replace_substring(text, mark, ""), decimal, ".")
             table = table.set_column(place, name, compute.replace_substring_regex(plain, r"^\+", "").cast("float64"))
         else:
             others.append(name)
@@ -496,7 +528,7 @@ def csv_options(layout: CsvLayout, columns: Sequence[str], types: Mapping[str, A
     parse = pyarrow.csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
     convert = pyarrow.csv.ConvertOptions(
         include_columns=columns,
-        decimal_point=layout.point,
+        decimal_point=layout.point[0],
         null_values=_NULLS,
         strings_can_be_null=True,
         true_values=[],  # "true" and "false" are categories like any other, under the names that the file has

@@ -1020,6 +1020,27 @@ def test_a_model_of_decimal_commas_reads_numbers_that_do_not_say(capsys, extra):
 
 @needs_pyarrow
 @pytest.mark.parametrize("extra", [(), ("--stream-from", "0")])
+def test_commas_between_thousands_are_said_and_learned_from(capsys, extra):
+    """New rows that show nothing are read as those of training, in a file of commas and in one of semicolons."""
+    rows = [(f"{900 + i}" if i < 100 else f"{1 + i // 1000},{i:03}", 5 * i) for i in range(0, 990, 9)]
+    for name, form in (("t.csv", '"{}",{}'), ("t.tsv", "{}\t{}"), ("plain.csv", "{},{}")):
+        cells = [(cell.replace(",", "") if name == "plain.csv" else cell, y) for cell, y in rows]
+        with open(name, "w") as file:
+            file.write("\n".join([form.format("x", "y"), *(form.format(*row) for row in cells)]) + "\n")
+    train = ("train", "t.csv", "--target", "y", "--test", "t.tsv", "--epochs", "2", *QUICK)
+    code, out, err = run(capsys, *train, *extra)
+    assert (code, err) == (0, "")
+    assert "numbers are read with commas between thousands, 1,234 as 1234 (--categorical takes a column as" in out
+    assert "columns: 1 numeric, 0 categorical, 1 inputs\n" in out
+    assert fastnn.load("fastnn-model.safetensors").preparation.point == ".,"
+    for command in ("evaluate", "predict"):
+        same = [run(capsys, command, "fastnn-model.safetensors", t, *extra) for t in ("t.csv", "t.tsv", "plain.csv")]
+        assert same[0] == same[1] == same[2]
+        assert same[0][0] == 0
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("extra", [(), ("--stream-from", "0")])
 def test_a_word_among_decimal_commas_is_named(capsys, extra):
     rows = [f"{i % 7},5;{'ab'[i % 2]}" for i in range(80)]
     for name, more in (("t.csv", []), ("words.csv", ["1.234,5;a", "none;b"])):

@@ -399,7 +399,7 @@ def test_plain_data_is_checked(part, place, name, value):
 
 def test_the_point_is_checked_and_models_without_one_are_read():
     config = PREPARATIONS["classes"].config()
-    with pytest.raises(ValueError, match=r"^point: got ';', expected one of '.', ','"):
+    with pytest.raises(ValueError, match=r"^point: got ';', expected one of '.', ',', '.,'"):
         Preparation.from_config({**config, "point": ";"})
     assert Preparation.from_config({name: config[name] for name in ("columns", "target")}) == PREPARATIONS["classes"]
 

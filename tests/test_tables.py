@@ -423,6 +423,66 @@ def test_decimal_commas_without_pyarrow(write):
     np.testing.assert_array_equal(table.columns["b"], [1000, np.nan])
 
 
+COMMAS = {
+    "quoted": ('a,b\n"1,234",x\n12,y\n', ".", [1234, 12]),
+    "Excel's blanks": ('a,b\n" -1,234.50 ",x\n?,y\n"+1,000,000",z\n', ".", [-1234.5, np.nan, 1_000_000]),
+    "a decimal comma": ('a,b\n"1,234","1,5"\n12,y\n', ".", ["1,234", "12"]),
+    "0.750, and no thousands": ('a,b\n"1,234",x\n"0,750",y\n', ".", ["1,234", "0,750"]),
+    "a point after a comma outweighs it": ('a,b\n"1,234","1,5"\n"1,234.5",y\n', ".", [1234, 1234.5]),
+    "a list": ('a,b\n"1,234",x\n"1,2345",y\n', ".", ["1,234", "1,2345"]),
+    "a model of decimal commas": ('a,b\n"1,234",x\n', ",", ["1,234"]),
+    "a model of thousands": ('a,b\n"1,234","1,5"\n', ".,", [1234]),
+    "two groups": ("a;b\n1,234;x\n1,234,567;y\n", ".", [1234, 1_234_567]),
+    "a point after a comma": ("a\tb\n1,234\tx\n2,500.75\ty\n", ".", [1234, 2500.75]),
+    "two groups beside a decimal comma": ("a;b\n1,234;1,5\n2,500;1,234,567\n", ".", [1.234, 2.5]),
+    "two groups and a model of decimal commas": ("a;b\n1,234;x\n2,500;1,234,567\n", ",", [1.234, 2.5]),
+    "nothing that says": ("a;b\n1,234;x\n2,500;y\n", ".", ["1,234", "2,500"]),
+    "a point elsewhere": ("a;b\n1,234;1.5\n2,500;y\n", ".", ["1,234", "2,500"]),
+    "nothing, and a model of thousands": ("a;b\n1,234;x\n1.234;1.5\n", ".,", [1234, 1.234]),
+    "a decimal comma and a model of thousands": ("a;b\n1,234;x\n2,5;y\n", ".,", [1.234, 2.5]),
+}
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("name", COMMAS)
+def test_commas_between_thousands(write, name):
+    text, known, expected = COMMAS[name]
+    file = table_file(write(text), known)
+    batched = BatchedTable(file)
+    batched.visit(Nobody)
+    for table in (read_table(file), next(batched.batches())):
+        column = table.columns["a"]
+        np.testing.assert_array_equal(words(column) if isinstance(expected[0], str) else column, expected)
+    assert isinstance(read_table(file, words=["a"]).columns["a"], Categories)
+
+
+@pytest.mark.usefixtures("without_pyarrow")
+def test_commas_between_thousands_without_pyarrow(write):
+    table = read_table(write('a,b\n"1,234.5","2,000"\n-2,?\n'))
+    np.testing.assert_array_equal(table.columns["a"], [1234.5, -2])
+    np.testing.assert_array_equal(table.columns["b"], [2000, np.nan])
+    np.testing.assert_array_equal(read_table(write("a;b\n1,234,567;1\n1,000;2\n")).columns["a"], [1_234_567, 1000])
+    for text in ('a,b\n"1,234","1,5"\n', "a;b\n1,234;1\n2,500;1.5\n"):
+        with pytest.raises(ValueError, match=r"'1,234'.*, which reads columns of words$"):
+            read_table(write(text))
+
+
+@needs_pyarrow
+def test_commas_between_thousands_far_into_a_file(write):
+    for last, expected in (("1,234.5", 1234.5), ("x", "x"), ("1,5", "1,5")):
+        path = write('a,b\n"1,000",y\n' + "1,y\n" * 400_000 + f'"{last}",y\n')
+        table = BatchedTable(path)
+        table.visit(Nobody)
+        got, whole = [batch.columns["a"] for batch in table.batches()], read_table(path).columns["a"]
+        assert len(got) > 1
+        if isinstance(expected, str):
+            assert [word for column in got for word in words(column)] == words(whole)
+            assert words(whole)[-1] == expected
+        else:
+            np.testing.assert_array_equal(np.concatenate(got), whole)
+            assert whole[-1] == expected
+
+
 @needs_pyarrow
 @pytest.mark.parametrize("text", ["a,b\n\n1,2\n3\n", "\na,b\n1,2\n3\n", 'a,b\n"1","\n"\n3\n'])
 def test_the_line_of_a_short_row_is_named(write, text):
@@ -487,7 +547,7 @@ def test_a_column_of_parquet_whose_name_is_a_path(tmp_path):
 @needs_pyarrow
 def test_a_csv_file_is_looked_at_once(write, monkeypatch):
     looked = []
-    monkeypatch.setattr(tables, "_point", lambda rows: looked.append(rows) or ".")
+    monkeypatch.setattr(tables, "_point", lambda rows, *_: looked.append(rows) or ".")
     file = table_file(write("a;b\n1;2\n"))
     read_table(file)
     BatchedTable(file).visit(Nobody)

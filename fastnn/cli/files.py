@@ -151,7 +151,7 @@ def is_large(path: str, stream_from: int | None) -> bool:
 def read_columns(path: str, columns: Sequence[str], words: Sequence[str], point: str) -> Table:
     """Read those columns of a table that are there, some as categories whatever their cells hold.
 
-    `point` is what numbers had in training, for a file that does not say.
+    `point` is how numbers were written in training, for a file that does not say.
     """
     file, wanted = columns_there(path, columns, point)
     return read_table(file, wanted, [name for name in words if name in wanted])

@@ -17,6 +17,12 @@ from fastnn.cli.sources import Task, assemble, count_different, left_out, listed
 from fastnn.datasets import load_digits
 from fastnn.tables import Categories, Table, is_index, read_table, table_file
 
+_WRITTEN = {
+    ",": "decimal commas, 1,23 as 1.23 and 1.234 as 1234",
+    ".,": "commas between thousands, 1,234 as 1234 (--categorical takes a column as words)",
+}
+"""What to say of numbers that are not written as 1234.5."""
+
 
 def make_task(options: argparse.Namespace, cleanup: contextlib.ExitStack) -> Task:
     """Read the data, set rows apart by the seed, and learn the preparation from the rows to train on.
@@ -78,8 +84,8 @@ def _table_task(options: argparse.Namespace, name: str, cleanup: contextlib.Exit
     others = {*targets, *options.ignore}
     inputs = [name for name in options.columns or names if name not in others]
     notes: list[str] = []
-    if file.point == ",":
-        notes.append("numbers are read with decimal commas, 1,23 as 1.23 and 1.234 as 1234")
+    if file.point != ".":
+        notes.append(f"numbers are read with {_WRITTEN[file.point]}")
     inputs = [column for column in inputs if not _counts_rows(options, column, column == names[0], notes)]
     if not inputs:
         raise CommandError(f"{options.data}: got no column but the target, expected one to learn from")
