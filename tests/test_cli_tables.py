@@ -1073,6 +1073,24 @@ def test_columns_whose_names_hold_commas_and_quotes(capsys):
     assert [(column.kind, column.name) for column in preparation.columns] == [("categorical", "a, b")]
 
 
+def test_arrays_of_one_axis_are_samples_of_one_input(capsys):
+    """To `train` and `evaluate` they were, to `predict` not."""
+    x = np.linspace(-1, 1, 60)
+    for name, values in (("flat", x), ("column", x[:, None])):
+        np.savez(f"{name}.npz", x=values, y=(x > 0).astype(int))
+    np.save("flat.npy", x)
+    assert run(capsys, "train", "flat.npz", "--epochs", "1", "--quiet", *QUICK) == (0, "", "")
+    for command in ("evaluate", "predict"):
+        flat, column = (run(capsys, command, "fastnn-model.safetensors", f"{name}.npz") for name in ("flat", "column"))
+        assert flat == column
+        assert flat[0] == 0
+    assert run(capsys, "predict", "fastnn-model.safetensors", "flat.npy") == flat
+    np.save("number.npy", 0.5)
+    code, out, err = run(capsys, "predict", "fastnn-model.safetensors", "number.npy")
+    assert (code, out) == (BAD_INPUT, "")
+    assert err.startswith("fastnn: number.npy: got shape (), expected (rows, 1)")
+
+
 def test_arrays_that_lie_close_together_are_not_blown_up(capsys):
     """Their digits are beyond those of float32, in which they come in steps of 128 or are all equal."""
     rng = np.random.default_rng(0)

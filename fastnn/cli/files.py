@@ -192,7 +192,9 @@ def read_samples(
         table = read_columns(path, names, words_of(preparation), preparation.point)
         return preparation.transform(table, dtype, warn=False), unseen_of(preparation, table)
     rows = _read_array(path)
-    if rows.size == inputs and len(rows) == rows.size:  # one sample, without an axis for rows
+    if rows.ndim == 1 and inputs == 1:  # samples of one input, as `read_pair` takes them
+        rows = rows.reshape(-1, 1)
+    elif rows.ndim and rows.size == inputs and len(rows) == rows.size:  # one sample, without an axis for rows
         rows = rows.reshape(1, -1)
     return rows, {}
 
