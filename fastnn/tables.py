@@ -48,8 +48,11 @@ _NULLS = (
 )
 """The cells of `MISSING`, also with a few blanks around them, which PyArrow strips of numbers alone.
 
-A few, since each column takes the time to look at them all.
+A few, since each column takes time and memory to look for them all.
 """
+
+_MANY_COLUMNS = 500
+"""A file of so many is looked through for blanks, without which the cells of `MISSING` are all there can be."""
 
 EXACT = 2**53
 """Whole numbers of this size and beyond are not all float64 numbers."""
@@ -334,12 +337,16 @@ def _named_once(names: Sequence[str]) -> tuple[str, ...]:
 
 
 class CsvLayout(NamedTuple):
-    """The columns' names of a CSV file, what stands between its cells, the lines of the names, one of `POINTS`."""
+    """The columns' names of a CSV file, what stands between its cells, the lines of the names, one of `POINTS`.
+
+    `blanks` is False where no cell has one.
+    """
 
     names: tuple[str, ...]
     delimiter: str
     lines: int
     point: str = "."
+    blanks: bool = True
 
     @classmethod
     def of(cls, path: Path, point: str) -> CsvLayout:
@@ -359,7 +366,17 @@ class CsvLayout(NamedTuple):
             ) from None
         if not header:
             raise ValueError("got no line, expected one with the columns' names")
-        return cls(_named_once([name.strip() for name in header]), delimiter, lines, point)
+        blanks = len(header) < _MANY_COLUMNS or _has_blanks(path, lines)
+        return cls(_named_once([name.strip() for name in header]), delimiter, lines, point, blanks)
+
+
+def _has_blanks(path: Path, lines: int) -> bool:
+    """Whether a CSV file has a blank below the lines of the names."""
+    with _open_text(path, errors="replace") as file, suppress(*_DAMAGED):  # of which the reader says more
+        for _ in range(lines):
+            file.readline()
+        return any(" " in text for text in iter(lambda: file.read(1 << 20), ""))
+    return True
 
 
 POINTS = (".", ",", ".,")
@@ -529,7 +546,7 @@ def csv_options(layout: CsvLayout, columns: Sequence[str], types: Mapping[str, A
     convert = pyarrow.csv.ConvertOptions(
         include_columns=columns,
         decimal_point=layout.point[0],
-        null_values=_NULLS,
+        null_values=_NULLS if layout.blanks else MISSING,
         strings_can_be_null=True,
         true_values=[],  # "true" and "false" are categories like any other, under the names that the file has
         false_values=[],
