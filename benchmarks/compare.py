@@ -34,7 +34,7 @@ from typing import Any
 if __package__ in (None, ""):  # run as a script: its folder is no place to import from
     sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
-from benchmarks import cases, peers
+from benchmarks import cases, peers, shell
 from benchmarks.peers import Unsupported, Worker
 
 TRAINERS = ("fastnn", "fastnn-1", "torch", "torch-1", "torch-compile", "jax", "sklearn")
@@ -609,4 +609,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks import cases
+from benchmarks import cases, shell
 
 SHAPES = ("256x784x1024", "256x1024x1024", "4096x4096x4096", "262144x64x64")
 SIZES = (100_000, 1_000_000, 25_000_000)
@@ -212,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(shell.run(main))

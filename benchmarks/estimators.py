@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from unittest import mock
 
 import numpy as np
 
+from benchmarks import shell
 from benchmarks.cases import WORKLOADS, Workload, training_data
 
 PAUSE = 0.15
@@ -174,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(shell.run(main))

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -230,3 +231,39 @@ def test_a_folder_is_taken_as_it_is(tmp_path):
     trees.export(str(source), tmp_path / "copy")
     assert (tmp_path / "copy" / "fastnn" / "a.py").read_text() == "1\n"
     assert not (tmp_path / "copy" / "fastnn" / "compiled.nbc").exists()
+
+
+TOOLS = {
+    "gate a b --list": command.NOT_MEASURED,
+    "compare --workloads tiny": 1,
+    "gate.proof --only failures --work proof": 1,
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_reader_that_has_enough_is_no_error(tool, tmp_path):
+    """Of any tool in the folder: no traceback, and no code that means something else."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    name, *arguments = tool.split()
+    done = subprocess.run(
+        [sys.executable, "-u", "-m", f"benchmarks.{name}", *arguments],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(trees.ROOT)}, stdout=writing, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.stderr, done.returncode) == ("", TOOLS[tool])
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_code_of_a_tool_that_is_done_stays_where_nobody_reads(code):
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = f"import sys\nfrom benchmarks import shell\nsys.exit(shell.run(lambda: print('x') or {code}))"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=trees.ROOT, env=environment, stdout=writing, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.stderr, done.returncode) == ("", code)

@@ -6,9 +6,10 @@ import traceback
 
 def _main() -> int:
     try:
-        from benchmarks.gate.command import main
+        from benchmarks import shell
+        from benchmarks.gate.command import NOT_MEASURED, main
 
-        return main()
+        return shell.run(main, unread=NOT_MEASURED)
     except KeyboardInterrupt:
         return 130
     except Exception:  # whatever it is, it is neither "slower" nor "not slower"
