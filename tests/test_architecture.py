@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import pathlib
+import runpy
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from numba.core import event
 from support import run_python
 
 import fastnn
-from fastnn import Activation, Dense, Dropout, Rescale, Sequential
+from fastnn import Activation, Dense, Dropout, Rescale, Sequential, _pyinstaller
 from fastnn.kernels import _jit, epoch
 
 ROOT = pathlib.Path(fastnn.__file__).parent
@@ -166,6 +168,21 @@ def test_importing_compiles_nothing_and_loads_nothing_big():
     assert compiled == "0"
     assert loaded == "[]"
     assert seen == "True", "the recorder does see a compilation"
+
+
+# ------------------------------------------------------------------------------------ frozen programs
+
+
+def test_pyinstaller_is_told_what_to_take_along():
+    """The data, and every module that is imported by its name alone."""
+    assert 'hook-dirs = "fastnn._pyinstaller:hook_folders"' in (ROOT.parent / "pyproject.toml").read_text()
+    (folder,) = _pyinstaller.hook_folders()
+    hook = runpy.run_path(str(pathlib.Path(folder, "hook-fastnn.py")))
+    taken = {f"{into}/{file.name}" for source, into in hook["datas"] for file in pathlib.Path(source).iterdir()}
+    assert taken == {"fastnn/data/ATTRIBUTION.md", "fastnn/data/digits.npz"}
+    assert {f"fastnn.cuda.{name}" for name in fastnn.cuda._MODULE_OF.values()} <= set(hook["hiddenimports"])
+    for name in hook["hiddenimports"]:
+        assert importlib.util.find_spec(name) is not None, name
 
 
 # ------------------------------------------------------------------------------------ networks are data
