@@ -551,6 +551,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--rounds: got 1, expected at least 2: one run has no spread, and a loss could not be judged")
     if options.threads > cores:
         parser.error(f"--threads: got {options.threads}, expected at most {cores}")
+    for name, path in (("--json", options.json), ("--plot", options.plot)):
+        if path and not pathlib.Path(path).absolute().parent.is_dir():
+            parser.error(f"{name}: got {path}, but there is no folder {pathlib.Path(path).parent}")
     if options.plot and options.mode != "training":
         parser.error("--plot: draws training workloads only")
     if options.matmul_precision != "float32" and options.device == "cpu":
