@@ -156,6 +156,28 @@ def test_how_rows_are_shared_out_changes_no_bit(paces, monkeypatch):
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.parametrize("clock", [True, False])
+def test_rows_are_shared_out_alike_where_there_is_no_clock(clock, monkeypatch):
+    """As on Windows: then no pace is ever known."""
+    teams = []
+
+    def team_of(members):
+        teams.append(_team.team_words(members))
+        if not clock:
+            teams[-1][_team.CLOCK] = 0
+        return teams[-1]
+
+    monkeypatch.setattr(runtime, "team_words", team_of)
+    x, y = np.random.default_rng(0).normal(size=(2, 192, 300))
+    model = Sequential([Dense(300, "tanh"), Dense(300)], "squared_error", input_size=300, seed=0, n_threads=2)
+    model.fit(x, y, epochs=2, batch_size=96, verbose=False)
+    (team,) = [team for team in teams if words_of(team, _shares.LAST).any()]
+    assert words_of(team, _shares.PACE).any() == (team[_team.CLOCK] != 0)
+    if not clock:
+        blocks = blocks_of(96)
+        assert words_of(team, _shares.LAST).tolist() == [blocks // 2, blocks]
+
+
 ROUTES = {"rows": (96, [(300, 300), (300, 64)]), "stages": (40, [(300, 300), (300, 64)]),
           "columns": (400, [(3, 2000), (2000, 5)])}  # fmt: skip
 
