@@ -23,7 +23,7 @@ from fastnn.arrays import (
 )
 from fastnn.feeds import Feed, InMemory, Streamed, feed_of
 from fastnn.network import Network
-from fastnn.sparse import SparseData, has_few_numbers, places_and_numbers
+from fastnn.sparse import Rows, SparseData, has_few_numbers, places_and_numbers
 from fastnn.streams import Stream, array_stream, reads_rows
 
 Array = npt.NDArray[Any]
@@ -49,38 +49,35 @@ class Intake:
 
     def feed(self, x: Any, y: Any, sample_weight: Any, prefix: str = "") -> Feed:
         """Return what training and evaluation take their rows from; `prefix` is that of the arguments' names."""
-        if not is_read_by_blocks(x):
+        if not is_read_by_blocks(x) or self._keeps_sparse(x):
             return InMemory(self.batch(x, y, sample_weight, prefix))
-        if self._keeps_sparse(x):
-            samples = self._sparse_samples(x, prefix)
-            labels, targets = self._targets(y, samples.rows, prefix, 0)
-            weights = as_weights(sample_weight, samples.rows)
-            return InMemory(samples._replace(labels=labels, targets=targets, weights=weights))
         y, sample_weight = self.on_host(f"{prefix}y", y), self.on_host("sample_weight", sample_weight)
         stream = self._stream(x, y, sample_weight, prefix)
         if not stream.has_target:
             if not isinstance(x, Stream):
                 raise TypeError(f"{prefix}y: got None, expected the targets of {stream.rows} samples")
             raise TypeError(f"{prefix}y: got a stream without target, expected fastnn.stream(..., target=...)")
-        return feed_of(stream, lambda piece: self.batch(piece.x, piece.y, piece.weight, prefix, piece.first))
+        return feed_of(stream, lambda piece: self._dense(piece.x, piece.y, piece.weight, prefix, piece.first))
 
     def samples_feed(self, x: Any) -> Feed:
         """Return the samples alone of what is read block by block."""
         if self._keeps_sparse(x):
-            return InMemory(self._sparse_samples(x, ""))
-        return feed_of(self._stream(x, None, None).without_target(), lambda piece: self.samples(piece.x, piece.first))
+            return InMemory(self.samples(x))
+        stream = self._stream(x, None, None).without_target()
+        return feed_of(stream, lambda piece: Data.unlabelled(*self._samples(piece.x, "", piece.first)))
 
-    def batch(self, x: Any, y: Any, sample_weight: Any, prefix: str = "", first_row: int = 0) -> Data:
-        """Return rows with their targets and weights."""
-        samples, bytes_ = self._samples(x, prefix, first_row)
-        rows = max(len(samples), len(bytes_))
-        labels, targets = self._targets(y, rows, prefix, first_row)
-        weights = as_weights(self.on_host("sample_weight", sample_weight), rows)
-        return Data(samples, bytes_, labels, targets, weights)
+    def batch(self, x: Any, y: Any, sample_weight: Any, prefix: str = "") -> Rows:
+        """Return rows that are all in memory, with their targets and weights."""
+        if not self._keeps_sparse(x):
+            return self._dense(x, y, sample_weight, prefix, 0)
+        samples = self._sparse_samples(x, prefix)
+        labels, targets = self._targets(y, samples.rows, prefix, 0)
+        weights = as_weights(sample_weight, samples.rows)
+        return samples._replace(labels=labels, targets=targets, weights=weights)
 
-    def samples(self, x: Any, first_row: int = 0) -> Data:
-        """Return rows without targets."""
-        return Data.unlabelled(*self._samples(x, "", first_row))
+    def samples(self, x: Any) -> Rows:
+        """Return rows that are all in memory, without targets."""
+        return self._sparse_samples(x, "") if self._keeps_sparse(x) else Data.unlabelled(*self._samples(x, "", 0))
 
     def on_host(self, name: str, value: Any) -> Any:
         """Return a copy of what lies on a GPU, where the network is there, too; anything else as it is."""
@@ -96,6 +93,13 @@ class Intake:
         if isinstance(feed, Streamed) and isinstance(class_weight, str) and class_weight == "balanced":
             class_weight = self._balanced(feed.stream)
         return feed.changed(lambda data: weighed_by_class(data, class_weight, network.loss, network.units))
+
+    def _dense(self, x: Any, y: Any, sample_weight: Any, prefix: str, first_row: int) -> Data:
+        samples, bytes_ = self._samples(x, prefix, first_row)
+        rows = max(len(samples), len(bytes_))
+        labels, targets = self._targets(y, rows, prefix, first_row)
+        weights = as_weights(self.on_host("sample_weight", sample_weight), rows)
+        return Data(samples, bytes_, labels, targets, weights)
 
     def _samples(self, x: Any, prefix: str, first_row: int) -> tuple[Array, npt.NDArray[np.uint8]]:
         network, name = self.network, f"{prefix}x"

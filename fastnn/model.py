@@ -30,6 +30,7 @@ from fastnn.prediction import outputs_of, outputs_of_feed, probabilities_of, sco
 from fastnn.preparation import Preparation
 from fastnn.runtime import Runtime
 from fastnn.schedules import Schedule, is_own
+from fastnn.sparse import SparseData
 from fastnn.streams import Stream
 from fastnn.summary import Summary
 from fastnn.training import Trainer, step_logs
@@ -539,6 +540,7 @@ class Sequential:
         Parameters
         ----------
         x : array-like (rows, inputs)
+            As in `fit`; of sparse rows `dx` is dense all the same.
         dy : array-like (rows, outputs)
             Gradient of any scalar of one's own.
         training : bool
@@ -584,11 +586,11 @@ class Sequential:
         dict of str to array (rows, units)
         """
         network, runtime = self.network, self.runtime
-        data = self._intake.samples(x).on_host()
+        data = self._intake.samples(x)
         if rows is not None:
             rows = check_number("rows", rows, low=1, integer=True)
             chosen = np.linspace(0, data.rows - 1, min(rows, data.rows)).astype(np.int64)
-            data = data.at(chosen)
+            data = data.dense(chosen) if isinstance(data, SparseData) else data.on_host().at(chosen)
         data = data._replace(targets=np.zeros((data.rows, network.units), self.dtype))
         numbered = [
             (number, stage)

@@ -117,7 +117,8 @@ class Stage:
 class Plan:
     """Stages with workspace offsets for batches of up to `rows`, the workspace's size, and who shares the work.
 
-    `members` are those of the `threads` that have a task: one without would only wait.
+    `samples` says whether there is room for the samples and the gradient with respect to them. `members` are those of
+    the `threads` that have a task: one without would only wait.
     """
 
     rows: int
@@ -127,6 +128,7 @@ class Plan:
     work_size: int
     threads: int
     members: int
+    samples: bool
 
 
 class Network:
@@ -171,7 +173,7 @@ class Network:
         self.params_size = _aligned(max((segment.stop for segment in self.segments), default=1))
         if self.params_size > _MOST_PARAMETERS:
             raise ValueError(f"layers: got {self.n_params:,} parameters, expected at most {_MOST_PARAMETERS:,}")
-        self._plans: dict[tuple[int, int], Plan] = {}
+        self._plans: dict[tuple[int, int, bool], Plan] = {}
         self.scales = np.array([1.0 / (1.0 - stage.dropout) for stage in self.stages])
 
     def _build_stages(self, body: list[tuple[int, Layer]]) -> list[Stage]:
@@ -248,19 +250,23 @@ class Network:
             np.array([*tasks, len(places)], np.int64),
         )
 
-    def plan(self, rows: int, threads: int) -> Plan:
-        """Lay out a workspace for batches of up to `rows` rows on up to `threads` threads; the last plans are kept."""
-        plan = self._plans.get((rows, threads))
+    def plan(self, rows: int, threads: int, samples: bool = True) -> Plan:
+        """Lay out a workspace for batches of up to `rows` rows on up to `threads` threads; the last plans are kept.
+
+        Without `samples` it is for rows that are read where they lie: sparse ones, under a first stage with weights.
+        """
+        plan = self._plans.get((rows, threads, samples))
         if plan is None:
             if len(self._plans) >= 16:
                 self._plans.clear()
-            plan = self._plans[rows, threads] = self._make_plan(rows, threads)
+            plan = self._plans[rows, threads, samples] = self._make_plan(rows, threads, samples)
         return plan
 
-    def _make_plan(self, rows: int, threads: int) -> Plan:
+    def _make_plan(self, rows: int, threads: int, samples: bool) -> Plan:
         table = np.zeros((len(self.stages), layout.N_STAGE), np.int64)
         weights = iter(self.segments)
-        place = _aligned(rows * self.inputs)
+        room = _aligned(rows * self.inputs) if samples else 0
+        place = room
         before, each = 0, 0
         for row, stage in zip(table, self.stages, strict=True):
             row[layout.KIND] = layout.DENSE if stage.dense is not None else layout.ELEMENTWISE
@@ -290,7 +296,7 @@ class Network:
             table[number, layout.DELTA] = place
             place += _aligned(rows * int(table[number, layout.N_OUT]))
         offsets[layout.DX] = int(table[0, layout.DELTA]) if table[0, layout.KIND] == layout.ELEMENTWISE else place
-        offsets[layout.SCRATCH] = place + _aligned(rows * self.inputs)
+        offsets[layout.SCRATCH] = place + room
         members, offsets[layout.ROW_TASKS] = self._share(rows, threads)
         if members > 1 and offsets[layout.ROW_TASKS]:
             for row, following in itertools.pairwise(table):
@@ -308,7 +314,7 @@ class Network:
         if chunks > 1 and members > 1 and chunks % members == 0 and offsets[layout.ROW_TASKS]:
             offsets[layout.PARTS] = work_size
             work_size += _aligned(chunks * self.params_size)
-        return Plan(rows, table, weight_tasks, offsets, work_size, threads, members)
+        return Plan(rows, table, weight_tasks, offsets, work_size, threads, members, samples)
 
     def _share(self, rows: int, threads: int) -> tuple[int, int]:
         """Return how many threads are worth their while, and in how many parts a batch goes through all stages.

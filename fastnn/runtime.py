@@ -31,6 +31,7 @@ Report = npt.NDArray[np.float64]
 _NO_ORDER = np.empty(0, np.int64)
 _DATA = layout.X, layout.X_BYTES, layout.LABELS, layout.TARGETS, layout.WEIGHTS
 _SPARSE_DATA = layout.X_STARTS, layout.X_COLUMNS, layout.X_VALUES, *_DATA[2:]
+_OF_ONE_CALL = *_DATA[:2], *_SPARSE_DATA, layout.RESULT
 _FEW_ROWS, _FEW_FLOPS = 64, 4_000_000
 """What `few_rows_forward` is made for: up to 100 us of work, which one thread does."""
 
@@ -78,8 +79,8 @@ class Runtime:
         self._work = np.empty(0, dtype)
         self._lock = os.getpid(), threading.RLock()
         self._few: Callable[[Runtime, Any], Array | None] | None = None
-        self._standing_contexts: dict[tuple[int, int], Context] = {}
-        self._single: dict[int, tuple[Context, Array, Report]] = {}  # by mode, see `_once`
+        self._standing_contexts: dict[tuple[int, int, bool], Context] = {}
+        self._single: dict[tuple[int, bool], tuple[Context, Array, Report]] = {}  # see `_once`
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles have no workspace, which holds rows that were trained on, and no addresses."""
@@ -167,7 +168,7 @@ class Runtime:
 
         return train
 
-    def train_once(self, data: Data, step: int, rates: Array) -> Report:
+    def train_once(self, data: Rows, step: int, rates: Array) -> Report:
         """Take one step on all rows as one batch and return its report."""
         return self._once(layout.TRAIN, data, step, True, rates=rates)
 
@@ -195,7 +196,7 @@ class Runtime:
         Putting one together takes some 40 us, as much as an epoch of a small network. It holds on to the data, the
         workspace, and the state as it is now.
         """
-        self._ensure_workspace(min(batch, data.rows))
+        self._ensure_workspace(min(batch, data.rows), not isinstance(data, SparseData))
         training = mode == layout.TRAIN
         return self._context(mode, data, rows=0, batch=batch, dropout=training, report=np.zeros((0, 0)))
 
@@ -206,7 +207,7 @@ class Runtime:
             epoch.execute(c.integers, self.params)
 
     def gradient(
-        self, data: Data, step: int, dropout: bool, out: Array | None = None, external: bool = False
+        self, data: Rows, step: int, dropout: bool, out: Array | None = None, external: bool = False
     ) -> Report:
         """Write the gradient of all rows as one batch into `grads`; with `out`, also that of the input."""
         return self._once(layout.GRADIENT, data, step, dropout, out=out, external=external)
@@ -219,7 +220,7 @@ class Runtime:
     def _once(
         self,
         mode: int,
-        data: Data,
+        data: Rows,
         step: int,
         dropout: bool,
         *,
@@ -229,10 +230,11 @@ class Runtime:
     ) -> Report:
         """Work on all rows as one batch and return the report, which is the same array every time.
 
-        The context is kept for the next call of this mode, which takes a third of the time then.
+        The context is kept for the next call of this mode on such rows, which takes a third of the time then.
         """
-        self._ensure_workspace(data.rows)
-        kept = self._single.pop(mode, None)  # another Python thread makes its own
+        sparse = isinstance(data, SparseData)
+        self._ensure_workspace(data.rows, out is not None or not (sparse or mode == layout.APPLY))
+        kept = self._single.pop((mode, sparse), None)  # another Python thread makes its own
         if kept is None or not (kept[0].holds(layout.WORK, self._work) and self._is_current(kept[0])):
             rate, report = np.empty(1), np.empty((1, layout.N_REPORT))
             kept = self._context(mode, data, rows=1, batch=1, rates=rate, report=report), rate, report
@@ -248,8 +250,8 @@ class Runtime:
             c[layout.RESULT] = out
         self._put_data(c, data)
         self._do(c)
-        c.release(*_DATA, layout.RESULT)
-        self._single[mode] = kept
+        c.release(*_OF_ONE_CALL)
+        self._single[mode, sparse] = kept
         return report
 
     def blocks_of_rows(self, rows: int) -> int:
@@ -260,7 +262,7 @@ class Runtime:
     def forward(self, data: Rows, first: int, rows: int, out: Array, report: Report | None = None) -> None:
         """Write the outputs of rows [first, first + rows); with `report`, also the loss of each block of rows."""
         batch = self.blocks_of_rows(data.rows)
-        plan = self.network.plan(min(batch, rows), self.threads)
+        plan = self.network.plan(min(batch, rows), self.threads, not isinstance(data, SparseData))
         work = aligned_empty(plan.work_size, self.network.dtype)
         mode = layout.FORWARD if report is None else layout.EVALUATE
         if report is None:
@@ -335,10 +337,12 @@ class Runtime:
         size = rows * row[layout.N_OUT]
         return tuple(self._work[row[at] : row[at] + size].reshape(rows, -1) for at in (layout.OUT, layout.SOURCE))  # type: ignore[return-value]
 
-    def _ensure_workspace(self, rows: int) -> None:
-        threads = self.threads
-        if self._plan is None or self._plan.rows < rows or self._plan.threads != threads:
-            plan = self.network.plan(rows if self._plan is None else max(rows, self._plan.rows), threads)
+    def _ensure_workspace(self, rows: int, samples: bool) -> None:
+        """Have a workspace for so many rows, with room for `samples` or, where it is to be larger, without."""
+        threads, there = self.threads, self._plan
+        if there is None or there.rows < rows or there.threads != threads or samples > there.samples:
+            alike = there is not None and there.samples == samples
+            plan = self.network.plan(max(rows, self.rows) if alike else rows, threads, samples)
             self._single.clear()  # which hold the older workspace
             self._work, self._plan = aligned_empty(plan.work_size, self.network.dtype), plan
 
@@ -402,7 +406,7 @@ class Runtime:
 
     def _standing(self, plan: Plan) -> Context:
         """Return what is the same in all contexts for one plan: made once, or again where vectors were replaced."""
-        key = plan.rows, plan.threads
+        key = plan.rows, plan.threads, plan.samples
         kept = self._standing_contexts.get(key)
         if kept is not None and self._is_current(kept):
             return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -314,6 +315,68 @@ def test_a_matrix_with_few_numbers_stays_sparse_and_has_the_same_bits(kind, monk
     monkeypatch.setattr(type(x), "toarray", None)  # none of it is made dense
     for got, wanted in zip(everything(x), want, strict=True):
         np.testing.assert_equal(got, wanted)
+
+
+def few_numbers(rows, inputs, seed):
+    draw = np.random.default_rng(seed)
+    return draw.normal(size=(rows, inputs)).astype(np.float32) * (draw.uniform(size=(rows, inputs)) < 0.05)
+
+
+def steps_on(batches, **settings):
+    """Return what loops of one's own get of batches, one after the other, and what the model has learned."""
+    layers = [Dense(30, "tanh"), fastnn.Dropout(0.3), Dense(3)]
+    model = Sequential(layers, "cross_entropy", fastnn.Adam(0.01), l2=0.01, **settings)
+    got = []
+    for number, (x, labels) in enumerate(batches):
+        weights = np.random.default_rng(number).integers(0, 3, len(labels))
+        got.append(model.train_on_batch(x, labels, sample_weight=weights, class_weight="balanced"))
+        loss, gradients = model.gradients(x, labels, sample_weight=weights, training=True)
+        dx, own = model.backward(x, np.eye(3)[labels], training=True)
+        model.apply_gradients(own)
+        outputs = model.layer_outputs(x), model.layer_outputs(x, rows=5)
+        got.append((loss, gradients, dx, own, *(list(each.values()) for each in outputs)))
+    return got, model.get_weights()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["csr_array", "csc_matrix"])
+def test_batches_with_few_numbers_stay_sparse_and_give_the_same_bits(kind, dtype, n_threads, monkeypatch):
+    """Of growing, shrinking and equal sizes, and with dense ones between: what is kept from call to call serves none
+    but its own kind.
+    """
+    sizes = [(16, True), (200, True), (200, False), (200, True), (7, False), (300, True), (40, True), (400, False)]
+    dense = [(few_numbers(rows, 700, rows + at), np.arange(rows) % 3) for at, (rows, _) in enumerate(sizes)]
+    mixed = [(sparse_of(kind, x) if few else x, labels) for (x, labels), (_, few) in zip(dense, sizes, strict=True)]
+    settings = {"dtype": dtype, "n_threads": n_threads}
+    want = steps_on(dense, **settings)
+    monkeypatch.setattr(type(mixed[0][0]), "toarray", None)  # none of it is made dense
+    np.testing.assert_equal(steps_on(mixed, **settings), want)
+
+
+def test_a_batch_with_few_numbers_takes_memory_for_these_alone():
+    """Dense it would be 800 MB; so would the workspace's room for samples and their gradient be, each."""
+    scipy_sparse = pytest.importorskip("scipy.sparse")
+    columns = np.random.default_rng(0).integers(0, 200_000, 10_000)
+    x = scipy_sparse.csr_array((np.ones(10_000), columns, np.arange(0, 10_001, 10)), shape=(1000, 200_000))
+    y = np.arange(1000.0)
+    model = Sequential([Dense(4, "tanh"), Dense(1)], "squared_error", fastnn.SGD(1e-6), n_threads=1)
+    model.train_on_batch(x[:2], y[:2])
+    calls = {
+        "train_on_batch": lambda: model.train_on_batch(x, y),
+        "gradients": lambda: model.gradients(x, y),
+        "backward": lambda: model.backward(x[:20], y[:20]),
+        "layer_outputs": lambda: model.layer_outputs(x),
+        "fit": lambda: model.fit(x, y, epochs=1, batch_size=1000, verbose=False),
+        "evaluate": lambda: model.evaluate(x, y),
+        "predict": lambda: model.predict(x),
+    }
+    for name, call in calls.items():
+        tracemalloc.start()
+        call()
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 100e6, f"{name} took {most / 1e6:.0f} MB"
 
 
 @pytest.mark.parametrize("first", [fastnn.Dropout(0.3), fastnn.Activation("tanh"), fastnn.Rescale(2.0, 1.0)], ids=repr)

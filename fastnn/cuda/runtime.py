@@ -400,7 +400,7 @@ class CudaRuntime(Runtime):
 
         return train
 
-    def train_once(self, data: Data, step: int, rates: Array) -> Report:
+    def train_once(self, data: Rows, step: int, rates: Array) -> Report:
         report = np.zeros((1, layout.N_REPORT))
         self.training_calls(data, data.rows)(_NO_ORDER, 0, data.rows, step, rates, report)
         return report
@@ -424,8 +424,9 @@ class CudaRuntime(Runtime):
         return gradient
 
     def gradient(
-        self, data: Data, step: int, dropout: bool, out: Array | None = None, external: bool = False
+        self, data: Rows, step: int, dropout: bool, out: Array | None = None, external: bool = False
     ) -> Report:
+        assert isinstance(data, Data)
         report = np.zeros((1, layout.N_REPORT))
         self._run(
             layout.GRADIENT, data, _NO_ORDER, rows=data.rows, batch=data.rows, step=step, dropout=dropout,
