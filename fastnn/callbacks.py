@@ -257,7 +257,9 @@ class Checkpoint(Callback):
     every : int
         Save each so many epochs.
     save_best_only : bool
-        Save only where `monitor` improved.
+        Save only where `monitor` improved: on the model that stands there, where this training wrote it, before it was
+        loaded or resumed, too. What another training left there, such as an earlier run of the same script, is written
+        over by the first epoch, as in Keras.
     monitor, mode
         As in `EarlyStopping`.
     keep : int or None
@@ -313,8 +315,8 @@ class Checkpoint(Callback):
         for path in self._found(r"\.%s\..*\.part"):  # what a process that was killed left, or left unremoved
             path.unlink(missing_ok=True)
         self._remove_old()
-        if not self._saved() and not self.path.exists():
-            self.reset()  # what stands nowhere is not to be improved on
+        if self.save_best_only:
+            self.best = self._best_there()
         later = [path for path in self._saved() if path not in self._saved(self.model.epoch)]
         if later and not self.model.resumed:
             warnings.warn(
@@ -324,6 +326,20 @@ class Checkpoint(Callback):
             )
         self._saved_at = time.monotonic()
         self._written: tuple[int, Path] | None = None
+
+    def _best_there(self) -> float:
+        """Return the best value that the newest file knows, where this training wrote it; else what all improves on.
+
+        What the model remembers may be of another file: it comes by the number of the callback alone.
+        """
+        own = self.state()  # files of early versions do not say what was watched, and for which name
+        known = [
+            _best(state, self.mode)
+            for kind, state in self.model.states_in((self._saved() or [self.path])[-1]).items()
+            if kind.partition("-")[0] == type(self).__name__
+            and all(state.get(name, own[name]) == own[name] for name in ("name", "monitor", "mode"))
+        ]
+        return max(known, default=-math.inf) if self.mode == "max" else min(known, default=math.inf)
 
     def watched(self) -> str | None:
         return self.monitor if self.save_best_only else None
@@ -381,14 +397,10 @@ class Checkpoint(Callback):
         return {path: match for path, match in names.items() if match and not path.is_dir()}
 
     def state(self) -> dict[str, Any]:
-        return {"monitor": self.monitor, "mode": self.mode, "best": self.best}
+        return {"name": self.path.name, "monitor": self.monitor, "mode": self.mode, "best": self.best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        own = self.state()  # files of early versions do not say what was watched
-        if all(state.get(name, own[name]) == own[name] for name in ("monitor", "mode")):
-            self.best = _best(state, self.mode)
-        else:
-            self.reset()
+        self.best = _best(state, self.mode)
 
 
 class TensorBoard(Callback):

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -773,6 +774,10 @@ class Sequential:
         """`evaluate` on what has passed the gate, or does so when it is read."""
         scores = scores_of(self.runtime, feed)
         return {**scores, "loss": scores["loss"] + self.penalty()}
+
+    def states_in(self, path: Path) -> dict[str, dict[str, Any]]:
+        """Return the states of callbacks, but for arrays, in a file that this training wrote; else nothing."""
+        return saving.states_in(path, self.history)
 
     def first_bad_layer(self, rows: int) -> str:
         """Say where, after a step whose loss was not finite, the first NaN or infinity stands."""

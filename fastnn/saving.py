@@ -387,6 +387,24 @@ def load(
         ) from None
 
 
+def states_in(path: Path, history: History) -> dict[str, dict[str, Any]]:
+    """Return the callbacks' states, but for arrays, of a file that a training of this history wrote; else nothing."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})[_KEY], object_hook=_infinite)
+        states = {str(kind): dict(state) for kind, state in header["callbacks"].items()}
+        return states if _one_training(History.from_dict(header["history"]), history) else {}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _one_training(first: History, second: History) -> bool:
+    """Whether one of two histories goes on from the other: by the losses of the epochs that both have."""
+    losses = [history.history.get("loss", []) for history in (first, second)]
+    both = min(map(len, losses))
+    return both > 0 and np.array_equal(losses[0][:both], losses[1][:both], equal_nan=True)
+
+
 def _check_optimizer(optimizer: Optimizer, header: dict[str, Any], tensors: Tensors) -> None:
     """Raise unless an optimizer is of the kind whose state a file has."""
     saved = header["config"]["optimizer"]["name"]

@@ -541,7 +541,7 @@ def test_a_best_checkpoint_of_another_file_or_number_is_a_best_of_its_own(tmp_pa
     fit(model, 1, [Script([0, 0, 0, 0.5], "val_accuracy"), best("b", "val_accuracy")])
     assert fastnn.load(tmp_path / "b.safetensors").epoch == 4
     used = best("c")
-    fit(build(), 1, [Script([0.1]), used])
+    fit(build(seed=2), 1, [Script([0.1]), used])
     fit(model, 1, [Script([0, 0, 0, 0, 5]), used])  # whose checkpoints watched "val_accuracy"
     assert (used.best, fastnn.load(tmp_path / "c.safetensors").epoch) == (5, 5)
 
@@ -599,6 +599,51 @@ def test_a_resumed_checkpoint_remembers_the_best(tmp_path):
     fit(resumed, 2, [Script([0, 0, 2, 2]), Checkpoint(tmp_path / "m.safetensors", save_best_only=True)])
     assert fastnn.load(tmp_path / "m.safetensors").epoch == 2
     assert weight_bytes(fastnn.load(tmp_path / "m.safetensors")) == script.weights[1]
+
+
+def best_of(path):
+    """Return the epochs of what stands there, and the value it was saved for."""
+    found = fastnn.load(path)
+    return found.epoch, found.history.history["val_loss"][-1]
+
+
+def test_a_best_checkpoint_of_another_training_is_written_over(tmp_path):
+    """As in Keras, whether the other one was better or not, and whatever the model that trains has seen before."""
+    path, other = tmp_path / "m.safetensors", tmp_path / "other.safetensors"
+
+    def best(path):
+        return Checkpoint(path, save_best_only=True)
+
+    for values in ([0.1], [0.5, 0.4], [0.7]):  # the same script, run three times
+        fit(build(), len(values), [Script(values), best(path)])
+        assert best_of(path) == (len(values), values[-1])
+    fit(build(seed=2), 1, [Script([0.1]), best(other)])
+    fit(fastnn.load(other), 2, [Script([0, 0.9, 0.8]), best(path)])
+    assert best_of(path) == (3, 0.8), "the best of this training, not that of the other file before"
+
+
+@pytest.mark.parametrize("loads", ["the best", "the newest"])
+def test_a_training_that_goes_on_knows_what_it_saved_whatever_callbacks_there_are(loads, tmp_path):
+    path, run = tmp_path / "m.safetensors", tmp_path / "run"
+
+    def best():
+        return Checkpoint(path, save_best_only=True)
+
+    fit(build(), 3, [Script([0.3, 0.2, 0.4]), Checkpoint(run), best(), Checkpoint(tmp_path / "b", save_best_only=True)])
+    model = fastnn.load(path if loads == "the best" else fastnn.latest_checkpoint(run))
+    epoch = model.epoch
+    fit(model, 2, [Script([0] * epoch + [0.25, 0.21]), best()])
+    assert best_of(path) == (2, 0.2)
+    fit(model, 2, [Script([0] * (epoch + 2) + [0.15, 0.25]), Checkpoint(run), Checkpoint(run), best()])
+    assert best_of(path) == (epoch + 3, 0.15)
+
+
+def test_a_best_checkpoint_may_stand_in_the_place_of_any_file(tmp_path):
+    path = tmp_path / "m.safetensors"
+    for content in (b"", b"no model", b"\2\0\0\0\0\0\0\0{}"):
+        path.write_bytes(content)
+        fit(build(), 1, [Script([0.5]), Checkpoint(path, save_best_only=True)])
+        assert best_of(path) == (1, 0.5)
 
 
 def test_a_checkpoint_is_a_whole_model(tmp_path):

@@ -83,7 +83,7 @@ def test_epochs_counts_from_where_the_interrupted_call_began(middle, tmp_path):
     """Which need not be the model's first epoch."""
 
     def callbacks(folder):
-        best = Checkpoint(tmp_path / f"{folder}-best.safetensors", save_best_only=True)
+        best = Checkpoint(tmp_path / "best" / folder / "m.safetensors", save_best_only=True)
         return Checkpoint(tmp_path / folder), best, EarlyStopping(patience=9), Memory()
 
     whole = fit(fit(build(), 2), 6, *callbacks("whole"))
@@ -93,7 +93,7 @@ def test_epochs_counts_from_where_the_interrupted_call_began(middle, tmp_path):
     resumed = fit(build(), 6, *callbacks("parts"), resume=tmp_path / "parts")
     assert training_state(resumed) == training_state(whole)
     assert names(tmp_path / "parts") == names(tmp_path / "whole") == numbered(*range(3, 9))
-    best = [fastnn.load(tmp_path / f"{folder}-best.safetensors") for folder in ("whole", "parts")]
+    best = [fastnn.load(tmp_path / "best" / folder / "m.safetensors") for folder in ("whole", "parts")]
     assert training_state(best[0]) == training_state(best[1])
     fit(resumed, 6, *callbacks("parts"), resume=tmp_path / "parts")
     assert resumed.epoch == 8, "nothing was left to train"
