@@ -9,9 +9,11 @@ import importlib
 import os
 from typing import Any
 
+import numpy as np
+
 from fastnn.kernels._errors import check_flag, check_number, shown, unknown_name
 
-__all__ = ["check_flag", "check_number", "check_path", "needed", "shown", "unknown_name"]
+__all__ = ["check_flag", "check_number", "check_path", "check_range", "needed", "shown", "unknown_name"]
 
 
 def needed(name: str, purpose: str, command: str) -> Any:
@@ -27,6 +29,22 @@ def needed(name: str, purpose: str, command: str) -> Any:
     except ImportError as error:
         package = name.split(".")[0]
         raise ImportError(f"{package} is not installed ({error}), expected it for {purpose}: {command}") from None
+
+
+def check_range(
+    name: str, value: float, dtype: np.dtype[Any], *, may_vanish: bool = False, may_overflow: bool = False
+) -> None:
+    """Say that a float type cannot hold a number: it becomes 0 there, or but a few bits of it are left, or infinite.
+
+    Raises
+    ------
+    ValueError
+        ``delta: got 1e-50, expected a number in the range of float32``, unless that may happen.
+    """
+    least, most = float(np.finfo(dtype).tiny), float(np.finfo(dtype).max)
+    vanishes, overflows = 0 < abs(value) < least, abs(value) > most
+    if (vanishes and not may_vanish) or (overflows and not may_overflow):
+        raise ValueError(f"{name}: got {shown(value)}, expected a number in the range of {dtype}")
 
 
 def check_path(name: str, value: object) -> str:

@@ -125,9 +125,9 @@ class Sequential:
         self.layers = check_layers(layers)
         self.loss = as_loss(loss)
         self._runtime: Runtime | None = None
+        self.dtype = _check_dtype(dtype)
         self.optimizer = Adam() if optimizer is None else optimizer
         self.seed = _check_seed(seed)
-        self.dtype = _check_dtype(dtype)
         self.n_threads = n_threads
         self.device, self.matmul_precision = check_place(device, matmul_precision)
         check_precision(self.matmul_precision, self.dtype)
@@ -171,6 +171,7 @@ class Sequential:
     @optimizer.setter
     def optimizer(self, value: str | Optimizer) -> None:
         new, runtime = copy.deepcopy(as_optimizer(value)), self._runtime
+        new.check_range(self.dtype)
         if runtime is not None:
             old = self._optimizer
             if (type(new), new.slots) != (type(old), old.slots):

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastnn._errors import check_range
 from fastnn.activations import SOFTMAX
+from fastnn.initializers import as_initializer
 from fastnn.kernels import formulas, layout, partition
 from fastnn.kernels._chunks import CHUNK
 from fastnn.kernels.dropout import GROUP, threshold_of
@@ -166,6 +168,7 @@ class Network:
         if isinstance(body[0][1], Rescale):
             self.rescale = body.pop(0)[1].table(inputs, dtype)  # type: ignore[attr-defined]
         body, self.output = _fold_output(body, loss)
+        check_range("delta", loss.delta, dtype, may_overflow=True)
         self.stages = self._build_stages(body)
         self.units = self.stages[-1].units
         self.segments = self._place(l1, l2)
@@ -206,6 +209,9 @@ class Network:
             assert dense is not None
             own_l1 = l1 if dense.l1 is None else dense.l1
             own_l2 = l2 if dense.l2 is None else dense.l2
+            check_range("l1", own_l1, self.dtype, may_vanish=True)
+            check_range("l2", own_l2, self.dtype, may_vanish=True)
+            check_range("gain", as_initializer(dense.kernel_initializer, str(dense.activation)).gain, self.dtype)
             segments.append(Segment(f"dense_{number}.weight", place, (stage.inputs, stage.units), own_l1, own_l2))
             place = _aligned(segments[-1].stop)
             if dense.use_bias:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn import schedules
-from fastnn._errors import check_flag, check_number, unknown_name
+from fastnn._errors import check_flag, check_number, check_range, unknown_name
 from fastnn.kernels import update
 from fastnn.schedules import Schedule, as_schedule
 
@@ -55,6 +55,21 @@ class Optimizer(_Clipping):
 
     def _check(self) -> None:
         """Check the parameters of one kind."""
+
+    def check_range(self, dtype: np.dtype[Any]) -> None:
+        """Refuse numbers with which nothing would be learned in a float type: those that it cannot hold.
+
+        Raises
+        ------
+        ValueError
+            With the parameter's name.
+        """
+        if not isinstance(self.lr, Schedule):
+            check_range("lr", self.lr, dtype)
+        for name in ("clip_norm", "clip_value"):
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name), dtype, may_overflow=True)
+        check_range("eps", getattr(self, "eps", 0.0), dtype, may_vanish=True)
 
     @functools.cached_property
     def schedule(self) -> Schedule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,48 @@ def data():
 
 def fit(model, data, epochs=1, **options):
     return model.fit(*data, epochs=epochs, batch_size=9, verbose=False, **options)
+
+
+# ------------------------------------------------------- numbers that a float type cannot hold
+
+
+def one_number(name, value, dtype):
+    """Build a model with one such number, of a layer, a loss or an optimizer."""
+    gain = value if name == "gain" else 1.0
+    penalty = {name: value} if name in ("l1", "l2") else {}
+    layer = Dense(2, kernel_initializer=fastnn.Initializer("he_uniform", gain), **penalty)
+    loss = fastnn.Huber(value) if name == "delta" else "squared_error"
+    optimizer = fastnn.Adam(**{name: value}) if name in ("lr", "eps", "clip_norm", "clip_value") else None
+    return Sequential([layer], loss, optimizer, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name in ("delta", "lr", "clip_norm", "clip_value", "gain") for value in (1e-50, 1e-40)]
+    + [(name, 1e39) for name in ("lr", "eps", "l1", "l2", "gain")],
+)
+def test_a_number_that_float32_cannot_hold_is_refused_where_the_model_is_built(name, value):
+    """Most would have been 0 or infinite and let nothing be learned, without a word."""
+    with pytest.raises(
+        ValueError, match=f"^{name}: got {re.escape(repr(value))}, expected a number in the range of fl"
+    ):
+        one_number(name, value, "float32")
+    one_number(name, value, "float64")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, 1e-50) for name in ("eps", "l1", "l2")] + [(name, 1e39) for name in ("delta", "clip_norm", "clip_value")],
+)
+def test_a_number_that_means_none_may_be_beyond_float32(name, value):
+    one_number(name, value, "float32")
+
+
+def test_an_optimizer_that_is_set_later_is_refused_by_its_number_too():
+    model = build(fastnn.Adam())
+    with pytest.raises(ValueError, match=r"^clip_value: got 1e-50, expected a number in the range of float32"):
+        model.optimizer = fastnn.Adam(clip_value=1e-50)
+    assert model.optimizer == fastnn.Adam()
 
 
 # ------------------------------------------------------------------------------ another optimizer
