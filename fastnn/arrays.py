@@ -73,6 +73,14 @@ class Data(NamedTuple):
         """Return the same with copies of what is on a GPU."""
         return Data._make(array if isinstance(array, np.ndarray) else array.copy_to_host() for array in self)
 
+    def spoilt(self) -> str | None:
+        """Return which of "x" and "y" has NaN or infinity in a row that weighs something, None where neither has."""
+        data = self.on_host()
+        if len(data.weights):
+            data = data.at(np.flatnonzero(data.weights))
+        arrays = {"x": data.x, "y": data.targets}
+        return next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
+
     def part(self, first: int, last: int) -> Data:
         """Return rows [first, last) as views."""
         return Data._make(array[first:last] if len(array) else array for array in self)

@@ -128,6 +128,7 @@ class GradientFlow(Callback):
         self._stages: list[int] = []
         self._activations: list[str] = []
         self._finite: list[bool] = []
+        self._spoilt: list[str | None] = []
         self._output_r2: list[float] = []
         self._input_spread: list[float] = []
 
@@ -170,6 +171,7 @@ class GradientFlow(Callback):
         for name in _NAMES:
             self.history[name].append(numbers[name])
         self._finite.append(finite)
+        self._spoilt.append(probe.spoilt())
         self._input_spread.append(_spread(_inputs(probe, network.rescale)))
         self._output_r2.append(_r2(output, probe.targets))
         self.epoch.append(model.epoch)
@@ -284,8 +286,7 @@ class GradientFlow(Callback):
         where = self._where(ill)
         untrained = self.epoch[record] == 0  # no learning rate did it then
         if kind == "not finite":
-            helps = "scale the inputs or start from smaller weights" if untrained else _SLOWER
-            return f"NaN or infinity in {where if ill else 'the loss'}; {helps}."
+            return self._not_finite(ill, now["mean"], record)
         if kind == "vanishing":
             return self._vanishing(ill, where, now["gradient_rms"])
         if kind == "silent":
@@ -315,6 +316,21 @@ class GradientFlow(Callback):
             f"Dead: {where}; {share} of the units{which} have no slope for any of the {self._probe.rows} rows of "
             f"the probe, so that no gradient passes them; {helps} or use 'leaky_relu'."
         )
+
+    def _not_finite(self, ill: Sequence[int], mean: Rows, record: int) -> str:
+        """Name the first place that it stands in: all behind that has it, too, and so have the gradients before."""
+        if self._spoilt[record]:
+            return f"NaN or infinity in {self._spoilt[record]}; take out the rows that have it, or fill them in."
+        untrained = self.epoch[record] == 0  # no learning rate did it then
+        outputs = np.flatnonzero(~np.isfinite(mean))
+        if len(outputs):
+            where, scaled = f"the output of {self.layers[outputs[0]]}", "the inputs"
+        elif self._finite[record]:
+            where, scaled = f"the gradient of {self.layers[ill[-1]]}", "the inputs"
+        else:
+            where, scaled = "the loss", "inputs and targets"
+        helps = f"scale {scaled} or start from smaller weights" if untrained else _SLOWER
+        return f"NaN or infinity in {where}; {helps}."
 
     def _vanishing(self, ill: Sequence[int], where: str, rms: Rows) -> str:
         worst = min(ill, key=lambda i: float(rms[i]))

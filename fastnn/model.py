@@ -464,7 +464,8 @@ class Sequential:
         with runtime.alone:
             report = runtime.train_once(data, self.step, rates)
             if not report[0, layout.REPORT_ROWS]:
-                where = self.first_bad_layer(data.rows)
+                spoilt = None if self.check_finite else data.spoilt()
+                where = f"from those in {spoilt}" if spoilt else self.first_bad_layer(data.rows)
                 raise FloatingPointError(f"loss: is NaN or infinite, {where}; no step was taken")
             self.step += 1
             return step_logs(report, self.counts_correct)

@@ -43,6 +43,14 @@ class SparseData(NamedTuple):
         """Number of samples."""
         return len(self.starts) - 1
 
+    def on_host(self) -> SparseData:
+        """Return the same: it is never on a GPU."""
+        return self
+
+    def spoilt(self) -> str | None:
+        """Return None: sparse rows are finite, or were refused."""
+        return None
+
     def part(self, first: int, last: int) -> SparseData:
         """Return rows [first, last)."""
         starts = self.starts[first : last + 1]

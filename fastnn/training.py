@@ -17,7 +17,7 @@ from fastnn.feeds import Feed, InMemory, Order
 from fastnn.kernels import layout
 from fastnn.progress import ProgressBar
 from fastnn.schedules import Schedule, metric_to_watch
-from fastnn.sparse import Rows
+from fastnn.sparse import Rows, SparseData
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
@@ -81,6 +81,7 @@ class Trainer:
         self._steps_an_epoch = -(-feed.rows // self.batch)
         self._steps_a_call = model.runtime.first_steps(self.batch)
         self._one_by_one = False
+        self._first_step = model.step
         self._calls: tuple[Rows, TrainingCalls] | None = None
 
     def run(self, last: int) -> None:
@@ -249,7 +250,7 @@ class Trainer:
             for data, order in buffers:
                 done = self._steps_on(data, order, done, report, started, bar)
         if not model.runtime.is_finite():
-            self._diverged(done - 1)
+            self._diverged(done - 1, data)
         return report.logs(model.counts_correct)
 
     def _buffers(self, started: Snapshot) -> Generator[tuple[Rows, Order], None, None]:
@@ -280,7 +281,7 @@ class Trainer:
             if done + taken > 0:  # the loss was finite with the weights that the epoch began with
                 self._good = started
             if taken < len(part):
-                self._diverged(done + taken)
+                self._diverged(done + taken, data)
             self._steps_a_call = next_steps(self._steps_a_call, taken, time.perf_counter() - before)
             bar.update(rows)
             at, done = at + rows, done + taken
@@ -309,17 +310,39 @@ class Trainer:
                 callback.reset()
         model.history.truncate(model.epoch)
 
-    def _diverged(self, step: int) -> None:
-        """Go back to the last good epoch and say where the numbers broke."""
+    def _diverged(self, step: int, data: Rows) -> None:
+        """Go back to the last good epoch and say where the numbers broke, and what helps."""
         model = self.model
         where = model.first_bad_layer(min(self.batch, self.feed.rows - step * self.batch))
+        helps = self._what_helps(data)
         at, epoch = model.step, model.epoch
         self._go_back(self._good)
         raise TrainingDiverged(
             f"loss: became NaN or infinite in step {at + 1} (epoch {epoch + 1}, batch {step + 1}), {where}. "
-            "The weights of the last good epoch are kept. "
-            "A smaller learning rate, a Warmup in front of it, or clip_norm usually helps"
+            f"The weights of the last good epoch are kept. {helps}"
         )
+
+    def _what_helps(self, data: Rows) -> str:
+        """Return what to do about a loss that is not finite, in a step on some of this data."""
+        model, data = self.model, data.on_host()
+        if spoilt := None if model.check_finite else data.spoilt():
+            return f"There are NaN or infinity in {spoilt}, of which check_finite=True names the first"
+        if model.step > self._first_step:
+            return "A smaller learning rate, a Warmup in front of it, or clip_norm usually helps"
+        if not model.runtime.is_finite():
+            return "The weights had it before any step: set_weights gives the model others"
+        samples = data.values if isinstance(data, SparseData) else data.x if len(data.x) else data.x_bytes
+        arrays = {"x": samples, "y": data.targets, "the weights": model.parameters_vector()}
+        sizes = [f"{_largest(array):.2g} in {name}" for name, array in arrays.items() if array.size]
+        return (
+            "It is this fit's first step, before any learning rate had a part. The largest numbers are "
+            f"{', '.join(sizes)}: smaller ones help"
+        )
+
+
+def _largest(array: npt.NDArray[Any]) -> float:
+    """Return the largest size of the finite numbers, which rows without weight may have others among."""
+    return float(np.max(np.abs(array), initial=0, where=np.isfinite(array)))
 
 
 def next_steps(before: int, taken: int, seconds: float) -> int:

@@ -223,7 +223,28 @@ def test_a_loss_that_is_not_finite_behind_outputs_that_are():
         model.fit(x, y * 1e25, epochs=1, callbacks=[flow])
     assert np.isfinite(flow.history["gradient_norm"]).all()
     assert flow.problems() == {"not finite": []}
-    assert flow.diagnosis() == ["NaN or infinity in the loss; scale the inputs or start from smaller weights."]
+    assert flow.diagnosis() == ["NaN or infinity in the loss; scale inputs and targets or start from smaller weights."]
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_rows_that_are_not_finite_are_named_and_no_layer(name):
+    data = dict(zip("xy", regression(), strict=True))
+    data[name][7, 1] = np.nan
+    model = Sequential([Dense(3, "tanh"), Dense(2)], "squared_error", check_finite=False)
+    assert watch(model, data.values()).diagnosis() == [
+        f"NaN or infinity in {name}; take out the rows that have it, or fill them in."
+    ]
+
+
+def test_the_layer_whose_gradient_alone_is_not_finite_is_named():
+    """The slope of |e| is 1, and 1e22 times 1e22 times that is beyond float32; outputs of tiny samples are not."""
+    x, y = regression()
+    model = Sequential([Dense(3), Dense(3), Dense(2)], "absolute_error", input_size=5)
+    factors = [1, 1, 1e22, 1, 1e22, 1]
+    model.set_weights([weight * factor for weight, factor in zip(model.get_weights(), factors, strict=True)])
+    assert watch(model, (x * 1e-35, y), epochs=0).diagnosis() == [
+        "NaN or infinity in the gradient of layer 0 (Dense, 3); scale the inputs or start from smaller weights."
+    ]
 
 
 def test_one_row_is_enough():
@@ -372,7 +393,9 @@ def test_nan_is_named(digits):
     flow = watch(model, digits)
     assert flow.epoch == [0], "training stopped before the end of the first epoch"
     assert flow.problems()["not finite"][-1] == 3
-    assert flow.diagnosis() == ["NaN or infinity in layers 1 to 4; scale the inputs or start from smaller weights."]
+    assert flow.diagnosis() == [
+        "NaN or infinity in the output of layer 2 (Dense, 32 relu); scale the inputs or start from smaller weights."
+    ], "the first: all behind it have it too, and all gradients"
 
 
 def test_layers_apart_are_listed():

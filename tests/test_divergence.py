@@ -98,6 +98,45 @@ def test_the_message_says_step_layer_and_advice():
         assert advice in message
 
 
+@pytest.mark.parametrize("name", ["x", "y"])
+@pytest.mark.parametrize("weighs", [1.0, 0.0])
+def test_rows_that_are_not_finite_are_named_as_what_to_mend(name, weighs):
+    """But not those that weigh nothing, which have no part."""
+    given, weights = dict(zip("xy", data(), strict=True)), np.ones(ROWS)
+    given[name][23, 1], weights[23] = np.nan, weighs
+    model = build(1e30 if weighs == 0.0 else 0.01, check_finite=False)
+    with pytest.raises(TrainingDiverged) as caught:
+        model.fit(**given, epochs=2, batch_size=BATCH, sample_weight=weights)
+    spoilt = f"There are NaN or infinity in {name}, of which check_finite=True names the first"
+    assert str(caught.value).endswith(spoilt if weighs else "clip_norm usually helps")
+    if weighs:
+        with pytest.raises(FloatingPointError, match=f"^loss: is NaN or infinite, from those in {name}; no step was "):
+            model.train_on_batch(**given)
+
+
+@pytest.mark.parametrize("large", ["x", "y", "the weights"])
+def test_what_is_too_large_before_any_step_is_no_learning_rate(large):
+    x, y = data()
+    model = build(input_size=INPUTS)
+    if large == "the weights":
+        model.set_weights([weight * np.float32(1e30) for weight in model.get_weights()])
+    given = {"x": x, "y": y, large: {"x": x, "y": y}.get(large, x) * np.float32(1e30)}
+    with pytest.raises(TrainingDiverged) as caught:
+        model.fit(given["x"], given["y"], epochs=2, batch_size=BATCH)
+    message = str(caught.value)
+    assert re.search(rf"this fit's first step, .*e\+(29|30) in {large}[,:]", message), message
+    assert message.count("e+") == 1, "the others are small"
+    assert "smaller learning rate" not in message
+
+
+def test_weights_that_were_not_finite_before_are_said_to_be():
+    x, y = data()
+    model = build(input_size=INPUTS)
+    model.parameters_vector()[0] = np.nan
+    with pytest.raises(TrainingDiverged, match=r"in dense_0\.weight\. .* had it before any step: set_weights gives"):
+        model.fit(x, y, epochs=1, batch_size=BATCH)
+
+
 def test_an_error_that_handlers_of_arithmetic_catch():
     assert issubclass(TrainingDiverged, ArithmeticError)
 
