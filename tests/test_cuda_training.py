@@ -729,6 +729,7 @@ def all_of(model, x, y, weights, put):
         model.fit(xs, ys, epochs=2, batch_size=4, sample_weight=ws, validation_data=(xs, ys, ws)).history["val_loss"],
         model.fit(xs, ys, epochs=1, batch_size=4, validation_split=0.3).history["loss"],
         model.evaluate(xs, ys, sample_weight=ws), model.predict(xs), model.layer_outputs(xs, rows=4),
+        model.layer_outputs(xs),
         model.train_on_batch(xs, ys, sample_weight=ws), model.gradients(xs, ys), model.backward(xs, dy),
     ]  # fmt: skip
     model.apply_gradients([put(gradient) for gradient in model.backward(xs, dy)[1]])
