@@ -206,6 +206,24 @@ def test_predictions(kind):
             np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("kind", ["int64", "int8", "uint16", "str"])
+def test_classes_are_known_by_their_values(kind, rng):
+    names = np.array([3, 7, 90]).astype(kind)
+    x, which = rng.normal(size=(30, 4)), np.arange(30) % 3
+    model = fastnn.MLPClassifier((5,), max_iter=3, random_state=0)
+    plain = fastnn.MLPClassifier((5,), max_iter=3, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(x, names[which])
+        plain.fit(x, np.array(["a", "b", "c"])[which])
+    np.testing.assert_array_equal(model.coefs_[0], plain.coefs_[0])
+    answers = np.searchsorted(["a", "b", "c"], plain.predict(x))
+    np.testing.assert_array_equal(model.predict(x), names[answers])
+    for wrong in (1, 8, 99):
+        with pytest.raises(ValueError, match=rf"^y: got classes \['?{wrong}'?\], expected those of `classes_`, "):
+            model.partial_fit(x[:2], np.array([3, wrong]).astype(kind))
+
+
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_partial_fit(kind, solver):
