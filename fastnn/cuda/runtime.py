@@ -66,6 +66,8 @@ def make_block_plan(network: Network, rows: int, slots: int) -> DevicePlan | Non
 
     `slots` are the numbers that the optimizer keeps of each parameter.
     """
+    if launches.is_worth(6.0 * rows * network.n_params, staged=False):
+        return None
     table, place = _place_stages(network, rows, block.split)
     work_size = _aligned(place + rows * network.units)
     area = 2 * network.params_size + work_size
