@@ -419,6 +419,15 @@ def _few_columns(c, ldc, a, a_cs, b, b_rs, rows, n, k):
     return rows
 
 
+@inlined
+def _rows_in_turn(rows):
+    """Return `within` of a tile for the largest power of two of some rows: behind them it goes on along the rows."""
+    turn = 1
+    while 2 * turn <= rows:
+        turn *= 2
+    return turn - 1
+
+
 @block
 def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, scratch, soon, ld_soon):
     """Write the m x n block C = A B (+ bias row) of a product with inner size k; serial.
@@ -432,10 +441,10 @@ def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, sc
     row that repeats one number
     bias : n numbers that every row's sums start from, where `has_bias`
     scratch : `product_scratch` elements
-    soon, ld_soon : address and row stride of what comes next. Where rows of A lie in one piece, rows of the B of the
-    next product, whose first panel is asked for along with the last one here; a stride of 0 stands for none. Else an
-    m x n block that is written next: with each tile of C that place of it is asked for. A stride of 0 stands for C
-    itself, whose next tile is asked for
+    soon, ld_soon : address and row stride of what comes next. Where rows of A lie in one piece, the B of the next
+    product, which has n rows, and is asked for from its first panel on along with the last one here, where that is a
+    whole one; a stride of 0 stands for none. Else an m x n block that is written next: with each tile of C that place
+    of it is asked for. A stride of 0 stands for C itself, whose next tile is asked for
     """
     nr = tile_columns(c)
     depth_max = -(-k // (-(-k // _most_depth(nr))))  # the same depth for all but the last panel
@@ -493,8 +502,8 @@ def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, sc
                     if has_bias and k0 == 0:
                         init, init_stride, has_init = advance(bias, j0 + j), 0, True
                     asks = j + nr < nc
-                    if by_row and not asks and ld_soon != 0:
-                        asks, next_b, next_stride, within = True, soon, ld_soon, -1
+                    if by_row and not asks and ld_soon != 0 and k0 + kc == k:
+                        asks, next_b, next_stride, within = True, soon, ld_soon, _rows_in_turn(n)
                     if columns < nr and by_row:
                         if VECTORS * columns <= nr:
                             _half_in_place(out, ldc, init, init_stride, has_init, a_at, row_stride, b_at, b_stride,
