@@ -367,7 +367,7 @@ def test_one_block_takes_what_fits_its_memory():
         return cuda_runtime.make_block_plan(network, rows, slots), network
 
     found, network = plan(32)  # the workload `tiny`
-    assert found.in_block
+    assert found.shape is None
     end = max(int(row[layout.DELTA]) + 32 * int(row[layout.N_OUT]) for row in found.table)
     at = [found.numbers[name] for name in (n.WANTED_AREA, n.STATE_AREA)]
     assert end <= at[0]

@@ -396,10 +396,19 @@ def test_points_between_thousands(write):
     np.testing.assert_array_equal(read_table(write("a;b\n1.234;1\n2.500;2\n")).columns["a"], [1.234, 2.5])
 
 
+FAR = {
+    ".": ("a;b\n" + "1,5;y\n" * 200_000, "{};y\n", ("1.234,5", "x", "1.5")),
+    ",": ('a,b\n"1,000",y\n' + "1,y\n" * 400_000, '"{}",y\n', ("1,234.5", "x", "1,5")),
+}
+"""Marks between thousands -> the lines of a file, one more, and what that may hold: a number, and two words."""
+
+
 @needs_pyarrow
-def test_points_between_thousands_far_into_a_file(write):
-    for last, expected in (("1.234,5", 1234.5), ("x", "x"), ("1.5", "1.5")):
-        path = write("a;b\n" + "1,5;y\n" * 200_000 + f"{last};y\n")
+@pytest.mark.parametrize("mark", FAR)
+def test_thousands_far_into_a_file(mark, write):
+    lines, more, cells = FAR[mark]
+    for last, expected in zip(cells, (1234.5, *cells[1:]), strict=True):
+        path = write(lines + more.format(last))
         table = BatchedTable(path)
         table.visit(Nobody)
         got, whole = [batch.columns["a"] for batch in table.batches()], read_table(path).columns["a"]
@@ -479,22 +488,6 @@ def test_commas_between_thousands_without_pyarrow(write):
     for text in ('a,b\n"1,234","1,5"\n', "a;b\n1,234;1\n2,500;1.5\n"):
         with pytest.raises(ValueError, match=r"'1,234'.*, which reads columns of words$"):
             read_table(write(text))
-
-
-@needs_pyarrow
-def test_commas_between_thousands_far_into_a_file(write):
-    for last, expected in (("1,234.5", 1234.5), ("x", "x"), ("1,5", "1,5")):
-        path = write('a,b\n"1,000",y\n' + "1,y\n" * 400_000 + f'"{last}",y\n')
-        table = BatchedTable(path)
-        table.visit(Nobody)
-        got, whole = [batch.columns["a"] for batch in table.batches()], read_table(path).columns["a"]
-        assert len(got) > 1
-        if isinstance(expected, str):
-            assert [word for column in got for word in words(column)] == words(whole)
-            assert words(whole)[-1] == expected
-        else:
-            np.testing.assert_array_equal(np.concatenate(got), whole)
-            assert whole[-1] == expected
 
 
 @needs_pyarrow

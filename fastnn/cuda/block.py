@@ -478,8 +478,7 @@ def make_kernel(dtype: np.dtype[Any]) -> Any:
         copy_vector(own_floats, floats)
         copy_vector(own_hyper, hyper)
         copy_vector(own_params, params)
-        for at in range(cuda.threadIdx.x, own_state.size, THREADS):
-            own_state[at] = state[at]
+        copy_vector(own_state, state[: own_state.size])
         cuda.syncthreads()  # all is there
         net = Net(
             own_numbers, own_stages, own_floats, scales, own_hyper, tiles, blocks, block_floats, own_params, own_grads,
@@ -487,9 +486,7 @@ def make_kernel(dtype: np.dtype[Any]) -> Any:
             arrivals, shared, lanes, own_labels, stopped,
         )  # fmt: skip
         run_steps(net, own_weights)
-        for at in range(cuda.threadIdx.x, size, THREADS):  # the last thing was a barrier
-            params[at] = own_params[at]
-        for at in range(cuda.threadIdx.x, own_state.size, THREADS):
-            state[at] = own_state[at]
+        copy_vector(params, own_params)  # the last thing was a barrier
+        copy_vector(state, own_state)
 
     return run

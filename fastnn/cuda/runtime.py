@@ -19,7 +19,7 @@ from fastnn.cuda._arrays import empty, flat, to_device, view_as
 from fastnn.cuda._launch import launch, processors
 from fastnn.cuda._numba import driver, missing
 from fastnn.cuda.statistics import is_finite
-from fastnn.cuda.tile import SQUARE, tiles
+from fastnn.cuda.tile import tiles
 from fastnn.kernels import layout
 from fastnn.kernels.dropout import signed
 from fastnn.kernels.loss import EXTERNAL
@@ -54,11 +54,10 @@ class DevicePlan:
     numbers: dict[int, int]
     work_size: int
     sums_size: int
-    shape: s.Shape
+    shape: s.Shape | None  # None: all of a training step is done by one block
     tasks: int
     shared: int
     by_library: bool = False
-    in_block: bool = False
 
 
 def make_block_plan(network: Network, rows: int, slots: int) -> DevicePlan | None:
@@ -77,9 +76,7 @@ def make_block_plan(network: Network, rows: int, slots: int) -> DevicePlan | Non
     numbers = {
         n.N_PARAMS: network.params_size, n.N_STAGES: len(table), n.WANTED_AREA: place, n.STATE_AREA: area,
     }  # fmt: skip
-    return DevicePlan(
-        rows, table, np.zeros((1, 5), np.int64), numbers, 1, 1, s.Shape(s.FEW, SQUARE), 1, total, in_block=True
-    )
+    return DevicePlan(rows, table, np.zeros((1, 5), np.int64), numbers, 1, 1, None, 1, total)
 
 
 def make_plan(
@@ -567,7 +564,7 @@ class CudaRuntime(Runtime):
             launches.run_steps(arguments, plan.table, numbers, self._clip_norm < math.inf, self.matmul_precision)
             return
         dtype = self.network.dtype
-        kernel = block.make_kernel(dtype) if plan.in_block else s.make_kernel(dtype, plan.shape)
+        kernel = s.make_kernel(dtype, plan.shape) if plan.shape else block.make_kernel(dtype)
         blocks, shared = min(processors(), plan.tasks), plan.shared * dtype.itemsize
         launch(kernel, blocks, *arguments, shared=shared)
         driver.synchronize()

@@ -304,8 +304,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         expected = len(self._label_binarizer.classes_) if self._multilabel else 1
         if columns != expected:
             raise ValueError(f"{name}: got {columns} columns, expected {expected}, as in the first fit")
-        whole = [y.dtype.kind in "iu", np.asarray(self.classes_).dtype.kind in "iu", y.ndim == 1, not self._multilabel]
-        if all(whole) and len(self.classes_) > 2:  # what follows takes several times as long
+        whole = {y.dtype.kind, np.asarray(self.classes_).dtype.kind} <= {"i", "u"}
+        if whole and y.ndim == 1 and len(self.classes_) > 2:  # what follows takes several times as long
             labels = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
             if (self.classes_[labels] == y).all():
                 return np.arange(len(self.classes_)) == labels[:, None]
