@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import itertools
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from cuda_standin import installed
 
 import fastnn
 from fastnn import cuda, training
-from fastnn.cuda import _cublas, graph, launches
+from fastnn.cuda import _cublas, _numba, graph, launches
 from fastnn.cuda._cublas import Matrix
 from fastnn.cuda._numba import SIMULATED, driver
 from fastnn.cuda.runtime import CudaRuntime
@@ -465,11 +466,106 @@ def test_the_check_of_a_device_finds_nothing_and_would_find_something(standin, m
     assert check.describe_library().endswith("nothing is there")
 
 
-def test_the_address_of_a_stream_in_every_form_that_numba_has():
-    class Bound:  # NVIDIA's bindings
-        def __int__(self):
-            return 5
+class Bound:
+    """A handle of NVIDIA's bindings."""
 
+    def __init__(self, address=5):
+        self.address = address
+
+    def __int__(self):
+        return self.address
+
+
+class CUkernel(Bound):
+    """One of a library."""
+
+
+def test_the_address_of_a_stream_in_every_form_that_numba_has():
     for handle, want in ((ctypes.c_void_p(5), 5), (Bound(), 5), (5, 5), (ctypes.c_void_p(), 0)):
-        assert graph.pointer(SimpleNamespace(handle=handle)) == want
-    assert graph.pointer(0) == 0
+        assert _numba.pointer(SimpleNamespace(handle=handle)) == want
+    assert _numba.pointer(0) == 0
+
+
+class Card:
+    """A device, with a driver called through C with the prototypes of its header, and kernels as Numba has them.
+
+    Attributes
+    ----------
+    told : list
+        Which call asked, for which function, which attribute, and for what.
+    status : int
+        What the driver answers.
+    """
+
+    def __init__(self, monkeypatch, most=232_448):
+        self.told, self.status, self.compiled = [], 0, []
+        self.device = SimpleNamespace(id=3, MAX_SHARED_MEMORY_PER_BLOCK_OPTIN=most)
+        of_function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
+        of_kernel = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+        self.library = SimpleNamespace(
+            cuFuncSetAttribute=of_function(lambda f, which, value: self.tell("function", f, which, value)),
+            cuKernelSetAttribute=of_kernel(lambda which, value, f, on: self.tell(f"kernel on {on}", f, which, value)),
+        )
+        monkeypatch.setattr(_numba, "SIMULATED", False)
+        monkeypatch.setattr(_numba, "driver", SimpleNamespace(get_current_device=lambda: self.device))
+        monkeypatch.setattr(_numba, "_library", lambda: self.library)
+        monkeypatch.setattr(_numba, "_most_shared", inspect.unwrap(_numba._most_shared))
+
+    def tell(self, *what):
+        self.told.append(what)
+        return self.status
+
+    def kernel(self, handle, loaded=True):
+        def compile_it(types):
+            self.compiled.append(types)
+            library = SimpleNamespace(get_cufunc=lambda: SimpleNamespace(handle=handle))
+            made.overloads[types] = SimpleNamespace(_codelibrary=library)
+
+        made = SimpleNamespace(overloads={}, compile=compile_it, typeof_pyval=type)
+        if loaded:
+            compile_it(())
+        return made
+
+
+ADDRESS = 0x7F00_DEAD_BEE0
+HANDLES = {
+    "ctypes": (ctypes.c_void_p(ADDRESS), "function"),
+    "NVIDIA's function": (Bound(ADDRESS), "function"),
+    "NVIDIA's kernel": (CUkernel(ADDRESS), "kernel on 3"),
+}
+
+
+@pytest.mark.parametrize("form", HANDLES)
+def test_a_kernel_asks_for_shared_memory(form, monkeypatch):
+    card, (handle, call) = Card(monkeypatch), HANDLES[form]
+    kernel = card.kernel(handle, loaded=False)
+    for size in (100_000, 60_000):
+        _numba.ask_for_shared(kernel, (1, 2.0), size)
+    assert card.compiled == [(int, float)]
+    assert card.told == [(call, ADDRESS, 8, 100_000), (call, ADDRESS, 8, 60_000)]
+
+
+@pytest.mark.parametrize("form", HANDLES)
+def test_what_a_block_may_have(form, monkeypatch):
+    card = Card(monkeypatch)
+    monkeypatch.setattr(_numba, "_smallest", lambda: card.kernel(HANDLES[form][0]))
+    assert _numba.most_shared() == 232_448
+    assert card.told == [(HANDLES[form][1], ADDRESS, 8, 232_448)]
+
+
+def test_a_block_has_48_kilobytes_where_it_may_not_ask_for_more(monkeypatch):
+    card = Card(monkeypatch)
+    monkeypatch.setattr(_numba, "_smallest", lambda: card.kernel(CUkernel(ADDRESS)))
+    card.status = 1
+    assert _numba.most_shared() == 48 * 1024
+    assert len(card.told) == 1
+    card.status, card.library = 0, SimpleNamespace()  # an old driver
+    assert _numba.most_shared() == 48 * 1024
+    card = Card(monkeypatch)
+    monkeypatch.setattr(_numba, "_smallest", lambda: SimpleNamespace(overloads={1: "of another Numba"}))
+    assert _numba.most_shared() == 48 * 1024
+    for most in (None, 0, 48 * 1024):  # a device of which nobody knows, or that has no more
+        card = Card(monkeypatch, most)
+        monkeypatch.setattr(_numba, "_smallest", lambda card=card: card.kernel(CUkernel(ADDRESS)))
+        assert _numba.most_shared() == 48 * 1024
+        assert not card.told

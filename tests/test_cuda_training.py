@@ -19,8 +19,9 @@ from fastnn.cuda import block, gradient
 from fastnn.cuda import net as n
 from fastnn.cuda import runtime as cuda_runtime
 from fastnn.cuda import step as s
-from fastnn.cuda._numba import SIMULATED
+from fastnn.cuda._numba import MOST_SHARED, SIMULATED
 from fastnn.cuda.runtime import CudaRuntime
+from fastnn.cuda.tile import THREADS
 from fastnn.kernels import layout
 from fastnn.network import Network
 
@@ -75,7 +76,7 @@ def route(request, monkeypatch):
         elif _cublas.loaded() is None:
             pytest.skip("cuBLAS is not installed")
         monkeypatch.setattr(launches, "WORTH_FLOPS", 0)
-    monkeypatch.setattr(block, "ROOM", block.ROOM if request.param == "block" else 0)
+    monkeypatch.setattr(cuda_runtime, "most_shared", lambda: MOST_SHARED if request.param == "block" else 0)
     monkeypatch.setattr(s, "SHARED_BYTES", 39 * 1024 if request.param == "few" else 0)
     monkeypatch.setattr(s, "WIDEST_FUSED", 0 if request.param == "staged" else 128)
     return request.param
@@ -347,7 +348,7 @@ def test_bits_do_not_depend_on_how_many_steps_a_call_takes(way, rng, monkeypatch
             pytest.skip("the size from which products are handed over is another on a card")
         installed(monkeypatch)
         monkeypatch.setattr(launches, "WORTH_FLOPS", 6.0 * 5 * 31)
-    monkeypatch.setattr(block, "ROOM", block.ROOM if way == "block" else 0)
+    monkeypatch.setattr(cuda_runtime, "most_shared", lambda: MOST_SHARED if way == "block" else 0)
     monkeypatch.setattr(s, "MANY_ROWS", 4 if way == "tiles" else 4096)
     x, y = data(rng, 7, 4, 3, "cross_entropy")
     weights = []
@@ -360,23 +361,82 @@ def test_bits_do_not_depend_on_how_many_steps_a_call_takes(way, rng, monkeypatch
     assert weights[0] == weights[1]
 
 
-def test_one_block_takes_what_fits_its_memory():
-    def plan(units, rows=32, layers=2, inputs=8, dtype="float32", slots=2):
-        body = [fastnn.Dense(units, "tanh") for _ in range(layers)]
-        network = Network([*body, fastnn.Dense(1)], inputs, fastnn.SquaredError(), np.dtype(dtype))
-        return cuda_runtime.make_block_plan(network, rows, slots), network
+def plan(units, rows=32, layers=2, inputs=8, dtype="float32", slots=2):
+    """What one block needs for such a network, and the network."""
+    body = [fastnn.Dense(units, "tanh") for _ in range(layers)]
+    network = Network([*body, fastnn.Dense(1)], inputs, fastnn.SquaredError(), np.dtype(dtype))
+    return cuda_runtime.make_block_plan(network, rows, slots), network
 
+
+def of_memory(monkeypatch, kilobytes):
+    monkeypatch.setattr(cuda_runtime, "most_shared", lambda: 1024 * kilobytes)
+
+
+@pytest.mark.parametrize("kilobytes", [48, 99, 227])
+def test_one_block_takes_what_fits_its_memory(kilobytes, monkeypatch):
+    of_memory(monkeypatch, kilobytes)
     found, network = plan(32)  # the workload `tiny`
     assert found.shape is None
     end = max(int(row[layout.DELTA]) + 32 * int(row[layout.N_OUT]) for row in found.table)
     at = [found.numbers[name] for name in (n.WANTED_AREA, n.STATE_AREA)]
     assert end <= at[0]
     assert at[0] + 32 <= at[1] - 2 * network.params_size
-    assert found.shared == at[1] + 2 * network.params_size
-    assert found.shared * 4 <= block.ROOM
-    taken = [plan(1, rows=129), plan(64), plan(32, dtype="float64"), plan(1, layers=16), plan(32, inputs=500)]
-    assert [found for found, _ in taken] == [None] * 5
-    assert [bool(plan(32, slots=3)[0]), bool(plan(8, rows=128)[0]), bool(plan(1, layers=15)[0])] == [False, True, True]
+    assert at[1] % 16 == network.params_size % 16 == 0
+    lanes, weights, labels = max(THREADS, 2 * 32), 32, 32
+    assert found.shared == 4 * (at[1] + 2 * network.params_size) + 8 * (lanes + weights + labels)
+    taken = [plan(32, slots=3), plan(48), plan(64), plan(8, rows=128)]
+    taken += [plan(units, dtype="float64") for units in (32, 40)]
+    assert [bool(found) for found, _ in taken] == [kilobytes > each for each in (48, 48, 99, 0, 48, 99)]
+    assert all(found.shared + block.TABLES <= 1024 * kilobytes for found, _ in taken if found)
+
+
+def test_one_block_takes_no_more_stages_than_its_table_has_rows():
+    assert [bool(plan(1, layers=block.MOST_STAGES - 1 + more)[0]) for more in (0, 1)] == [True, False]
+
+
+def test_one_block_takes_what_many_would_not_do_faster(monkeypatch):
+    """By the estimates, whatever memory there is; a step by many blocks of a card took 20 us at least."""
+    of_memory(monkeypatch, 1 << 20)
+    sizes = [(8, 64, True), (64, 64, True), (64, 1, True)]
+    times = [block.microseconds(rows, sizes, 4801, 4) for rows in (1, 32, 64, 128, 256)]
+    assert times == sorted(times)
+    assert times[1] < 20 < times[3]
+    square, none = (64, 64, True), (64, 64, False)  # a layer has a product forward, one for its weights, one back
+    first, second, without = (block.microseconds(1024, each, 0, 4) for each in ([square], [square] * 2, [none]))
+    assert second - first > 1.7 * (first - without) > 1.7 * 2 * 1024 * 64 * 64 / 128 / 1755  # 128 is a card's limit
+    assert block.microseconds(32, sizes, 4801, 8) > times[1]
+    assert block.microseconds(32, [(7, 64, True), *sizes[1:]], 4737, 4) > times[1]  # 7 is no multiple of 4
+    taken = [plan(64), plan(64, rows=128), plan(256), plan(32, inputs=500), plan(32, inputs=30), plan(4, rows=200)]
+    assert [bool(found) for found, _ in taken] == [True, False, False, False, True, True]
+
+
+@pytest.mark.parametrize("kilobytes", [48, 227])
+def test_a_network_of_more_than_48_kilobytes(kilobytes, rng, monkeypatch):
+    """In one block where there is room for it; else by many, with the same numbers."""
+    of_memory(monkeypatch, kilobytes)
+    asked = []
+    monkeypatch.setattr(cuda_runtime, "ask_for_shared", lambda kernel, arguments, size: asked.append(size))
+    x, y = data(rng, 7, 12, 2, "cross_entropy")
+    model = fastnn.Sequential(
+        [fastnn.Dense(48, "relu"), fastnn.Dropout(0.3), fastnn.Dense(24, "gelu"), fastnn.Dense(2, use_bias=False)],
+        "cross_entropy", OPTIMIZERS["adam"][0], seed=3, dtype="float64", device="cuda", input_size=12,
+    )  # fmt: skip
+    assert model.network.segments[-1].stop == model.network.params_size  # no room between its state and the lanes
+    assert_same_training(model, x, y, "cross_entropy", OPTIMIZERS["adam"][1], batch=4, weights=rng.random(7))
+    assert bool(asked) == (kilobytes > 48)
+    assert all(48 * 1024 < size + block.TABLES <= 227 * 1024 for size in asked)
+
+
+def test_many_rows_in_one_block(rng, monkeypatch):
+    """Losses, labels and weights of more rows than a block has threads on a card, with a shorter last batch."""
+    asked = []
+    monkeypatch.setattr(cuda_runtime, "ask_for_shared", lambda kernel, arguments, size: asked.append(size))
+    x, y = data(rng, 400, 2, 3, "cross_entropy")
+    model = fastnn.Sequential(
+        [fastnn.Dense(3)], "cross_entropy", fastnn.SGD(0.1), dtype="float64", device="cuda", input_size=2
+    )
+    assert_same_training(model, x, y, "cross_entropy", {"name": "sgd"}, epochs=1, batch=300, weights=rng.random(400))
+    assert asked
 
 
 def test_a_row_of_weight_0_counts_nothing_whatever_its_loss(route, rng):
@@ -659,7 +719,7 @@ def test_room_for_gradients_of_chunks_only_where_they_are_made(rng, monkeypatch)
     if not SIMULATED:
         pytest.skip("compiled kernels have their chunk size built in")
     monkeypatch.setattr(gradient, "CHUNK_ROWS", 3)
-    monkeypatch.setattr(block, "ROOM", 0)
+    monkeypatch.setattr(cuda_runtime, "most_shared", lambda: 0)
     x, y = data(rng, 12, 4, 3, "cross_entropy")
     model, other = small(), small()
     model.predict(x)

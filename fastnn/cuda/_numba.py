@@ -9,8 +9,10 @@ each device function mixes up threads where these lie in several files.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import importlib
+import os
 import sys
 import threading
 import warnings
@@ -42,6 +44,16 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 INSTALL = "pip install 'fastnn[cuda]' brings Numba's CUDA target and compiler; an NVIDIA driver comes from the system"
 DROPPED = "row_stack"
 """What NumPy 2.5 no longer has, and numba-cuda 0.30.4 asks for when it compiles or loads its first kernel."""
+
+DRIVER_FILE = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+"""The CUDA driver's library, for what Numba has no function for."""
+
+PLAIN_SHARED, MOST_SHARED = 48 * 1024, 227 * 1024
+"""Bytes of shared memory that a block has on any device; and that it may have on compute capability 9.0, and in the
+simulator, where its kernel asks for them."""
+
+MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
+"""CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: what a kernel asks for."""
 
 LEAST_CAPABILITY = (7, 0)
 """Compute capability from which a card has what blocks meet by (`reduction.grid_barrier`)."""
@@ -121,7 +133,7 @@ def missing() -> str:
     if reason:
         return f"no CUDA device can be used ({' '.join(reason.split())}); {INSTALL}; {SIMULATOR}"
     try:
-        driver.jit("void(float32[:])")(_nothing)
+        _smallest()
     except Exception as error:
         return f"CUDA kernels cannot be compiled ({' '.join(str(error).split())}); {INSTALL}"
     return ""
@@ -129,6 +141,73 @@ def missing() -> str:
 
 def _nothing(x: Any) -> None:
     """Stand for any kernel: can one be compiled?"""
+
+
+@functools.cache
+def _smallest() -> Any:
+    return driver.jit("void(float32[:])")(_nothing)
+
+
+def pointer(of: Any) -> int:
+    """Return the address that C knows one of Numba's streams or kernels by; 0 for the default stream.
+
+    It is an integer, a `ctypes` pointer, or an object of NVIDIA's bindings, by Numba's version and its settings.
+    """
+    handle = getattr(of, "handle", of)
+    return int(getattr(handle, "value", handle) or 0)
+
+
+@functools.cache
+def _library() -> Any:
+    return ctypes.CDLL(DRIVER_FILE)
+
+
+def _ask(kernel: Any, size: int) -> bool:
+    """Ask for `size` bytes of dynamic shared memory for the overloads of a kernel; returns whether all may have them.
+
+    Numba loads an overload as a function of a module or, by NVIDIA's bindings, as a kernel of a library: the driver has
+    a call for each. CUDA driver API, "Execution Control" and "Library Management".
+    """
+    device, statuses = int(driver.get_current_device().id), []
+    for overload in kernel.overloads.values():
+        function = overload._codelibrary.get_cufunc()
+        there = ctypes.c_void_p(pointer(function))
+        if type(function.handle).__name__ == "CUkernel":
+            status = _library().cuKernelSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES, int(size), there, device)
+        else:
+            status = _library().cuFuncSetAttribute(there, MAX_DYNAMIC_SHARED_SIZE_BYTES, int(size))
+        statuses.append(status)
+    return bool(statuses) and not any(statuses)
+
+
+@functools.cache
+def _most_shared(device: int) -> int:
+    try:
+        most = int(driver.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+        return most if most > PLAIN_SHARED and _ask(_smallest(), most) else PLAIN_SHARED
+    except Exception:  # whatever a driver, or another Numba, lacks for it: what needs no asking is there
+        return PLAIN_SHARED
+
+
+def most_shared() -> int:
+    """Return the bytes of shared memory that a block of the current device may have, where its kernel asks for them.
+
+    One kernel has asked for them: where it may not have them, they are those of any device.
+    """
+    return MOST_SHARED if SIMULATED else _most_shared(int(driver.get_current_device().id))
+
+
+def ask_for_shared(kernel: Any, arguments: tuple[Any, ...], size: int) -> None:
+    """Ask for `size` bytes of dynamic shared memory, without which a launch has no more than `PLAIN_SHARED` in all.
+
+    The kernel is compiled where it has not been; all its launches have arrays of the same types. Where it may not have
+    them, the launch says so.
+    """
+    if SIMULATED:
+        return
+    if not kernel.overloads:
+        kernel.compile(tuple(kernel.typeof_pyval(argument) for argument in arguments))
+    _ask(kernel, size)
 
 
 def device_function(function: Callable[..., Any]) -> Any:

@@ -8,6 +8,10 @@ Where a layer's inputs and units are multiples of four, a thread has 4 x 4 sums 
 at a time; else it has one sum. How threads are shared among rows and columns is in the table of stages, as powers of
 two: nothing is divided here. Every sum is one chain, by sizes alone.
 
+A block may have more than the 48 KB that it gets unasked: 227 on compute capability 9.0, 99 on 8.9. All that grows with
+the network or the batch lies in what is asked for. But it is one multiprocessor: `microseconds` estimates what a step
+takes by it and by many, and a network goes where that is less.
+
 Between two barriers nobody reads what another writes:
 
 1. the batch is gathered; 2. each stage forward; 3. the loss of each row, and the gradient of its outputs; 4. each stage
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numba
@@ -78,19 +83,80 @@ from fastnn.kernels.layout import (  # fmt: skip
 )
 from fastnn.kernels.update import CLIP_VALUE, N_HYPER
 
-MOST_ROWS, MOST_STAGES = 128, 16
-"""Rows of a batch, and stages, that a block has room for."""
+MOST_STAGES = 32
+"""Stages that a block has room for."""
 
-ROOM = 41 * 1024
-"""Bytes of shared memory that a network may take: every device has 48 KB for a block, and 7 are for tables."""
+TABLES = -(-8 * (1 + N_NUMBERS + MOST_STAGES * N_STAGE + N_FLOATS + N_HYPER) // 16) * 16
+"""Bytes of shared memory for what is of one size in every network; what is asked for begins behind them."""
 
-SUMS = max(THREADS, 2 * MOST_ROWS)
 BITS = bits(THREADS)
 
+AT_ONCE = 256
+"""Threads of a block on a card: estimates are the same in the simulator."""
 
-def fits(rows: int, stages: int, numbers: int, dtype: np.dtype[Any]) -> bool:
-    """Return whether batches of so many rows of a network of some stages, which take so many numbers, fit a block."""
-    return rows <= MOST_ROWS and stages <= MOST_STAGES and numbers * dtype.itemsize <= ROOM
+FOURS, SINGLY, HALF = 190, 19, 0.65
+"""Cycles of a block for 4 x 4 x 4 multiply-adds a thread, and for one where a thread has one sum; the share of them
+where half of the threads have none.
+
+By machine code for compute capability 9.0: 64 multiply-adds are 89 to 101 instructions, and each of four schedulers has
+two warps, so 190 cycles and 86 multiply-adds a cycle of 128; one warp a scheduler waits 30 more for its loads. One sum
+takes 5 to 9 instructions, of which two are loads that a multiprocessor does one of in a cycle.
+"""
+
+AN_OUTPUT, A_PARAMETER = 0.75, 0.4
+"""Cycles for activation and slope of an output, and for the update of a parameter, at 100 and 50 instructions."""
+
+A_STEP, A_PHASE, A_ROW, AN_ANSWER, A_WAIT = 3000, 400, 40, 100, 600
+"""Cycles of a step besides, and between two of its barriers; of the first thread, which adds up the losses of rows; of
+a thread for each output of a row's loss; for a number from the card's memory that a thread waits for."""
+
+CYCLES_A_MICROSECOND = 1755
+
+MANY_BLOCKS = 12.0, 2.4
+"""Microseconds of a step by many blocks, and for each of its stages: on an H200 `tiny` with 3 takes 20, `deep` with 18
+takes 55. Larger ones take more, but they have no room in a block."""
+
+
+def by_many(stages: int) -> float:
+    """Return the microseconds that a step is estimated to take many blocks."""
+    return MANY_BLOCKS[0] + MANY_BLOCKS[1] * stages
+
+
+def microseconds(rows: int, stages: Sequence[tuple[int, int, bool]], parameters: int, itemsize: int) -> float:
+    """Return the microseconds that a step is estimated to take one block: by sizes alone, whatever the card.
+
+    `stages` are inputs, units and whether it is a dense layer. Multiply-adds and activations of float64 take twice as
+    long, as they do on cards made for them.
+    """
+    products, outputs, weights = 0.0, 0, 0.0
+    for s, (inputs, units, dense) in enumerate(stages):
+        outputs += units
+        if dense:
+            each, cost = (4, FOURS) if by_fours(inputs, units) else (1, SINGLY)
+            down, across = -(-rows // each), -(-units // each)
+            products += cost * -(-inputs // each) * _rounds(down, across)
+            if s > 0:
+                products += cost * -(-units // each) * _rounds(down, -(-inputs // each))
+            weights += cost * -(-rows // each) * (inputs // each) * (1 << bits(across)) / AT_ONCE
+    beside = A_STEP + A_PHASE * 2 * len(stages) + A_ROW * rows + AN_ANSWER * stages[-1][1] * -(-rows // AT_ONCE)
+    beside += A_WAIT * 2 * math.ceil(_rounds(rows, stages[0][0]))  # which row it is, and what is in it
+    work = products + weights + AN_OUTPUT * rows * outputs + A_PARAMETER * parameters
+    return (beside + work * itemsize / 4) / CYCLES_A_MICROSECOND
+
+
+def _rounds(down: int, across: int) -> float:
+    """Return how often all threads, shared among `across` columns by powers of two, go down to do so many tasks."""
+    width = min(AT_ONCE, 1 << bits(across))
+    rounds = -(-down // (AT_ONCE // width)) * -(-across // width)
+    return HALF if rounds == 1 and down * width <= AT_ONCE // 2 else float(rounds)
+
+
+def room(rows: int, numbers: int, itemsize: int) -> int:
+    """Return the bytes that a block asks for: numbers of the network, and lanes, weights and labels of the rows.
+
+    There is a lane for each thread's sum, and two for each row's loss.
+    """
+    return numbers * itemsize + 8 * (max(THREADS, 2 * rows) + 2 * rows)
 
 
 def by_fours(inputs: int, units: int) -> bool:
@@ -452,25 +518,30 @@ def run_steps(net, own_weights):
 @functools.cache
 def make_kernel(dtype: np.dtype[Any]) -> Any:
     """Return the kernel that trains a network for which `fits` holds, in one block."""
-    element = numba.from_dtype(dtype)
+    element, in_eight = numba.from_dtype(dtype), 8 // dtype.itemsize
 
     @named_kernel(f"block {dtype}")
     def run(
         numbers, stages, floats, scales, hyper, tiles, blocks, block_floats, params, grads, state, work, sums, x,
         x_bytes, rescale, labels, targets, weights, order, rates, report, result, arrivals,
     ):  # fmt: skip
-        shared = cuda.shared.array(0, element)
-        lanes = cuda.shared.array(SUMS, numba.float64)
-        own_labels = cuda.shared.array(MOST_ROWS, numba.int64)
-        own_weights = cuda.shared.array(MOST_ROWS, numba.float64)
+        shared = cuda.shared.array(0, element)  # what the launch asked for, under three types
+        reals = cuda.shared.array(0, numba.float64)
+        integers = cuda.shared.array(0, numba.int64)
         stopped = cuda.shared.array(1, numba.int64)
         own_numbers = cuda.shared.array(N_NUMBERS, numba.int64)
         own_stages = cuda.shared.array((MOST_STAGES, N_STAGE), numba.int64)
         own_floats = cuda.shared.array(N_FLOATS, numba.float64)
         own_hyper = cuda.shared.array(N_HYPER, numba.float64)
-        size, area = params.size, numbers[STATE_AREA]
+        size, area, rows = params.size, numbers[STATE_AREA], numbers[BATCH]
+        end = area + (state.size if numbers[STATE_0] >= 0 else 0)
         own_params, own_grads, own_work = shared[:size], shared[size : 2 * size], shared[2 * size : area]
-        own_state = shared[area : area + (state.size if numbers[STATE_0] >= 0 else 0)]
+        own_state = shared[area:end]
+        # All places so far are multiples of 16 numbers, and nothing is read under another type than it was written.
+        place, wide = end // in_eight, max(THREADS, 2 * rows)
+        lanes = reals[place : place + wide]
+        own_weights = reals[place + wide : place + wide + rows]
+        own_labels = integers[place + wide + rows : place + wide + 2 * rows]
         if cuda.threadIdx.x == 0:
             stopped[0] = 0
         copy_table(own_stages, stages)

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from collections.abc import Callable
 from ctypes import POINTER, c_int, c_ulonglong, c_void_p
 from typing import Any
 
-from fastnn.cuda._numba import SIMULATED, driver
+from fastnn.cuda._numba import DRIVER_FILE, SIMULATED, driver
 
-FILE = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 PROTOTYPES: dict[str, list[Any]] = {
     "cuStreamBeginCapture_v2": [c_void_p, c_int],
     "cuStreamEndCapture": [c_void_p, POINTER(c_void_p)],
@@ -41,7 +39,7 @@ def functions() -> Any:
     OSError, AttributeError
         If there is no driver, or it is older than CUDA 11.4.
     """
-    library = ctypes.CDLL(FILE)
+    library = ctypes.CDLL(DRIVER_FILE)
     return prepared(library)
 
 
@@ -67,12 +65,6 @@ def _stream_of(device: int) -> Any:
 def stream() -> Any:
     """Return a stream of the current device to record on, which the default stream cannot be; the same at each call."""
     return 0 if SIMULATED else _stream_of(int(driver.get_current_device().id))
-
-
-def pointer(of: Any) -> int:
-    """Return the address that C knows one of Numba's streams by; 0 for the default stream."""
-    handle = getattr(of, "handle", of)
-    return int(getattr(handle, "value", handle) or 0)
 
 
 class Graph:

@@ -34,7 +34,7 @@ from fastnn.cuda import _cublas, graph
 from fastnn.cuda._cublas import ADD_BIAS, COLUMN_SUMS, PLAIN, RELU_BIAS, Matrix
 from fastnn.cuda._formulas import like
 from fastnn.cuda._launch import grid_of, launch
-from fastnn.cuda._numba import SIMULATED, cuda, device_function, driver, named_kernel
+from fastnn.cuda._numba import SIMULATED, cuda, device_function, driver, named_kernel, pointer
 from fastnn.cuda.net import (
     COLUMN_SUMS_AT,
     N_BLOCKS,
@@ -316,7 +316,7 @@ def run_steps(
     stream = graph.stream()
     driver.synchronize()  # what the default stream was told is done
     cublas: Any = _cublas.loaded()
-    cublas.use(graph.pointer(stream))
+    cublas.use(pointer(stream))
     batch, taken = int(numbers[layout.BATCH]), int(numbers[layout.N_ROWS])
 
     def step(rows: int) -> None:
@@ -336,7 +336,7 @@ def run_steps(
                 done = 1
             if not _proven.get(key):
                 try:
-                    graphs.append(graph.Graph(graph.pointer(stream), lambda: step(batch)))
+                    graphs.append(graph.Graph(pointer(stream), lambda: step(batch)))
                     if key not in _proven:
                         wrong = _prove(arguments, lambda: step(batch), graphs[0].launch)
                         if _stopped(arguments):

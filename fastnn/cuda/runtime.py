@@ -17,7 +17,7 @@ from fastnn.cuda import rows as few
 from fastnn.cuda import step as s
 from fastnn.cuda._arrays import empty, flat, to_device, view_as
 from fastnn.cuda._launch import launch, processors
-from fastnn.cuda._numba import driver, missing
+from fastnn.cuda._numba import ask_for_shared, driver, missing, most_shared
 from fastnn.cuda.statistics import is_finite
 from fastnn.cuda.tile import tiles
 from fastnn.kernels import layout
@@ -56,27 +56,32 @@ class DevicePlan:
     sums_size: int
     shape: s.Shape | None  # None: all of a training step is done by one block
     tasks: int
-    shared: int
+    shared: int  # bytes of a block's memory that the launch asks for
     by_library: bool = False
 
 
 def make_block_plan(network: Network, rows: int, slots: int) -> DevicePlan | None:
-    """Lay out what one block needs to train the whole network with; None where it has no room for that.
+    """Lay out what one block needs to train the whole network with; None where it has no room, or many are faster.
 
     `slots` are the numbers that the optimizer keeps of each parameter.
     """
+    sizes = [(stage.inputs, stage.units, stage.dense is not None) for stage in network.stages]
+    by_one = block.microseconds(rows, sizes, network.n_params, network.dtype.itemsize)
+    if len(sizes) > block.MOST_STAGES or by_one > block.by_many(len(sizes)):
+        return None
     if launches.is_worth(6.0 * rows * network.n_params, staged=False):
         return None
     table, place = _place_stages(network, rows, block.split)
     work_size = _aligned(place + rows * network.units)
     area = 2 * network.params_size + work_size
     total = area + slots * network.params_size
-    if not block.fits(rows, len(table), total, network.dtype):
+    shared = block.room(rows, total, network.dtype.itemsize)
+    if shared + block.TABLES > most_shared():
         return None
     numbers = {
         n.N_PARAMS: network.params_size, n.N_STAGES: len(table), n.WANTED_AREA: place, n.STATE_AREA: area,
     }  # fmt: skip
-    return DevicePlan(rows, table, np.zeros((1, 5), np.int64), numbers, 1, 1, None, 1, total)
+    return DevicePlan(rows, table, np.zeros((1, 5), np.int64), numbers, 1, 1, None, 1, shared)
 
 
 def make_plan(
@@ -113,7 +118,7 @@ def make_plan(
     numbers[n.N_TILES] = len(gradient_tiles) if network.segments else 0
     across = max(tiles(width, shape.tile.columns) for width in widths) if shape.way == s.STAGED else 1
     tasks = max(row_tasks * across, len(gradient_tiles) * chunks, len(blocks) if chunks > 1 else 0)
-    shared = s.shared_room(shape, network.inputs, widths, network.dtype)
+    shared = s.shared_room(shape, network.inputs, widths, network.dtype) * network.dtype.itemsize
     return DevicePlan(rows, table, gradient_tiles, numbers, place, at, shape, tasks, shared, by_library)
 
 
@@ -565,8 +570,9 @@ class CudaRuntime(Runtime):
             return
         dtype = self.network.dtype
         kernel = s.make_kernel(dtype, plan.shape) if plan.shape else block.make_kernel(dtype)
-        blocks, shared = min(processors(), plan.tasks), plan.shared * dtype.itemsize
-        launch(kernel, blocks, *arguments, shared=shared)
+        if plan.shape is None:
+            ask_for_shared(kernel, arguments, plan.shared)
+        launch(kernel, min(processors(), plan.tasks), *arguments, shared=plan.shared)
         driver.synchronize()
 
     def _numbers(self, plan: DevicePlan, there: DeviceData, order: Array) -> npt.NDArray[np.int64]:
