@@ -139,7 +139,7 @@ def microseconds(rows: int, stages: Sequence[tuple[int, int, bool]], parameters:
                 products += cost * -(-units // each) * _rounds(down, -(-inputs // each))
             weights += cost * -(-rows // each) * (inputs // each) * (1 << bits(across)) / AT_ONCE
     beside = A_STEP + A_PHASE * 2 * len(stages) + A_ROW * rows + AN_ANSWER * stages[-1][1] * -(-rows // AT_ONCE)
-    beside += A_WAIT * 2 * math.ceil(_rounds(rows, stages[0][0]))  # which row it is, and what is in it
+    beside += A_WAIT * 2 * math.ceil(_rounds(-(-rows // 4), stages[0][0]))  # which four rows, and what is in them
     work = products + weights + AN_OUTPUT * rows * outputs + A_PARAMETER * parameters
     return (beside + work * itemsize / 4) / CYCLES_A_MICROSECOND
 
@@ -178,17 +178,35 @@ def in_tiles(stage):
 
 @device_function
 def take_batch(net, own_weights, row0, rows):
-    """Copy the rows of the batch that begins at `row0` from the card's memory, and what is wanted of them."""
+    """Copy the rows of the batch that begins at `row0` from the card's memory, and what is wanted of them.
+
+    A thread has numbers of four rows on their way at a time. Every place is written by one thread, once.
+    """
     t, stage, width = cuda.threadIdx.x, stage_of(net, 0), net.numbers[TARGETS]
     across = min(BITS, stage.split_bits + (2 if in_tiles(stage) else 0))
     plain = net.numbers[BYTES] == 0 and net.numbers[RESCALED] == 0 and net.numbers[WEIGHTED] == 0
-    b, n = t >> across, stage.inputs
-    while b < rows:
-        source, j = source_row(net, row0 + b), t & ((1 << across) - 1)
+    b0, n, down, end = t >> across, stage.inputs, THREADS >> across, rows - 1
+    while b0 < rows:
+        b1, b2, b3 = b0 + down, b0 + 2 * down, b0 + 3 * down
+        s0, s1 = source_row(net, row0 + b0), source_row(net, row0 + min(b1, end))
+        s2, s3 = source_row(net, row0 + min(b2, end)), source_row(net, row0 + min(b3, end))
+        j = t & ((1 << across) - 1)
         while j < n:
-            store(net.work, b * n + j, load(net.x, source * n + j) if plain else input_at(net, source, j))
+            if plain:
+                x0, x1 = load(net.x, s0 * n + j), load(net.x, s1 * n + j)
+                x2, x3 = load(net.x, s2 * n + j), load(net.x, s3 * n + j)
+            else:
+                x0, x1 = input_at(net, s0, j), input_at(net, s1, j)
+                x2, x3 = input_at(net, s2, j), input_at(net, s3, j)
+            store(net.work, b0 * n + j, x0)
+            if b1 < rows:
+                store(net.work, b1 * n + j, x1)
+            if b2 < rows:
+                store(net.work, b2 * n + j, x2)
+            if b3 < rows:
+                store(net.work, b3 * n + j, x3)
             j += 1 << across
-        b += THREADS >> across
+        b0 += 4 * down
     b = t
     while b < rows:
         source, j = source_row(net, row0 + b), 0
