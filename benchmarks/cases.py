@@ -854,6 +854,8 @@ _WORKLOADS = (
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _WORKLOADS}
 
 _FOR_A_GPU = (
+    # As much as one block of a card has room for, where it may have more than 48 KB.
+    Workload("small", 20_000, (8, 64, 64, 4), 32, "relu", "adam", 1e-3, 4),
     # As tiny-cuda-nn's published networks, with biases: 64 wide, 4 hidden layers, 2^18 rows a batch.
     Workload("mlp64", 1 << 19, (64, 64, 64, 64, 64, 10), 1 << 18, "relu", "adam", 1e-3, 4),
     Workload("wide4096", 16_384, (784, 4096, 4096, 10), 1024, "relu", "rmsprop", 1e-4),

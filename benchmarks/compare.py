@@ -41,7 +41,7 @@ TRAINERS = ("fastnn", "fastnn-1", "torch", "torch-1", "torch-compile", "jax", "s
 PRODUCERS = ("fastnn", "numpy", "torch", "jax")
 UPDATERS = ("fastnn", "torch")
 FUNCTIONS = ("fastnn-1", "numpy-1", "torch-1")
-GPU_WORKLOADS = ("tiny", "mnist", "tabular", "deep", "wide", "mlp64", "wide4096")
+GPU_WORKLOADS = ("tiny", "small", "mnist", "tabular", "deep", "wide", "mlp64", "wide4096")
 
 JUDGED_ROWS = 10_000
 LOSS_FLOOR = 0.01

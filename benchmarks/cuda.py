@@ -17,7 +17,8 @@ from benchmarks import cases, shell
 
 SHAPES = ("256x784x1024", "256x1024x1024", "4096x4096x4096", "262144x64x64")
 SIZES = (100_000, 1_000_000, 25_000_000)
-TRAINED = ("tiny", "mnist", "tabular", "deep", "wide", "mlp64", "wide4096")
+IN_ONE_BLOCK = ("tiny", "small")
+TRAINED = (*IN_ONE_BLOCK, "mnist", "tabular", "deep", "wide", "mlp64", "wide4096")
 
 
 def _device() -> Any:
@@ -184,6 +185,18 @@ def parts_of_a_step(name: str, by_library: bool = False) -> dict[str, float]:
         }
 
 
+def by_many_blocks(name: str) -> tuple[float, float, float]:
+    """Return the microseconds of a workload's step by many blocks, and what is estimated: in one block, and by many."""
+    from fastnn.cuda import block, runtime
+
+    workload = cases.ALL_WORKLOADS[name]
+    stages = [(inputs, units, True) for inputs, units in zip(workload.sizes[:-1], workload.sizes[1:], strict=True)]
+    parameters = workload.weights + sum(workload.sizes[1:])
+    with mock.patch.object(runtime, "most_shared", return_value=0):
+        measured = parts_of_a_step(name)["update"]
+    return measured, block.microseconds(workload.batch, stages, parameters, 4), block.by_many(len(stages))
+
+
 def main() -> None:
     """Print limits, products, updates and the parts of a step of this device."""
     try:
@@ -209,6 +222,9 @@ def main() -> None:
             parts = ", ".join(f"{part} {us:.1f}" for part, us in parts_of_a_step(name, by_library).items())
             how = "cuBLASLt's products" if by_library else "own kernels"
             print(f"A step of {name} in us, {how}, up to: {parts}", flush=True)
+    for name in IN_ONE_BLOCK:
+        measured, one, many = by_many_blocks(name)
+        print(f"A step of {name} in us, by many blocks: {measured:.1f}; estimated: {many:.1f}, in one block {one:.1f}")
 
 
 if __name__ == "__main__":

@@ -29,13 +29,13 @@ stage() {
     fi
 }
 
-# sanitize TOOL: a few steps in one block, by few rows and stage by stage under compute-sanitizer
+# sanitize TOOL: a few steps in one block (of less and of more than 48 KB), by few rows and stage by stage
 sanitize() {
     compute-sanitizer --tool "$1" --error-exitcode 3 "$python" -c "
 import numpy as np
 import fastnn
 x, y = np.random.default_rng(0).normal(size=(64, 8)), np.arange(64) % 3
-for units in (16, 256, 600):
+for units in (16, 128, 512, 600):
     model = fastnn.Sequential([fastnn.Dense(units, 'tanh'), fastnn.Dropout(0.2), fastnn.Dense(3)], 'cross_entropy', device='cuda')
     model.fit(x, y, epochs=1, batch_size=24, verbose=False)
 "
