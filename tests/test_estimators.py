@@ -178,6 +178,14 @@ def test_early_stopping_with_weights_and_several_classes():
     assert len(set(ours.validation_scores_)) > 1
 
 
+def test_early_stopping_with_one_class():
+    x, _ = make_data("classes")
+    options = {"hidden_layer_sizes": 5, "early_stopping": True, "max_iter": 5, "random_state": 0}
+    ours, reference = (cls(**options).fit(x, ["a"] * ROWS) for cls in kinds_of("classes"))
+    assert ours.validation_scores_ == reference.validation_scores_ == [1.0] * 5
+    same_fit(ours, reference)
+
+
 def test_float32_follows():
     x, y = make_data("classes")
     options = {"hidden_layer_sizes": 10, "max_iter": 20, "random_state": 0}
@@ -1211,6 +1219,7 @@ REFUSED = {
     "a rate of 1": ({"dropout": [1.0]}, {}, "dropout: got 1.0"),
     "a rate next to 1": ({"dropout": 1 - 1e-12}, {}, "dropout: got 0.999999999999, expected at most 1 - 2"),
     "no units": ({"hidden_layer_sizes": (3, 0)}, {}, "hidden_layer_sizes: got (3, 0), expected integers >= 1"),
+    "a truth value for units": ({"hidden_layer_sizes": (True,)}, {}, "hidden_layer_sizes: got (True,), expected"),
     "half a validation set": ({"early_stopping": True}, {"X_val": np.zeros((3, 7))}, "X_val, y_val: got one without"),
     "a validation set for nothing": (
         {}, {"X_val": np.zeros((3, 7)), "y_val": ["a", "b", "a"]}, "X_val: got rows, but they are looked at only with",

@@ -225,7 +225,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         sizes = self.hidden_layer_sizes
         hidden = tuple(sizes) if isinstance(sizes, Iterable) else (sizes,)
         for units in hidden:
-            if not isinstance(units, Integral) or units < 1:
+            if isinstance(units, bool) or not isinstance(units, Integral) or units < 1:
                 raise ValueError(f"hidden_layer_sizes: got {shown(sizes)}, expected integers >= 1")
         activations = self._activation_names(len(hidden))
         rates = self._per_layer("dropout", self.dropout, len(hidden))

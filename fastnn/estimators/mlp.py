@@ -356,6 +356,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             return float("nan")
         if self.out_activation_ == "softmax":
             right = out.argmax(axis=1) == held.y.argmax(axis=1)
+        elif len(self.classes_) == 1:  # the only one is predicted, whatever the output
+            right = np.ones(len(out), bool)
         else:
             right = ((out > 0.5) == held.y).all(axis=1)
         return float(np.average(right, weights=held.weights))
