@@ -557,6 +557,7 @@ def csv_options(layout: CsvLayout, columns: Sequence[str], types: Mapping[str, A
 
 def table_of_arrow(table: pyarrow.Table, words: Collection[str] = (), first: int = 0) -> Table:
     """Return what PyArrow read; `first` is the number of the first row, `words` are neither dates nor numbers."""
+    _check_types(table)
     columns: dict[str, Column] = {}
     dates = set()
     for name in table.column_names:
@@ -568,6 +569,27 @@ def table_of_arrow(table: pyarrow.Table, words: Collection[str] = (), first: int
             dates.add(name)
         columns[name] = _column(name, column, first)
     return Table(columns, table.num_rows, frozenset(dates), first)
+
+
+def _check_types(table: pyarrow.Table) -> None:
+    """Refuse columns, all at once, that hold neither numbers nor dates nor categories."""
+    from pyarrow import types
+
+    known = (
+        types.is_null, types.is_integer, types.is_floating, types.is_decimal, types.is_dictionary, types.is_string,
+        types.is_large_string, types.is_string_view, types.is_boolean, _is_date,
+    )  # fmt: skip
+    wrong = [field for field in table.schema if not any(of(field.type) for of in known)]
+    if not wrong:
+        return
+    names = ", ".join(repr(field.name) for field in wrong)
+    got = ", ".join(str(field.type) for field in wrong)
+    text = " in UTF-8" if any(types.is_binary(field.type) for field in wrong) else ""  # PyArrow's of other text in CSV
+    many = len(wrong) > 1
+    raise ValueError(
+        f"column{'s' * many} {names}: got {got}, expected numbers, dates, words{text} or truth values; "
+        f"leave {'them' if many else 'it'} out"
+    )
 
 
 def _is_date(kind: pyarrow.DataType) -> bool:
@@ -608,11 +630,6 @@ def _column(name: str, column: pyarrow.ChunkedArray, first: int) -> Column:
     if not pa.types.is_dictionary(kind):
         if pa.types.is_string_view(kind):  # polars has these, which have no dictionary
             column = column.cast(pa.large_string())
-        elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)):
-            text = " in UTF-8" if pa.types.is_binary(kind) else ""  # what PyArrow makes of other text in CSV
-            raise ValueError(
-                f"column {name!r}: got {kind}, expected numbers, dates, words{text} or truth values; leave it out"
-            )
         column = column.dictionary_encode()
     whole = column.unify_dictionaries().combine_chunks()
     if isinstance(whole, pa.ChunkedArray):  # of no rows

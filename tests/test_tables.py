@@ -135,6 +135,9 @@ def test_dates_and_times_are_days(tmp_path):
     assert table.dates == set(columns) - {"date32"}
     with pytest.raises(ValueError, match=r"column 'l': got list<item: int64>, expected numbers, dates, words"):
         as_table({"l": [[1], [2]]})
+    message = r"^columns 'l', 's': got list<item: int64>, struct<a: int64>, expected .*; leave them out$"
+    with pytest.raises(ValueError, match=message):
+        as_table({"l": [[1], [2]], "x": [1, 2], "s": [{"a": 1}, {"a": 2}]})
 
 
 @needs_pyarrow
