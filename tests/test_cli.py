@@ -211,7 +211,8 @@ def test_schedules(arguments, schedule):
 
 def test_options_reach_the_model():
     options = "--layers 9,8 --activation tanh --dropout 0.3 --l1 1e-3 --l2 2e-3 --l1-mode truncate --optimizer rmsprop"
-    options += " --batch-size 100 --seed 5 --threads 1 --dtype float64 --epochs 2 --quiet --no-plot --output m"
+    options += " --learning-rate 0.03 --batch-size 100 --seed 5 --threads 1 --dtype float64 --epochs 2"
+    options += " --quiet --no-plot --output m"
     assert main(["train", *options.split()]) == 0
     model = fastnn.load("m")
     dense, drop = fastnn.Dense, fastnn.Dropout(0.3)
@@ -219,6 +220,7 @@ def test_options_reach_the_model():
     assert model.layers == expected
     assert (model.l1, model.l2, model.l1_mode) == (1e-3, 2e-3, "truncate")
     assert isinstance(model.optimizer, fastnn.RMSprop)
+    assert model.optimizer.lr.lr == 0.03
     assert (model.seed, model.n_threads, model.dtype) == (5, 1, np.float64)
     assert (model.epoch, model.step) == (2, 2 * 13)
 
@@ -397,9 +399,9 @@ def test_warmup(options, types, capsys, monkeypatch):
         ("tarin", "invalid choice: 'tarin'"),
         ("train --layers 64,0", "--layers: got '64,0', expected units such as 256,128"),
         ("train --layers wide", "--layers: got 'wide', expected units"),
-        ("train --lr 0", "--lr: got '0', expected a number > 0"),
-        ("train --lr fast", "--lr: got 'fast', expected a number > 0"),
-        ("train --lr nan", "--lr: got 'nan', expected a number > 0"),
+        ("train --lr 0", "--lr/--learning-rate: got '0', expected a number > 0"),
+        ("train --lr fast", "--lr/--learning-rate: got 'fast', expected a number > 0"),
+        ("train --lr nan", "--lr/--learning-rate: got 'nan', expected a number > 0"),
         ("train --dropout 1", "--dropout: got '1', expected a number in [0, 1)"),
         ("train --l1 -1", "--l1: got '-1', expected a number >= 0"),
         ("train --epochs 0", "--epochs: got '0', expected an integer >= 1"),

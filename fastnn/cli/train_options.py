@@ -101,7 +101,7 @@ def _add_training(add: Any) -> None:
     text = f"{', '.join(OPTIMIZERS)} (default adam)"
     add("--optimizer", metavar="NAME", type=one_of(tuple(OPTIMIZERS)), default="adam", help=text)
     text = f"learning rate (default {', '.join(f'{rate:g} for {name}' for name, rate in _RATES.items())})"
-    add("--lr", metavar="X", type=positive, help=text)
+    add("--lr", "--learning-rate", metavar="X", type=positive, help=text)
     text = f"{', '.join(SCHEDULES)} (default cosine, which ends at 0)"
     add("--schedule", metavar="NAME", type=one_of(SCHEDULES), default="cosine", help=text)
     add("--decay", metavar="X", type=positive, help="how far the rate falls at a time, see below")
