@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -567,6 +568,14 @@ def test_predict_writes_parquet(capsys, trained):
         ("export plan --to keras", "--to: got 'keras', expected one of 'npz', 'onnx', 'torch'"),
         ("export plan --output net.pb", "--to: got pb, expected npz, onnx or torch"),
         ("export plan --to torch --output plan", "--output: got plan, a file that is read, expected another name"),
+        ("train book.xlsx --target y", "book.xlsx: got a spreadsheet, expected CSV (plain or .gz), Parquet or .npz"),
+        ("predict plan book.xlsx", "book.xlsx: got a spreadsheet, expected CSV (plain or .gz), Parquet or .npz"),
+        ("train csv.zip --target y", "csv.zip: got a zip archive, expected CSV (plain or .gz), Parquet or .npz"),
+        ("train same.csv --target y", "same.csv: column 'y': got one value alone, 2.5, expected two or more"),
+        (
+            "train same.csv --target y --stream-from 0",
+            "same.csv: column 'y': got one value alone, 2.5, expected two or more",
+        ),
     ],
 )
 def test_bad_files_are_one_sentence(capsys, folder, trained, arguments, message):
@@ -581,6 +590,10 @@ def test_bad_files_are_one_sentence(capsys, folder, trained, arguments, message)
     np.save("x.npy", np.zeros((3, 3)))
     np.savez("x.npz", x=np.zeros((3, 3)))
     np.savez("none.npz", x=np.zeros((3, 0)), y=np.arange(3))
+    write_csv("same.csv", {"x": list("123456"), "y": ["2.5"] * 6})
+    for name, part in (("book.xlsx", "xl/workbook.xml"), ("csv.zip", "same.csv")):
+        with zipfile.ZipFile(name, "w") as archive:
+            archive.writestr(part, "x,y")
     (folder / "cut.npz").write_bytes(b"PK\x03\x04" + b"\0" * 40)
     for name in ("plan", "later.csv"):
         (folder / name).write_bytes((trained / name).read_bytes())

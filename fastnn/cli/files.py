@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import sys
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ def kind_of(path: str) -> str:
     Raises
     ------
     ValueError
-        For a pipe, or - for one, whose rows are gone once they are read.
+        For a pipe, or - for one, whose rows are gone once they are read; for a zip archive that is no .npz.
     """
     place = Path(path)
     if (path == "-" and not place.exists()) or place.is_fifo() or place.is_char_device() or place.is_socket():
@@ -58,7 +59,22 @@ def kind_of(path: str) -> str:
             return "idx"  # whose reader says what is wrong with the file
     if start.startswith(b"\0\0"):
         return "idx"
-    return "npz" if start.startswith(b"PK") else "npy" if start == b"\x93NUMPY" else "table"
+    if start.startswith(b"PK"):
+        _check_npz(path)
+        return "npz"
+    return "npy" if start == b"\x93NUMPY" else "table"
+
+
+def _check_npz(path: str) -> None:
+    """Refuse a zip archive without arrays; one that is damaged its reader refuses."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return
+    if names and not any(name.endswith(".npy") for name in names):
+        what = "a spreadsheet" if any(name.startswith("xl/") for name in names) else "a zip archive"
+        raise ValueError(f"got {what}, expected CSV (plain or .gz), Parquet or .npz")
 
 
 def target_table(name: str, values: Array) -> Table:

@@ -24,6 +24,7 @@ from fastnn.cli.shared import FAILED, CommandError, reading, size_name, writing
 from fastnn.cli.sources import (
     Task,
     check_inputs,
+    check_values,
     describe,
     fit_classes,
     infer,
@@ -238,6 +239,7 @@ def _learn(
                 moments[name].add(values)
     target: Classes | Values
     if classes is None:
+        check_values(targets, [(moments[name].smallest, moments[name].largest) for name in targets])
         means, spreads = zip(*(_measured(name, moments) for name in targets), strict=True)
         target = Values(tuple(targets), means, spreads)
     else:

@@ -24,6 +24,7 @@ from fastnn.preparation import (
     Values,
     about_column,
     mean_and_spread,
+    numbers_of,
 )
 from fastnn.streams import Stream
 from fastnn.tables import Categories, Column, Table
@@ -177,8 +178,15 @@ def _fit_target(kind: str, every: Table, train: Table) -> Classes | Values:
     """Return the target's preparation: the classes of all rows, or the mean and spread of those to train on."""
     names = tuple(every.columns)
     if kind == "values":
+        check_values(names, [(column.min(), column.max()) for column in numbers_of(names, every).T])
         return Values.fit(names, train)
     return fit_classes(names, every.columns[names[0]])
+
+
+def check_values(names: Sequence[str], ranges: Sequence[tuple[float, float]]) -> None:
+    """Refuse targets of values, given the smallest and the largest of each, none of which varies."""
+    if all(low == high for low, high in ranges):
+        raise ValueError(f"column {names[0]!r}: got one value alone, {ranges[0][0]:g}, expected two or more")
 
 
 def fit_classes(names: Sequence[str], column: Column) -> Classes:

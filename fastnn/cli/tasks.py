@@ -44,6 +44,8 @@ def make_task(options: argparse.Namespace, cleanup: contextlib.ExitStack) -> Tas
         return _table_task(options, name, cleanup)
     _refuse(options, "arrays", ("columns", "ignore", "categorical", "stream_from", "temp"))
     if kind == "folder":
+        if not any(Path(options.data).glob("*ubyte*")):
+            raise CommandError(f"{options.data}: got a folder without IDX files, expected them in it, or a file")
         _refuse(options, "a folder of IDX files", ("target", "test"))
     test: Rows | None = None
     with reading(options.data):
