@@ -18,6 +18,7 @@ from support import run
 
 import fastnn
 from fastnn.cli import BAD_INPUT, FAILED, bench, export, main
+from fastnn.cli.shared import columns_of
 from fastnn.cli.sources import infer
 from fastnn.preparation import Classes, Preparation, Values
 from fastnn.tables import Categories, Table
@@ -86,7 +87,7 @@ def test_train_on_a_csv_of_classes(capsys):
     assert lines[0] == "people.csv: 288 rows to train on, 32 to choose the best epoch by, 80 to test on"
     assert lines[1] == "task: classes, since 'plan' holds words"
     assert lines[2] == "'id' is left out: 400 different words (--categorical id takes it in)"
-    assert "rows without plan" not in out, "all have one"
+    assert "rows without 'plan'" not in out, "all have one"
     assert lines[3] == "columns: 1 numeric, 2 categorical, 7 inputs"
     assert lines[4] == "7-16-3 relu, 179 parameters, adam"
     assert float(re.search(r"test accuracy ([\d.]+)%", out)[1]) > 85
@@ -184,7 +185,7 @@ def test_rows_without_a_target_are_left_out(capsys):
     write_csv("t.csv", columns)
     code, out, _ = run(capsys, "train", "t.csv", "--target", "plan", "--epochs", "1", *QUICK)
     assert code == 0
-    assert "7 rows without plan are left out" in out.splitlines()
+    assert "7 rows without 'plan' are left out" in out.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -490,7 +491,10 @@ def test_dates_are_learned_from(capsys, folder):
         {"day": ["2024-02-03", "", "2024-12-31"], "moment": [f"2024-{m}-03 10:00:00" for m in ("02", "11", "12")]},
     )
     assert run(capsys, "predict", "fastnn-model.safetensors", "new.csv")[1].split() == ["half", "early", "late", "late"]
-    assert "days since 1970, or missing" in run(capsys, "info", "fastnn-model.safetensors")[1]
+    told = run(capsys, "info", "fastnn-model.safetensors")[1]
+    day = model.preparation.columns[0]
+    mean = np.datetime64(int(day.mean), "D")
+    assert f"column      day: mean {mean}, spread {day.spread:.4g} days, or missing" in told.splitlines()
     for cells, got in ((["1", "2", "3"], "numbers"), (["2024-02-03", "June", "July"], "'June' in row 1")):
         write_csv("bad.csv", {"day": cells, "moment": ["2024-02-03 10:00:00"] * 3})
         code, _, err = run(capsys, "predict", "fastnn-model.safetensors", "bad.csv")
@@ -564,10 +568,6 @@ def test_predict_writes_parquet(capsys, trained):
         ("train x.npz", "x.npz: got arrays x, expected the targets in one named y"),
         ("train x.npz --columns a", "--columns: says nothing to arrays"),
         ("train cut.npz", "cut.npz: got a damaged file"),
-        ("train none.npz", "none.npz: got inputs of shape (3, 0), expected numbers in rows"),
-        ("export plan --to keras", "--to: got 'keras', expected one of 'npz', 'onnx', 'torch'"),
-        ("export plan --output net.pb", "--to: got pb, expected npz, onnx or torch"),
-        ("export plan --to torch --output plan", "--output: got plan, a file that is read, expected another name"),
         ("train book.xlsx --target y", "book.xlsx: got a spreadsheet, expected CSV (plain or .gz), Parquet or .npz"),
         ("predict plan book.xlsx", "book.xlsx: got a spreadsheet, expected CSV (plain or .gz), Parquet or .npz"),
         ("train csv.zip --target y", "csv.zip: got a zip archive, expected CSV (plain or .gz), Parquet or .npz"),
@@ -576,6 +576,10 @@ def test_predict_writes_parquet(capsys, trained):
             "train same.csv --target y --stream-from 0",
             "same.csv: column 'y': got one value alone, 2.5, expected two or more",
         ),
+        ("train none.npz", "none.npz: got inputs of shape (3, 0), expected numbers in rows"),
+        ("export plan --to keras", "--to: got 'keras', expected one of 'npz', 'onnx', 'torch'"),
+        ("export plan --output net.pb", "--to: got pb, expected npz, onnx or torch"),
+        ("export plan --to torch --output plan", "--output: got plan, a file that is read, expected another name"),
     ],
 )
 def test_bad_files_are_one_sentence(capsys, folder, trained, arguments, message):
@@ -586,14 +590,14 @@ def test_bad_files_are_one_sentence(capsys, folder, trained, arguments, message)
     write_csv("untold.csv", {**new, "plan": [""] * 5})
     write_csv("empty.csv", {name: [] for name in new})
     write_csv("one.csv", {"x": list("123456"), "y": list("aaaaaa")})
-    write_csv("head.csv", {"1.5": ["2", "3"], "a": ["b", "c"]})
-    np.save("x.npy", np.zeros((3, 3)))
-    np.savez("x.npz", x=np.zeros((3, 3)))
-    np.savez("none.npz", x=np.zeros((3, 0)), y=np.arange(3))
     write_csv("same.csv", {"x": list("123456"), "y": ["2.5"] * 6})
     for name, part in (("book.xlsx", "xl/workbook.xml"), ("csv.zip", "same.csv")):
         with zipfile.ZipFile(name, "w") as archive:
             archive.writestr(part, "x,y")
+    write_csv("head.csv", {"1.5": ["2", "3"], "a": ["b", "c"]})
+    np.save("x.npy", np.zeros((3, 3)))
+    np.savez("x.npz", x=np.zeros((3, 3)))
+    np.savez("none.npz", x=np.zeros((3, 0)), y=np.arange(3))
     (folder / "cut.npz").write_bytes(b"PK\x03\x04" + b"\0" * 40)
     for name in ("plan", "later.csv"):
         (folder / name).write_bytes((trained / name).read_bytes())
@@ -704,6 +708,21 @@ def test_info_shows_the_preparation(capsys, trained):
     assert result["parameters"] == 7 * 16 + 16 + 16 + 1
     assert result["epoch"] == 40
     assert "target      spend: mean " in run(capsys, "info", trained / "spend")[1]
+
+
+@needs_pyarrow
+def test_info_shows_times_and_categories_with_commas(capsys, folder):
+    columns = {"at": ["06:00", "12:00", "21:30"] * 9, "city": ['"York, NY"', "Rome", "Lima"] * 9}
+    write_csv("t.csv", {**columns, "y": ["a", "b", "b"] * 9})
+    assert run(capsys, "train", "t.csv", "--target", "y", "--epochs", "1", "--test", "0", "--validation", "0")[0] == 0
+    lines = run(capsys, "info", "fastnn-model.safetensors")[1].splitlines()
+    assert any(line.startswith("column      at: mean 13:10, spread 0.26") and line.endswith(" days") for line in lines)
+    assert "column      city: Lima, Rome, 'York, NY'" in lines
+
+
+def test_columns_of_wide_characters_stand_below_each_other():
+    lines = columns_of([["", "東京", "e\u0301"], ["東", "1", "23"], ["abc", "45", "6"]])
+    assert lines == ["     東京   e\u0301", "東      1  23", "abc    45   6"]
 
 
 def test_bench(capsys, monkeypatch):
@@ -944,7 +963,7 @@ def test_evaluate_leaves_out_rows_without_a_target(capsys, trained, extra):
         assert code == 0
         said = "column 'city': 1 of 50 rows hold a category that training gave no input: 'Paris'"
         gaps = run(capsys, "evaluate", trained / target, "gaps.csv", *extra)
-        assert gaps == (0, f"10 rows without {target} are left out\n{whole}", f"fastnn: {said}\n")
+        assert gaps == (0, f"10 rows without {target!r} are left out\n{whole}", f"fastnn: {said}\n")
         assert gaps[2] == err
         assert json.loads(run(capsys, "evaluate", trained / target, "gaps.csv", "--json", *extra)[1])["left_out"] == 10
 

@@ -155,7 +155,7 @@ def with_target(table: Table, targets: Sequence[str]) -> Table:
 
 def without_target(rows: int, targets: Sequence[str]) -> str:
     """Say that rows have no target."""
-    return f"{rows:,} rows without {' or '.join(targets)} are left out"
+    return f"{rows:,} rows without {' or '.join(map(repr, targets))} are left out"
 
 
 def is_large(path: str, stream_from: int | None) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import fields
 from typing import Any
+
+import numpy as np
 
 from fastnn import saving
 from fastnn.cli.options import add_command, add_json, add_model
@@ -73,13 +76,26 @@ def _prepared(preparation: Preparation) -> list[str]:
         lines = [f"target      {name}: mean {mean:.4g}, spread {spread:.4g}" for name, mean, spread in parts]
     for column in preparation.columns:
         if isinstance(column, Numeric):
-            what = f"mean {column.mean:.4g}, spread {column.spread:.4g}" + " days since 1970" * column.dates
+            mean = _moment(column.mean) if column.dates else f"{column.mean:.4g}"
+            what = f"mean {mean}, spread {column.spread:.4g}" + " days" * column.dates
         else:
             what = _few(list(column.categories))
         lines.append(f"column      {column.name}: {what}" + ", or missing" * column.indicator)
     return lines
 
 
+def _moment(days: float) -> str:
+    """Return days since 1970-01-01 as a date, a share of one day as the time of the day."""
+    if 0 <= days < 1:
+        hours, minutes = divmod(round(days * 1440), 60)
+        return f"{hours:02}:{minutes:02}"
+    try:
+        return str(np.datetime64(math.floor(days), "D"))
+    except (OverflowError, ValueError):
+        return f"{days:.4g} days"
+
+
 def _few(names: list[str]) -> str:
+    names = [repr(name) if "," in name else name for name in names]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

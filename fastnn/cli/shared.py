@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,11 +99,18 @@ def size_name(number: int) -> str:
 
 def columns_of(rows: list[list[str]]) -> list[str]:
     """Return lines of cells under each other: the first column to the left, the others to the right."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
+    widths = [max(_width(row[place]) for row in rows) for place in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        blanks = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join([row[0] + blanks[0], *map(str.__add__, blanks[1:], row[1:])]))
+    return lines
+
+
+def _width(text: str) -> int:
+    """Return how many places of a terminal a text takes: two a wide character, none an accent of its own."""
+    wide = sum(unicodedata.east_asian_width(character) in "FW" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
 
 
 @contextmanager
