@@ -571,6 +571,10 @@ def test_predict_writes_parquet(capsys, trained):
         ("train book.xlsx --target y", "book.xlsx: got a spreadsheet, expected CSV (plain or .gz), Parquet or .npz"),
         ("predict plan book.xlsx", "book.xlsx: got a spreadsheet, expected CSV (plain or .gz), Parquet or .npz"),
         ("train csv.zip --target y", "csv.zip: got a zip archive, expected CSV (plain or .gz), Parquet or .npz"),
+        ("predict plan empty.csv", "empty.csv: got no rows, expected some"),
+        ("predict plan empty.csv --stream-from 0", "empty.csv: got no rows, expected some"),
+        ("predict plan new.csv --output p.csv.gz", "--output: got p.csv.gz, expected a name that ends in .npy, .parq"),
+        ("predict plan new.csv --output p.xlsx", "--output: got p.xlsx, expected a name that ends in .npy, .parquet"),
         ("train same.csv --target y", "same.csv: column 'y': got one value alone, 2.5, expected two or more"),
         (
             "train same.csv --target y --stream-from 0",

@@ -206,6 +206,8 @@ def read_samples(
     if preparation is not None and preparation.columns:
         names = [column.name for column in preparation.columns]
         table = read_columns(path, names, words_of(preparation), preparation.point)
+        if not len(table):
+            raise ValueError("got no rows, expected some")
         return preparation.transform(table, dtype, warn=False), unseen_of(preparation, table)
     rows = _read_array(path)
     if rows.ndim == 1 and inputs == 1:  # samples of one input, as `read_pair` takes them

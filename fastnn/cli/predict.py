@@ -44,6 +44,10 @@ examples:
 """
 
 
+_OTHER_FORMATS = (".bz2", ".feather", ".gz", ".json", ".npz", ".xls", ".xlsx", ".xz", ".zip")
+"""Endings of names under which nobody looks for plain text."""
+
+
 def add(commands: Any) -> None:
     """Declare the command."""
     summary = "predict the class of each row, or its values, with a trained network"
@@ -54,7 +58,7 @@ def add(commands: Any) -> None:
     text += "IDX (plain or .gz), .npy, .npz (its one array, or the one named x), or numbers as text"
     parser.add_argument("data", metavar="FILE", help=text)
     parser.add_argument("--proba", action="store_true", help="print the probability of every class instead")
-    text = "write to a file instead: .npy, .parquet, or text under any other name"
+    text = "write to a file instead: .npy, .parquet, or text under another name, such as .csv"
     parser.add_argument("--output", metavar="FILE", help=text)
     add_stream_from(parser.add_argument)
     add_json(parser)
@@ -63,6 +67,8 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Predict, and print or write the answers."""
     ending = "" if options.output is None else Path(options.output).suffix.lower()
+    if ending in _OTHER_FORMATS:
+        raise CommandError(f"--output: got {options.output}, expected a name that ends in .npy, .parquet or .csv")
     if options.output is not None:
         check_place("--output", Path(options.output))
         check_outputs({"--output": Path(options.output)}, [options.model, options.data])
