@@ -729,6 +729,18 @@ def test_columns_of_wide_characters_stand_below_each_other():
     assert lines == ["     東京   e\u0301", "東      1  23", "abc    45   6"]
 
 
+@needs_pyarrow
+def test_names_with_line_ends_and_control_characters_are_printed_in_a_line(capsys, folder):
+    cells = {"a\x1b[31m": ['"x\ny"', "z", "z"] * 9, "b": list("123") * 9, "y": ['"p\nq"', "r\x1b[31m", "s"] * 9}
+    write_csv("t.csv", cells)
+    assert run(capsys, "train", "t.csv", "--target", "y", "--epochs", "1", *QUICK)[0] == 0
+    told = run(capsys, "info", "fastnn-model.safetensors")[1]
+    assert "target      y: p\\nq, r\\x1b[31m, s" in told.splitlines()
+    assert "column      a\\x1b[31m: x\\ny, z" in told.splitlines()
+    lines = run(capsys, "evaluate", "fastnn-model.safetensors", "t.csv")[1].splitlines()
+    assert [line.split()[0] for line in lines[3:]] == ["p\\nq", "r\\x1b[31m", "s"]
+
+
 def test_bench(capsys, monkeypatch):
     small = bench.Workload("small", 64, (5, 7, 3), 32, "relu")
     assert small.flops == 64 * (6 * (5 * 7 + 7 * 3) - 2 * 5 * 7)

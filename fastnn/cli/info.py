@@ -11,7 +11,7 @@ import numpy as np
 
 from fastnn import saving
 from fastnn.cli.options import add_command, add_json, add_model
-from fastnn.cli.shared import load_model, print_json
+from fastnn.cli.shared import load_model, plain, print_json
 from fastnn.model import Sequential
 from fastnn.optimizers import Optimizer
 from fastnn.preparation import Classes, Numeric, Preparation
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"trained     {model.epoch:,} epochs, {model.step:,} steps")
     if model.preparation is not None:
         for line in _prepared(model.preparation):
-            print(line)
+            print(plain(line))
     _print_last(model, last)
     return 0
 
@@ -96,6 +96,6 @@ def _moment(days: float) -> str:
 
 
 def _few(names: list[str]) -> str:
-    names = [repr(name) if "," in name else name for name in names]
+    names = [f"'{name}'" if "," in name else name for name in names]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

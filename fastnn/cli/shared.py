@@ -99,12 +99,18 @@ def size_name(number: int) -> str:
 
 def columns_of(rows: list[list[str]]) -> list[str]:
     """Return lines of cells under each other: the first column to the left, the others to the right."""
+    rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(_width(row[place]) for row in rows) for place in range(len(rows[0]))]
     lines = []
     for row in rows:
         blanks = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
         lines.append("  ".join([row[0] + blanks[0], *map(str.__add__, blanks[1:], row[1:])]))
     return lines
+
+
+def plain(text: str) -> str:
+    """Return a text with line ends and control characters as `repr` writes them, which a terminal obeys."""
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
 
 
 def _width(text: str) -> int:
