@@ -397,6 +397,17 @@ def _number(word: str) -> float:
     return value if math.isfinite(value) else math.nan
 
 
+def word_among_numbers(words: Collection[str], point: str) -> str | None:
+    """Return the first word, in the order of text, of those that are no numbers, None where these are many or none."""
+    strays: list[str] = []
+    for word in words:
+        if math.isnan(_number(with_point(word, point))):
+            strays.append(word)
+            if 10 * len(strays) > len(words):
+                return None
+    return min(strays, default=None)
+
+
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)?[T ]?(?:\d\d:\d\d.*)?")

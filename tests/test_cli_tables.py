@@ -1102,6 +1102,24 @@ def test_a_word_among_decimal_commas_is_named(capsys, extra):
 
 
 @needs_pyarrow
+@pytest.mark.parametrize("extra", [(), ("--stream-from", "0")], ids=["at once", "in batches"])
+def test_a_word_among_numbers_is_said_to_make_a_column_one_of_words(capsys, extra):
+    numbers = [f"{i}.5" for i in range(240)]
+    doors = ["2", "3", "4", "5more"] * 60
+    write_csv("t.csv", {"x": [*numbers[:-2], "n.a.", "Total"], "z": numbers, "doors": doors, "y": ["a", "b"] * 120})
+    quick = ("--epochs", "1", "--json", "--output", "m", *QUICK, *extra)
+    for more, told in ((), True), (("--categorical", "x"), False):
+        code, out, err = run(capsys, "train", "t.csv", "--target", "y", *more, *quick)
+        assert (code, err) == (0, "")
+        notes = [note for note in json.loads(out)["notes"] if "is taken as words" in note]
+        assert notes == ["'x' is taken as words, since it holds 'Total' among numbers"] * told
+    code, out, _ = run(capsys, "train", "t.csv", "--target", "x", "--ignore", "y", *quick)
+    assert "'x' is taken as words, since it holds 'Total' among numbers" in json.loads(out)["notes"]
+    code, _, err = run(capsys, "train", "t.csv", "--target", "y", "--ignore", "z,doors", *quick)
+    assert (code, "x' is taken as words, since it holds 'Total'" in err) == (2, True)
+
+
+@needs_pyarrow
 def test_columns_whose_names_hold_commas_and_quotes(capsys):
     with open("t.csv", "w", newline="") as file:
         rows = [[i % 17, i % 11, i % 7, i % 3 + 0.5, i % 5 + 0.5] for i in range(60)]

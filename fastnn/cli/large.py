@@ -31,6 +31,7 @@ from fastnn.cli.sources import (
     infer_numbers,
     left_out,
     names_rows,
+    note_strays,
     parts_of,
 )
 from fastnn.preparation import (
@@ -131,6 +132,8 @@ def large_task(
     for target in targets:
         if target in found.dates:
             raise CommandError(f"--target: {target!r} holds dates, expected numbers or words")
+    for column in (*inputs, *targets):
+        note_strays(options, column, found.words.get(column) or (), file.point, notes)
     inputs = [column for column in inputs if _is_input(options, column, found, notes)]
     left_out(found.every - found.rows, targets, notes)
     test, tested = None, found.rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from fastnn.preparation import (
     about_column,
     mean_and_spread,
     numbers_of,
+    word_among_numbers,
 )
 from fastnn.streams import Stream
 from fastnn.tables import Categories, Column, Table
@@ -66,6 +67,12 @@ def first_row(part: Pair | Stream) -> Array:
 def listed(names: Sequence[str]) -> str:
     """Return the names for a message, the first ones of many."""
     return ", ".join(map(repr, names[:12])) + ", ..." * (len(names) > 12)
+
+
+def note_strays(options: argparse.Namespace, name: str, words: Collection[str], point: str, notes: list[str]) -> None:
+    """Note that a few words among numbers make a column one of words, unless it was asked for as one."""
+    if name not in options.categorical and (word := word_among_numbers(words, point)) is not None:
+        notes.append(f"{name!r} is taken as words, since it holds {word!r} among numbers")
 
 
 def names_rows(options: argparse.Namespace, name: str, different: int, rows: int, notes: list[str]) -> bool:
@@ -202,7 +209,7 @@ def fit_classes(names: Sequence[str], column: Column) -> Classes:
 def check_inputs(preparation: Preparation, notes: Sequence[str]) -> None:
     """Refuse columns that leave nothing to learn from."""
     if not preparation.columns:
-        why = "".join(f" ({note})" for note in notes if "is left out" in note)
+        why = "".join(f" ({note})" for note in notes if "is left out" in note or "is taken as words" in note)
         raise ValueError(f"got no column with a value to learn from{why}, expected one at least")
 
 

@@ -13,7 +13,7 @@ from fastnn._errors import unknown_name
 from fastnn.cli.files import Rows, is_large, kind_of, read_columns, read_pair, target_table, with_target
 from fastnn.cli.large import large_task
 from fastnn.cli.shared import CommandError, reading
-from fastnn.cli.sources import Task, assemble, count_different, left_out, listed, names_rows
+from fastnn.cli.sources import Task, assemble, count_different, left_out, listed, names_rows, note_strays
 from fastnn.datasets import load_digits
 from fastnn.tables import Categories, Table, is_index, read_table, table_file
 
@@ -98,6 +98,9 @@ def _table_task(options: argparse.Namespace, name: str, cleanup: contextlib.Exit
     for target in targets:
         if target in table.dates:
             raise CommandError(f"--target: {target!r} holds dates, expected numbers or words")
+    for column, values in table.columns.items():
+        if isinstance(values, Categories):
+            note_strays(options, column, values.names, table.point, notes)
     counts = {name: count_different(column) for name, column in table.columns.items()}
     inputs = [column for column in inputs if not names_rows(options, column, counts[column], len(table), notes)]
     rows = _with_target(table, inputs, targets, notes)
