@@ -31,7 +31,7 @@ from fastnn.prediction import outputs_of, outputs_of_feed, probabilities_of, sco
 from fastnn.preparation import Preparation
 from fastnn.runtime import Runtime
 from fastnn.schedules import Schedule, is_own
-from fastnn.sparse import SparseData
+from fastnn.sparse import Rows, SparseData
 from fastnn.streams import Stream
 from fastnn.summary import Summary
 from fastnn.training import Trainer, step_logs
@@ -384,7 +384,7 @@ class Sequential:
         """
         return self.evaluate_feed(self._intake.feed(x, y, sample_weight))
 
-    def predict(self, x: Any) -> Array:
+    def predict(self, x: Any, *, training: bool = False) -> Array:
         """Return the outputs of the last layer, shape (rows, outputs).
 
         They are values, logits, or, after a softmax or sigmoid, probabilities.
@@ -393,6 +393,10 @@ class Sequential:
         ----------
         x : array-like (rows, inputs) or Stream
             As in `fit`; a stream needs no target. The outputs of all rows are in memory.
+        training : bool
+            Whether dropout works, with the mask of the next step, which differs from row to row: all rows, which no
+            stream brings then, are one batch. So a loss of one's own has the outputs that ``backward(training=True)``
+            goes back from, and rows that are repeated have outputs whose spread is Monte Carlo dropout's.
 
         Raises
         ------
@@ -400,6 +404,8 @@ class Sequential:
             For bad input, or a model that has no weights yet.
         """
         runtime = self.runtime
+        if training is not False and check_flag("training", training):  # the first takes a tenth of the time
+            return self._outputs_in_training(x)
         out = runtime.few_rows_forward(x)
         if out is not None:
             return out
@@ -407,8 +413,26 @@ class Sequential:
             return outputs_of_feed(runtime, self._intake.samples_feed(x))
         return outputs_of(runtime, self._intake.samples(x))
 
-    def predict_proba(self, x: Any) -> Array:
+    def _outputs_in_training(self, x: Any) -> Array:
+        if isinstance(x, Stream):
+            raise TypeError("x: got a Stream for training=True, expected rows in memory, which are one batch")
+        data, runtime = self._intake.samples(x), self.runtime
+        with runtime.alone:
+            self._forward(data, training=True)
+            return runtime.activations(len(self.network.stages) - 1, data.rows)[0].copy()
+
+    def _forward(self, data: Rows, *, training: bool) -> None:
+        """Leave in the workspace, for `Runtime.activations`, what each stage makes of all rows as one batch."""
+        data = data._replace(targets=np.zeros((data.rows, self.network.units), self.dtype))
+        self.runtime.gradient(data, self.step, training, external=True)
+
+    def predict_proba(self, x: Any, *, training: bool = False) -> Array:
         """Return class probabilities, shape (rows, classes); for "binary_cross_entropy" the probability of each output.
+
+        Parameters
+        ----------
+        x, training
+            As in `predict`.
 
         Raises
         ------
@@ -419,7 +443,7 @@ class Sequential:
             raise ValueError(
                 f"predict_proba: the loss is {self.loss.name!r}, expected a cross entropy; predict gives the values"
             )
-        out = self.predict(x)
+        out = self.predict(x, training=training)
         if self.network.output == layout.LOGITS:
             out = probabilities_of(out, self.loss.folds)
         return out
@@ -547,7 +571,7 @@ class Sequential:
         dy : array-like (rows, outputs)
             Gradient of any scalar of one's own.
         training : bool
-            Whether dropout works, with the mask of the next step; it is not in what `predict` returns.
+            Whether dropout works, with the mask of the next step, as in ``predict(x, training=True)``.
 
         Returns
         -------
@@ -594,14 +618,13 @@ class Sequential:
             rows = check_number("rows", rows, low=1, integer=True)
             chosen = np.linspace(0, data.rows - 1, min(rows, data.rows)).astype(np.int64)
             data = data.dense(chosen) if isinstance(data, SparseData) else data.on_host().at(chosen)
-        data = data._replace(targets=np.zeros((data.rows, network.units), self.dtype))
         numbered = [
             (number, stage)
             for number, stage in enumerate(network.stages)
             if stage.dense is not None or stage.activation != "identity"
         ]
         with runtime.alone:
-            runtime.gradient(data, self.step, False, external=True)
+            self._forward(data, training=False)
             return {stage.name: runtime.activations(number, data.rows)[0].copy() for number, stage in numbered}
 
     def get_weights(self) -> list[Array]:

@@ -362,6 +362,13 @@ CALLS = {
         "shuffle: got 'no' True or False",
     ),
     "training a word": ("labels", lambda m: m.gradients(X, LABELS, training="x"), TypeError, "training: got 'x' True"),
+    "dropout a word": ("labels", lambda m: m.predict(X, training="x"), TypeError, "training: got 'x' True"),
+    "outputs in training of a stream": (
+        "labels",
+        lambda m: m.predict(fastnn.stream(X), training=True),
+        TypeError,
+        "x: got a Stream training=True expected rows in memory",
+    ),
     "clone a word": ("labels", lambda m: m.clone(weights="x"), TypeError, "weights: got 'x' True or False"),
     "no callback": (
         "labels",
@@ -394,6 +401,7 @@ X_ONLY = {
     "predict": lambda m, x: m.predict(x),
     "predict_proba": lambda m, x: m.predict_proba(x),
     "predict_class": lambda m, x: m.predict_class(x),
+    "predict in training": lambda m, x: m.predict(x, training=True),
     "backward": lambda m, x: m.backward(x, np.ones((ROWS, CLASSES))),
 }
 RIGHT = {"labels": LABELS, "values": T, "chances": CHANCES}

@@ -216,11 +216,12 @@ def test_a_row_of_weight_0_may_be_beyond_all_numbers(shuffle, route, rng):
 @pytest.mark.parametrize("last", [None, "softmax"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 def test_all_that_a_model_does(last, loss, rng):
-    layers = [fastnn.Dense(5, "gelu"), fastnn.Activation("tanh"), fastnn.Dense(3, last)]
+    layers = [fastnn.Dense(5, "gelu"), fastnn.Activation("tanh"), fastnn.Dropout(0.5), fastnn.Dense(3, last)]
     here, there = pair(layers, loss, seed=4, input_size=4, dtype="float64", l2=0.1)
     x, y = data(rng, 7, 4, 3, loss)
     close = {"rtol": 1e-10, "atol": 1e-12}
     np.testing.assert_allclose(there.predict(x), here.predict(x), **close)
+    np.testing.assert_allclose(there.predict(x, training=True), here.predict(x, training=True), **close)
     assert there.evaluate(x, y) == pytest.approx(here.evaluate(x, y), rel=1e-10)
     if loss == "cross_entropy":
         np.testing.assert_allclose(there.predict_proba(x), here.predict_proba(x), **close)

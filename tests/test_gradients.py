@@ -27,6 +27,11 @@ def network(layers, loss="squared_error", inputs=INPUTS, **settings):
     return model
 
 
+def softmax(z):
+    powers = np.exp(z - z.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
 def targets(loss, rng, rows=ROWS, outputs=OUTPUTS):
     if loss == "cross_entropy":
         return rng.integers(0, outputs, size=rows)
@@ -297,6 +302,40 @@ def test_backward(activation, loss, front, rng):
     dx, gradients = model.backward(x, dy)
     views = model.network.views(model.parameters_vector())
     check_differences(lambda: float((model.predict(x) * dy).sum()), [x, *views], [dx, *gradients])
+
+
+@pytest.mark.parametrize(
+    ("activation", "loss", "end"),
+    [*((activation, loss, []) for activation, loss in ENDS), ("gelu", "huber", [Dropout(0.5)])],
+)
+def test_outputs_and_backward_have_one_mask_in_training(activation, loss, end, rng):
+    """`predict` as the oracle's network with the next step's mask, and its differences as `backward` says."""
+    model = network([Dropout(0.2), Dense(8, "tanh"), Dropout(0.5), Dense(3, activation), *end], loss, l1=0.1)
+    x, dy = rng.normal(size=(ROWS, INPUTS)), rng.normal(size=(ROWS, 3))
+    model.step = 5
+    outputs = model.predict(x, training=True)
+    records = naive.network_forward(naive_layers(model), x, training=True, seed=model.seed, step=model.step)
+    np.testing.assert_allclose(outputs, records[-1]["a"], rtol=1e-12)
+    dx, gradients = model.backward(x, dy, training=True)
+    views = model.network.views(model.parameters_vector())
+    check_differences(lambda: float((model.predict(x, training=True) * dy).sum()), [x, *views], [dx, *gradients])
+    if model.loss.folds:
+        logits = np.log(outputs) if activation == "softmax" else outputs
+        shares = model.predict_proba(x, training=True)
+        np.testing.assert_allclose(shares, outputs if activation == "sigmoid" else softmax(logits), rtol=1e-12)
+    model.step = 6
+    assert (model.predict(x, training=True) != outputs).any(), "every step draws its own mask"
+    np.testing.assert_array_equal(model.predict(x, training=False), model.predict(x))
+
+
+def test_repeated_rows_spread_as_dropout_says(rng):
+    """One unit at most: w x / (1 - p) or 0, whose mean is w x and whose variance (w x)^2 p / (1 - p)."""
+    model = network([Dropout(0.2), Dense(1, use_bias=False)], inputs=1)
+    (value,) = model.predict([[2.0]])[0]
+    draws = model.predict(np.full((20_000, 1), 2.0), training=True)
+    assert len(np.unique(draws)) == 2
+    assert draws.mean() == pytest.approx(value, rel=0.02)
+    assert draws.var() == pytest.approx(value**2 * 0.2 / 0.8, rel=0.05)
 
 
 def test_backward_of_one_output_takes_a_flat_gradient(rng):
