@@ -397,7 +397,8 @@ def weighed_by_class(data: R, class_weight: Any, loss: Loss, units: int) -> R:
     data : Data or SparseData
     class_weight : mapping from class to weight, sequence of weights, or "balanced"
         "balanced": rows / (classes x rows of the class), as in scikit-learn. The class of a row is its label,
-        the largest of its probabilities, or, with one output, whether its target exceeds 1/2.
+        the largest of its probabilities, under a binary cross entropy the one that its targets name, or, with one
+        output, whether its target exceeds 1/2.
     loss : Loss
     units : int
         Of the last layer.
@@ -405,22 +406,31 @@ def weighed_by_class(data: R, class_weight: Any, loss: Loss, units: int) -> R:
     Raises
     ------
     TypeError, ValueError
-        For a wrong type, length or range, or a class that is not there.
+        For a wrong type, length or range, a class that is not there, or rows of no class or of several.
     """
     if loss.takes == "values":
         raise ValueError(f"class_weight: {loss.name} takes values, expected a loss over classes, or sample_weight")
-    classes, n_classes = classes_of(data.labels, data.targets, units)
+    classes, n_classes = classes_of(data.labels, data.targets, loss, units)
     by_class = _class_weights(class_weight, n_classes, classes)[classes]
     weights = by_class * data.weights if len(data.weights) else by_class
     return data._replace(weights=weights)  # type: ignore[return-value]
 
 
-def classes_of(labels: npt.NDArray[np.int64], targets: Array, units: int) -> tuple[npt.NDArray[np.int64], int]:
+def classes_of(
+    labels: npt.NDArray[np.int64], targets: Array, loss: Loss, units: int
+) -> tuple[npt.NDArray[np.int64], int]:
     """Return the class of each row, and the number of classes; see `weighed_by_class`."""
     if len(labels):
         return labels, units
     if targets.shape[1] == 1:
         return (targets[:, 0] > 0.5).astype(np.int64), 2
+    if loss.takes == "probabilities":  # of each output by itself
+        named = (targets > 0.5).sum(axis=1)
+        if (named != 1).any():
+            raise ValueError(
+                f"class_weight: got a row with {named[named != 1][0]} of {units} targets above 1/2, expected one class "
+                "a row; rows of several labels, or of none, are weighed by sample_weight"
+            )
     return targets.argmax(axis=1).astype(np.int64), targets.shape[1]
 
 

@@ -131,7 +131,7 @@ class Intake:
         counts = np.zeros(max(2, self.network.units), np.int64)
         for piece in stream.targets():
             labels, targets = self._targets(piece.y, len(piece.y), "", piece.first)
-            classes, _ = classes_of(labels, targets, self.network.units)
+            classes, _ = classes_of(labels, targets, self.network.loss, self.network.units)
             counts += np.bincount(classes, minlength=len(counts))
         return balanced_weights(counts)
 

@@ -295,7 +295,7 @@ class Sequential:
             >= 0. A batch's loss is sum(w l) / sum(w), and so is an epoch's. A row of weight 0 has no part.
         class_weight : mapping, sequence or "balanced", optional
             Multiplies the sample weights by class: in training, in the loss and the accuracy of an epoch as well, not
-            in validation.
+            in validation. Rows of several labels have no class: weigh them by `sample_weight`.
         shuffle : bool
             Whether every epoch takes the rows in an order of its own, a function of (seed, epoch). A batch of all rows
             needs none.

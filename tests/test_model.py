@@ -500,6 +500,24 @@ def test_balanced_class_weights_are_scikit_learn_s(x):
     assert table.max() > 2 * table.min()
 
 
+def test_class_weights_are_for_rows_of_one_class(x, y):
+    """Several sigmoids: rows that name one output have a class, those of several labels or of none have not."""
+    one_of_three, several = np.eye(CLASSES)[y], np.eye(CLASSES)[y]
+    several[4], several[9] = 1.0, 0.0
+    by_class = Sequential([Dense(CLASSES)], "binary_cross_entropy", "sgd", seed=1)
+    by_row = Sequential([Dense(CLASSES)], "binary_cross_entropy", "sgd", seed=1)
+    by_class.fit(x, one_of_three, epochs=2, class_weight={1: 3.0})
+    by_row.fit(x, one_of_three, epochs=2, sample_weight=np.where(y == 1, 3.0, 1.0))
+    assert weight_bytes(by_class) == weight_bytes(by_row)
+    for weights in ("balanced", {1: 3.0}, [1.0, 2.0, 3.0]):
+        for data in ((x, several), (fastnn.stream(x, several),), (x[9:], several[9:])):
+            with pytest.raises(ValueError, match=r"^class_weight: got a row with [03] of 3 targets above 1/2"):
+                by_class.fit(*data, epochs=1, class_weight=weights)
+        with pytest.raises(ValueError, match=r"^class_weight: .* sample_weight$"):
+            by_class.train_on_batch(x, several, class_weight=weights)
+    assert weight_bytes(by_class) == weight_bytes(by_row)
+
+
 def test_class_weights_of_one_hot_rows_and_of_one_output(x, y):
     labels, rows = classifier(), classifier()
     labels.fit(x, y, epochs=2, class_weight={1: 3.0})
