@@ -307,14 +307,15 @@ class GradientFlow(Callback):
                 "so that hardly any gradient passes; scale the inputs, start from smaller weights"
                 f"{'' if untrained else ', lower the learning rate'} or use ReLU."
             )
-        helps = (
-            "start from other weights and biases"
-            if untrained
-            else "lower the learning rate, put a Warmup in front of it"
-        )
+        if now["weight_norm"][worst] == 0.0:  # nor has a leaky one a slope to pass on through weights that are 0
+            helps = "its weights are all 0: start from others, such as kernel_initializer='he_uniform'"
+        elif untrained:
+            helps = "start from other weights and biases or use 'leaky_relu'"
+        else:
+            helps = "lower the learning rate, put a Warmup in front of it or use 'leaky_relu'"
         return (
             f"Dead: {where}; {share} of the units{which} have no slope for any of the {self._probe.rows} rows of "
-            f"the probe, so that no gradient passes them; {helps} or use 'leaky_relu'."
+            f"the probe, so that no gradient passes them; {helps}."
         )
 
     def _not_finite(self, ill: Sequence[int], mean: Rows, record: int) -> str:

@@ -385,6 +385,12 @@ def test_dead_units(digits):
         "; lower the learning rate, put a Warmup in front of it or use 'leaky_relu'."
     )
 
+    zeros = watch(deep("relu", depth=2, start="zeros"), digits)
+    for record in (0, -1):
+        assert zeros.diagnosis(record)[-1].endswith(
+            "; its weights are all 0: start from others, such as kernel_initializer='he_uniform'."
+        )
+
 
 def test_nan_is_named(digits):
     model = deep("relu", depth=3)
