@@ -309,8 +309,8 @@ def as_targets(
     name : str
         The argument, for messages.
     value : array-like
-        Values or probabilities (rows, units), or (rows,) where units is 1; class labels (rows,) 0 .. units-1,
-        or rows of class probabilities (rows, units).
+        Values or probabilities (rows, units), or (rows,) where units is 1; class labels 0 .. units-1, (rows,) or
+        (rows, 1), or rows of class probabilities (rows, units > 1).
     rows, units : int
         What the samples and the last layer have.
     loss : Loss
@@ -329,11 +329,7 @@ def as_targets(
     array = as_numbers(name, value, expected)
     if array.ndim == 0 or len(array) != rows:
         raise ValueError(f"{name}: got shape {array.shape} for {rows} samples, expected {rows} rows")
-    if (
-        loss.takes == "labels"
-        and (array.ndim == 1 or array.shape == (rows, 1))
-        and not (units == 1 and array.ndim == 2)
-    ):
+    if loss.takes == "labels" and (array.ndim == 1 or array.shape == (rows, 1)):
         return _as_labels(name, array.reshape(-1), units, first_row), np.empty((0, 0), dtype)
     if array.ndim == 1 and units == 1:
         array = array.reshape(-1, 1)
@@ -361,10 +357,10 @@ def _as_labels(name: str, array: Array, units: int, first_row: int) -> npt.NDArr
     low, high = array.min(), array.max()
     if low < 0 or high >= units:
         wrong, row = (low, array.argmin()) if low < 0 else (high, array.argmax())
-        raise ValueError(
-            f"{name}: got label {int(wrong)} in row {first_row + row}, expected 0 to {units - 1} for the {units} units "
-            "of the last layer"
-        )
+        for_units = f"0 to {units - 1} for the {units} units of the last layer"
+        if units == 1:
+            for_units = "0 alone for the one unit of the last layer: two classes take 2, or 'binary_cross_entropy'"
+        raise ValueError(f"{name}: got label {int(wrong)} in row {first_row + row}, expected {for_units}")
     return contiguous(array, np.int64)
 
 

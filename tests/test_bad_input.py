@@ -893,6 +893,11 @@ def test_integers_at_the_ends_of_their_types():
         model.fit(X, labels)
 
 
-def test_one_unit_under_cross_entropy_knows_one_class():
-    with pytest.raises(ValueError, match=r"^y: got label 1 in row 1, expected 0 to 0 for the 1 units of the last"):
-        Sequential([Dense(1)], "cross_entropy").fit(X, np.arange(ROWS) % 2)
+@pytest.mark.parametrize("last", [None, "softmax"])
+@pytest.mark.parametrize("shape", [(ROWS,), (ROWS, 1)])
+@pytest.mark.parametrize("dtype", [int, float, bool])
+def test_one_unit_under_cross_entropy_knows_one_class(last, shape, dtype):
+    """Its softmax is 1 whatever it learns: with the labels of two classes its loss would be 0, its accuracy 1."""
+    message = r"^y: got label 1 in row 1, expected 0 alone for the one unit .*: two classes take 2, or 'binary_cross_"
+    with pytest.raises(ValueError, match=message):
+        Sequential([Dense(1, last)], "cross_entropy").fit(X, (np.arange(ROWS) % 2).astype(dtype).reshape(shape))
