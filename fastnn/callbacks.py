@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn._errors import check_flag, check_number, check_path, needed, shown
-from fastnn.schedules import metric_to_watch, resolve_mode, worst
+from fastnn.schedules import Schedule, metric_to_watch, resolve_mode, worst
 
 if TYPE_CHECKING:
     from fastnn.arrays import Data
@@ -88,7 +88,7 @@ class Callback:
 
 def as_callbacks(callbacks: Iterable[Callback] | None) -> tuple[Callback, ...]:
     """Return what `fit` was given as callbacks, which also may be one, or None."""
-    if isinstance(callbacks, Callback):
+    if isinstance(callbacks, (Callback, Schedule)) or callable(callbacks):
         callbacks = (callbacks,)
     if callbacks is not None and not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks: got {callbacks!r}, expected a list of fastnn.callbacks.Callback objects")
@@ -98,6 +98,8 @@ def as_callbacks(callbacks: Iterable[Callback] | None) -> tuple[Callback, ...]:
             advice = ""
             if isinstance(callback, type) and issubclass(callback, Callback):
                 advice = f": {callback.__name__}(...)"
+            elif isinstance(callback, Schedule):
+                advice = "; a schedule is the rate of an optimizer: Adam(schedule)"
             elif callable(callback):
                 advice = ": fastnn.LambdaCallback(function) makes one"
             raise TypeError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fastnn._errors import check_number, unknown_name
+from fastnn._errors import check_number, shown, unknown_name
 from fastnn.kernels.loss import CODES
 
 
@@ -119,11 +119,16 @@ def as_loss(value: str | Loss) -> Loss:
 
     Raises
     ------
-    ValueError
-        For an unknown name, with the nearest known one.
+    TypeError, ValueError
+        For a function, and for an unknown name, with the nearest known one.
     """
     if isinstance(value, Loss) and type(value) is not Loss:
         return value
+    if callable(value) and not isinstance(value, type):
+        raise TypeError(
+            f"loss: got {shown(value)}, expected one of {', '.join(map(repr, LOSSES))}; a loss of one's own is trained "
+            "by backward and apply_gradients"
+        )
     if not isinstance(value, str) or value not in LOSSES:
         raise unknown_name("loss", value, LOSSES, _ELSEWHERE)
     return LOSSES[value]()

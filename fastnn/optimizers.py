@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import FrozenInstanceError, dataclass, field, fields
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from fastnn import schedules
-from fastnn._errors import check_flag, check_number, check_range, unknown_name
+from fastnn._errors import check_flag, check_number, check_range, shown, unknown_name
 from fastnn.kernels import update
 from fastnn.schedules import Schedule, as_schedule
 
@@ -281,16 +281,31 @@ class AdamW(Adam):
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.name: kind for kind in (SGD, AdaGrad, RMSprop, Adam, AdamW)}
 
 
+def _stay(optimizer: Optimizer, name: str, value: Any) -> NoReturn:
+    """Refuse to set an attribute, as in Keras a rate is set."""
+    field_ = name if name in {item.name for item in fields(optimizer)} else "lr"
+    raise FrozenInstanceError(
+        f"{name}: got {shown(value)} for an optimizer that is made, expected no change; "
+        f"model.optimizer = dataclasses.replace(model.optimizer, {field_}=...) gives the model another one"
+    )
+
+
+for _kind in OPTIMIZERS.values():
+    _kind.__setattr__ = _stay  # type: ignore[method-assign, assignment]
+
+
 def as_optimizer(value: str | Optimizer) -> Optimizer:
     """Return an optimizer for an optimizer or its name.
 
     Raises
     ------
-    ValueError
-        For an unknown name, with the nearest known one.
+    TypeError, ValueError
+        For a schedule, and for an unknown name, with the nearest known one.
     """
     if isinstance(value, Optimizer) and type(value) is not Optimizer:
         return value
+    if isinstance(value, Schedule):
+        raise TypeError(f"optimizer: got {shown(value)}, expected an optimizer with this schedule: Adam(schedule)")
     if not isinstance(value, str) or value.lower() not in OPTIMIZERS:
         raise unknown_name("optimizer", value, OPTIMIZERS)
     return OPTIMIZERS[value.lower()]()

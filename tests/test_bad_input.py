@@ -233,6 +233,18 @@ CALLS = {
         TypeError,
         "callbacks[0]: got print Callback",
     ),
+    "a function without a list for callbacks": (
+        "labels",
+        lambda m: m.fit(X, LABELS, callbacks=print),
+        TypeError,
+        "callbacks[0]: got print Callback LambdaCallback(function)",
+    ),
+    "a schedule for a callback": (
+        "labels",
+        lambda m: m.fit(X, LABELS, callbacks=[fastnn.ReduceOnPlateau(1e-3)]),
+        TypeError,
+        "callbacks[0]: got ReduceOnPlateau Callback rate of an optimizer: Adam(schedule)",
+    ),
     "a number for callbacks": ("labels", lambda m: m.fit(X, LABELS, callbacks=5), TypeError, "callbacks: got 5"),
     "verbose loud": ("labels", lambda m: m.fit(X, LABELS, verbose="loud"), ValueError, "verbose: got 'loud' 'auto'"),
     "an argument of Keras": ("labels", lambda m: m.fit(X, LABELS, steps_per_epoch=3), TypeError, "steps_per_epoch"),
@@ -588,6 +600,16 @@ CONSTRUCTORS = {
     ),
     "loss None": (lambda: Sequential([Dense(3)], None), ValueError, "loss: got None expected 'squared_error'"),
     "loss a class": (lambda: Sequential([Dense(3)], fastnn.Huber), (TypeError, ValueError), "loss: got Huber"),
+    "loss a function": (
+        lambda: Sequential([Dense(3)], math.hypot),
+        TypeError,
+        "loss: got hypot expected 'squared_error' backward and apply_gradients",
+    ),
+    "optimizer a schedule": (
+        lambda: Sequential([Dense(3)], "huber", fastnn.Cosine(1e-3, 5)),
+        TypeError,
+        "optimizer: got Cosine expected an optimizer with this schedule: Adam(schedule)",
+    ),
     "optimizer unknown": (
         lambda: Sequential([Dense(3)], "huber", "adamm"),
         ValueError,

@@ -6,7 +6,7 @@ import copy
 import math
 import pickle
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -222,6 +222,19 @@ def test_copies_carry_no_training_data_and_no_callbacks(data):
     fit(restored, data)
     fit(model, data)
     assert weight_bytes(restored) == weight_bytes(model)
+
+
+@pytest.mark.parametrize("name", ["lr", "learning_rate"])
+def test_a_rate_that_is_set_on_an_optimizer_says_how_it_is_set_on_a_model(name):
+    for rule in (fastnn.SGD(0.1), fastnn.AdaGrad(), fastnn.RMSprop(), fastnn.Adam(), fastnn.AdamW()):
+        model = build(rule)
+        with pytest.raises(
+            AttributeError, match=rf"^{name}: got 0.5 .* dataclasses.replace\(model.optimizer, lr=...\)"
+        ):
+            setattr(model.optimizer, name, 0.5)
+        assert model.optimizer == rule == copy.deepcopy(rule) == pickle.loads(pickle.dumps(rule))
+        model.optimizer = replace(model.optimizer, lr=0.5)
+        assert model.optimizer.lr == 0.5
 
 
 # ------------------------------------------------------------------------------ weights
