@@ -159,7 +159,8 @@ class EarlyStopping(Callback):
     min_delta : float
         Smallest change that counts as an improvement, >= 0.
     mode : {"auto", "min", "max"}
-        Whether less or more is better; "auto" goes by the name.
+        Whether less or more is better; "auto" takes more for accuracy, R2, AUC, F1, precision and recall, and for what
+        ends in "score", else less.
     restore_best_weights : bool
         Whether the model ends with the weights of its best epoch.
     """

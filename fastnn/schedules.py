@@ -336,8 +336,7 @@ class ReduceOnPlateau(Schedule):
     monitor : str
         The metric. Where there is no validation, "val_loss" means "loss".
     mode : {"auto", "min", "max"}
-        Whether smaller or larger is better; "auto" takes larger for accuracy, R2 and what ends in "score", else
-        smaller.
+        Whether smaller or larger is better; "auto" goes by the name, as in `EarlyStopping`.
     """
 
     lr: float
@@ -550,6 +549,10 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     return kind(**parameters)
 
 
+_LARGER_IS_BETTER = {"accuracy", "acc", "auc", "f1", "precision", "r2", "recall"}
+"""Words in the names of metrics, those of fastnn and those that callbacks add."""
+
+
 def resolve_mode(monitor: str, mode: str) -> str:
     """Return "min" or "max": whether smaller or larger values of a metric are better.
 
@@ -558,14 +561,17 @@ def resolve_mode(monitor: str, mode: str) -> str:
     monitor : str
         The metric, such as "val_loss".
     mode : {"auto", "min", "max"}
-        "auto" takes "max" for accuracy, R2 and what ends in "score", else "min".
+        "auto" takes "max" for accuracy, R2, AUC, F1, precision and recall, such as "val_roc_auc" or "f1_macro", and for
+        what ends in "score", else "min".
     """
     if not isinstance(monitor, str):
         raise TypeError(f"monitor: got {shown(monitor)} ({type(monitor).__name__}), expected a metric's name")
     if mode not in ("auto", "min", "max"):
         raise unknown_name("mode", mode, ("auto", "min", "max"))
     if mode == "auto":
-        return "max" if monitor.removeprefix("val_") in ("accuracy", "r2") or monitor.endswith("score") else "min"
+        words = set(monitor.lower().split("_"))
+        larger = words & _LARGER_IS_BETTER and not words & {"loss", "error"}
+        return "max" if larger or monitor.endswith("score") else "min"
     return mode
 
 

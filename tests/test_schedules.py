@@ -180,12 +180,10 @@ def test_plateau_reaches_through_a_warmup():
 
 
 def test_resolve_mode():
-    assert [resolve_mode(m, "auto") for m in ("loss", "val_loss", "accuracy", "r2")] == [
-        "min",
-        "min",
-        "max",
-        "max",
-    ]
+    for name in ("val_accuracy", "acc", "r2", "val_roc_auc", "F1", "f1_macro", "precision", "recall", "my_score"):
+        assert resolve_mode(name, "auto") == "max", name
+    for name in ("loss", "val_loss", "mae", "val_rmse", "accuracy_loss", "f1_error", "lr", "inaccuracy"):
+        assert resolve_mode(name, "auto") == "min", name
     assert resolve_mode("loss", "max") == "max"
     assert resolve_mode("accuracy", "min") == "min"
 
