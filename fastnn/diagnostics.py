@@ -56,6 +56,9 @@ STEP = 1.0
 The rule of thumb for a good rate is 1e-3 (Stanford CS231n, notes on the ratio of updates to weights).
 """
 
+ALIKE = 1e-6
+"""Largest difference between the outputs of a layer's units, as a share of the largest, that is mere rounding."""
+
 _SLOWER = "lower the learning rate, put a Warmup in front of it or set clip_norm"
 _TWO_SIDED = ("sigmoid", "tanh")
 _NAMES = ("gradient_norm", "gradient_rms", "weight_norm", "ratio", "step", "mean", "std", "spread", "saturated", "dead")
@@ -128,6 +131,7 @@ class GradientFlow(Callback):
         self._stages: list[int] = []
         self._activations: list[str] = []
         self._finite: list[bool] = []
+        self._alike: list[list[bool]] = []
         self._spoilt: list[str | None] = []
         self._output_r2: list[float] = []
         self._input_spread: list[float] = []
@@ -155,6 +159,7 @@ class GradientFlow(Callback):
     def _measure(self) -> None:
         model, runtime, network, probe = self.model, self.model.runtime, self.model.network, self._probe
         numbers = {name: [math.nan] * len(self._stages) for name in _NAMES}
+        alike = [False] * len(self._stages)
         with runtime.alone:  # nobody else's rows come into the workspace meanwhile
             report = runtime.gradient(probe, model.step, dropout=False)
             finite = math.isfinite(report[0, layout.REPORT_LOSS])
@@ -163,6 +168,7 @@ class GradientFlow(Callback):
             for row, number in enumerate(self._stages):
                 if network.stages[number].dense is not None:
                     self._gradient_numbers(numbers, row, *matrices.pop(0))
+                    alike[row] = _are_alike(runtime.activations(number, probe.rows)[0])
                 self._activation_numbers(numbers, row, number, network.stages[number])
             if isinstance(model.optimizer, SGD):
                 self._step_numbers(numbers)
@@ -171,6 +177,7 @@ class GradientFlow(Callback):
         for name in _NAMES:
             self.history[name].append(numbers[name])
         self._finite.append(finite)
+        self._alike.append(alike)
         self._spoilt.append(probe.spoilt())
         self._input_spread.append(_spread(_inputs(probe, network.rescale)))
         self._output_r2.append(_r2(output, probe.targets))
@@ -232,6 +239,7 @@ class GradientFlow(Callback):
             - "saturated": more than `SATURATED` of a sigmoid or tanh layer's values; in the output layer only where
               its values explain nothing of the targets, as a good classifier's outputs lie at the ends too
             - "dead": at least `DEAD` of the units of a layer with any other activation
+            - "alike": all units of a hidden layer, which is neither dead nor silent, have the same outputs, to `ALIKE`
 
         Raises
         ------
@@ -255,14 +263,16 @@ class GradientFlow(Callback):
         inputs = self._input_spread[record]
         judged = hidden | (self._output_r2[record] <= 0.0)
         dead = ~two_sided & (now["dead"] >= DEAD)
+        silent = hidden & ~dead & (spread < VANISHING * min(1.0, inputs))
         found = {
             "vanishing": rms < VANISHING * last,
-            "silent": hidden & ~dead & (spread < VANISHING * min(1.0, inputs)),
+            "silent": silent,
             "exploding": ((rms > EXPLODING * last) & (last > 0.0))
             | (hidden & (spread > EXPLODING * max(1.0, inputs)))
             | (now["step"] > STEP),
             "saturated": judged & two_sided & (now["saturated"] > SATURATED),
             "dead": dead,
+            "alike": hidden & ~dead & ~silent & np.array(self._alike[record], bool),
         }
         return {name: np.flatnonzero(which).tolist() for name, which in found.items() if which.any()}
 
@@ -298,6 +308,11 @@ class GradientFlow(Callback):
             )
         if kind == "exploding":
             return self._exploding(ill, where, now, record)
+        if kind == "alike":
+            return (
+                f"Alike: {where}; all units there have the same outputs, so that together they do what one unit can; "
+                "start from random weights."
+            )
         worst = max(ill, key=lambda i: float(now[kind][i]))
         share = "all" if now[kind][worst] == 1.0 else f"{now[kind][worst]:.0%}"
         which = f" of {_number(self.layers[worst])}" if len(ill) > 1 else ""
@@ -430,6 +445,13 @@ def _spread(values: npt.NDArray[Any]) -> float:
     """Return the root mean square over columns of the standard deviation over rows."""
     with np.errstate(all="ignore"):
         return float(math.sqrt(values.var(axis=0, dtype=np.float64).mean()))
+
+
+def _are_alike(outputs: npt.NDArray[Any]) -> bool:
+    """Return whether a layer of more than one unit has the same outputs in all of them, to rounding."""
+    with np.errstate(all="ignore"):
+        apart = outputs.max(axis=1) - outputs.min(axis=1)
+        return outputs.shape[1] > 1 and bool(apart.max() <= ALIKE * np.abs(outputs).max())
 
 
 def _r2(outputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:

@@ -392,6 +392,26 @@ def test_dead_units(digits):
         )
 
 
+def test_units_that_are_alike(digits):
+    """From weights of 0 each layer's units take the same steps, and stay one unit whatever is learned."""
+    zeros = [Dense(24, "sigmoid", kernel_initializer="zeros"), Dense(10, kernel_initializer="zeros")]
+    model = Sequential([Rescale(1 / 16), *zeros], "cross_entropy", fastnn.Adam(0.01))
+    flow = watch(model, digits, epochs=5)
+    w = model.get_weights()[0]
+    assert np.abs(w).max() > 0.01
+    np.testing.assert_allclose(w, np.repeat(w[:, :1], 24, axis=1), rtol=1e-3, atol=1e-5)
+    assert flow.problems(0) == {"vanishing": [0], "silent": [0]}, "where the outputs are no sample's, that says it"
+    assert flow.problems() == {"alike": [0]}
+    assert flow.diagnosis() == [
+        "Alike: layer 1 (Dense, 24 sigmoid); all units there have the same outputs, so that together they do what one "
+        "unit can; start from random weights."
+    ]
+    model.set_weights([w * np.linspace(1, 1.01, 24), *model.get_weights()[1:]])
+    assert watch(model, digits, epochs=0).problems() == {}
+    narrow = watch(Sequential([Dense(1, "tanh"), Dense(10)], "cross_entropy"), (digits[0] / 16, digits[1]), epochs=0)
+    assert "alike" not in narrow.problems()
+
+
 def test_nan_is_named(digits):
     model = deep("relu", depth=3)
     model.build(64)
