@@ -31,7 +31,7 @@ from fastnn.prediction import outputs_of, outputs_of_feed, probabilities_of, sco
 from fastnn.preparation import Preparation
 from fastnn.runtime import Runtime
 from fastnn.schedules import Schedule, is_own
-from fastnn.sparse import Rows, SparseData
+from fastnn.sparse import SparseData
 from fastnn.streams import Stream
 from fastnn.summary import Summary
 from fastnn.training import Trainer, step_logs
@@ -416,15 +416,10 @@ class Sequential:
     def _outputs_in_training(self, x: Any) -> Array:
         if isinstance(x, Stream):
             raise TypeError("x: got a Stream for training=True, expected rows in memory, which are one batch")
-        data, runtime = self._intake.samples(x), self.runtime
-        with runtime.alone:
-            self._forward(data, training=True)
-            return runtime.activations(len(self.network.stages) - 1, data.rows)[0].copy()
-
-    def _forward(self, data: Rows, *, training: bool) -> None:
-        """Leave in the workspace, for `Runtime.activations`, what each stage makes of all rows as one batch."""
-        data = data._replace(targets=np.zeros((data.rows, self.network.units), self.dtype))
-        self.runtime.gradient(data, self.step, training, external=True)
+        data = self._intake.samples(x)
+        out = np.empty((data.rows, self.network.units), self.dtype)
+        self.runtime.forward(data, 0, data.rows, out, step=self.step)
+        return out
 
     def predict_proba(self, x: Any, *, training: bool = False) -> Array:
         """Return class probabilities, shape (rows, classes); for "binary_cross_entropy" the probability of each output.
@@ -618,13 +613,14 @@ class Sequential:
             rows = check_number("rows", rows, low=1, integer=True)
             chosen = np.linspace(0, data.rows - 1, min(rows, data.rows)).astype(np.int64)
             data = data.dense(chosen) if isinstance(data, SparseData) else data.on_host().at(chosen)
+        data = data._replace(targets=np.zeros((data.rows, network.units), self.dtype))
         numbered = [
             (number, stage)
             for number, stage in enumerate(network.stages)
             if stage.dense is not None or stage.activation != "identity"
         ]
         with runtime.alone:
-            self._forward(data, training=False)
+            runtime.gradient(data, self.step, False, external=True)
             return {stage.name: runtime.activations(number, data.rows)[0].copy() for number, stage in numbered}
 
     def get_weights(self) -> list[Array]:

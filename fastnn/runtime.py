@@ -259,20 +259,25 @@ class Runtime:
         width = self.network.inputs + sum(stage.units for stage in self.network.stages)
         return min(rows, max(16, _PREDICT_ELEMENTS // width))
 
-    def forward(self, data: Rows, first: int, rows: int, out: Array, report: Report | None = None) -> None:
-        """Write the outputs of rows [first, first + rows); with `report`, also the loss of each block of rows."""
-        batch = self.blocks_of_rows(data.rows)
+    def forward(
+        self, data: Rows, first: int, rows: int, out: Array, report: Report | None = None, step: int | None = None
+    ) -> None:
+        """Write the outputs of rows [first, first + rows); with `report`, also the loss of each block of rows.
+
+        With `step`, dropout works, with the masks that these rows have as this step's batch.
+        """
+        batch = self.blocks_of_rows(data.rows) if step is None else rows
         plan = self.network.plan(min(batch, rows), self.threads, not isinstance(data, SparseData))
         work = aligned_empty(plan.work_size, self.network.dtype)
         mode = layout.FORWARD if report is None else layout.EVALUATE
         if report is None:
             report = np.zeros((-(-rows // batch), layout.N_REPORT))
-        self._do(
-            self._context(
-                mode, data, first=first, rows=rows, batch=batch, report=report, out=out, want_out=True, plan=plan,
-                work=work,
-            )
+        c = self._context(
+            mode, data, first=first, rows=rows, batch=batch, report=report, out=out, want_out=True, plan=plan,
+            work=work, dropout=step is not None,
         )  # fmt: skip
+        c.integers[layout.FIRST_STEP] = step or 0
+        self._do(c)
 
     def few_rows_forward(self, x: Any) -> Array | None:
         """Return the outputs for at most _FEW_ROWS finite rows of floats, where microseconds count; None for others.

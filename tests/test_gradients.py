@@ -328,6 +328,17 @@ def test_outputs_and_backward_have_one_mask_in_training(activation, loss, end, r
     np.testing.assert_array_equal(model.predict(x, training=False), model.predict(x))
 
 
+def test_outputs_in_training_leave_the_workspace_of_training_alone(rng):
+    """Another thread may be in `fit` with the model."""
+    model = network([Dense(8, "tanh"), Dropout(0.5), Dense(OUTPUTS)])
+    x = rng.normal(size=(ROWS, INPUTS))
+    model.gradients(x, targets("squared_error", rng))
+    there, _ = model.runtime.activations(0, ROWS)  # a view of it
+    before = there.copy()
+    model.predict(-x, training=True)
+    np.testing.assert_array_equal(there, before)
+
+
 def test_repeated_rows_spread_as_dropout_says(rng):
     """One unit at most: w x / (1 - p) or 0, whose mean is w x and whose variance (w x)^2 p / (1 - p)."""
     model = network([Dropout(0.2), Dense(1, use_bias=False)], inputs=1)

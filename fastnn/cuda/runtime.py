@@ -438,16 +438,21 @@ class CudaRuntime(Runtime):
         )  # fmt: skip
         return report
 
-    def forward(self, data: Rows, first: int, rows: int, out: Array, report: Report | None = None) -> None:
+    def forward(
+        self, data: Rows, first: int, rows: int, out: Array, report: Report | None = None, step: int | None = None
+    ) -> None:
         assert isinstance(data, Data)
-        batch = self.blocks_of_rows(data.rows)
+        batch = self.blocks_of_rows(data.rows) if step is None else rows
         if self._kept is None:
             data, first = data.part(first, first + rows), 0
         mode = layout.FORWARD if report is None else layout.EVALUATE
         if report is None:
             report = np.zeros((tiles(rows, batch), layout.N_REPORT))
         with self.alone:  # `activations` reads what a gradient has left in the workspace
-            self._run(mode, data, _NO_ORDER, first=first, rows=rows, batch=batch, report=report, out=out, want_out=True)
+            self._run(
+                mode, data, _NO_ORDER, first=first, rows=rows, batch=batch, step=step or 0, dropout=step is not None,
+                report=report, out=out, want_out=True,
+            )  # fmt: skip
 
     def few_rows_forward(self, x: Any) -> Array | None:
         return None
