@@ -212,7 +212,8 @@ class EarlyStopping(Callback):
             if self.waited >= self.patience:
                 self.stopped = True
                 self.model.stop_training = True
-                self.model.history.add_stop(epoch, self.best_epoch, self.monitor, self.restore_best_weights)
+                restored = self._best_params is not None
+                self.model.history.add_stop(epoch, self.best_epoch, self.monitor, restored)
 
     def on_train_end(self) -> None:
         if self.restore_best_weights and self._best_params is not None:

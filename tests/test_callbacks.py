@@ -445,6 +445,7 @@ def test_nan_is_no_improvement(mode, tmp_path):
     fit(model, 9, [script, stopping, Checkpoint(tmp_path / "best", save_best_only=True, monitor="mine", mode=mode)])
     assert (stopping.best_epoch, model.epoch) == (-1, 3)
     assert weight_bytes(model) == script.weights[2], "there are no best weights to go back to"
+    assert [stop["restored"] for stop in model.history.stops] == [False]
     assert list((tmp_path / "best").iterdir()) == []
     model, script = build(), Script([NAN, 2, NAN, 1, NAN, NAN, NAN], "mine")
     fit(model, 7, [script, EarlyStopping("mine", patience=3, mode=mode)])
