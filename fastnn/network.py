@@ -42,6 +42,10 @@ GRADIENT_ELEMENTS, GRADIENT_ROWS = 65536, 256
 """The gradient of so many weights, some 256 KB, is still in the second cache when they are updated; but of fewer rows
 of W it is no block of its own, since each block packs the gradients of the sums anew."""
 
+LEAST_PIECE, PIECE_BYTES = 128, 1 << 19
+"""Rows of a chunk that are carried through all stages at once: as many as leave so many bytes, which stay in the second
+cache of a core, but so many at least."""
+
 WORTH_CHUNKS = 4
 """A batch's gradients are summed by chunks of its rows where it leaves so many numbers in the workspace for a weight.
 
@@ -311,13 +315,13 @@ class Network:
         weight_tasks = self._weight_tasks(rows, members)
         _, i0, i1, j0, j1, *_ = weight_tasks.T
         offsets[layout.GRADIENT_BLOCK] = _aligned(GROUP + each)
-        offsets[layout.CHUNK_FROM] = self._chunk_from()
+        offsets[layout.CHUNK_FROM], offsets[layout.PIECE_ROWS] = self._chunks()
         chunks = partition.gradient_chunks.py_func(offsets[layout.CHUNK_FROM], rows)
         block = _aligned(int(np.max((i1 - i0 + 1) * (j1 - j0), initial=0)))
         offsets[layout.SCRATCH_EACH] = offsets[layout.GRADIENT_BLOCK] + (2 if chunks > 1 else 1) * block
         work_size = offsets[layout.SCRATCH] + members * offsets[layout.SCRATCH_EACH]
         offsets[layout.PARTS] = -1
-        if chunks > 1 and members > 1 and chunks % members == 0 and offsets[layout.ROW_TASKS]:
+        if chunks > 1 and chunks % members == 0 and offsets[layout.ROW_TASKS]:
             offsets[layout.PARTS] = work_size
             work_size += _aligned(chunks * self.params_size)
         return Plan(rows, table, weight_tasks, offsets, work_size, threads, members, samples)
@@ -343,13 +347,17 @@ class Network:
         members = min(max(tasks), threads)
         return members, 0 if members > 1 else 1
 
-    def _chunk_from(self) -> int:
-        """Return from how many rows gradients are summed by two chunks of them: a function of the network alone."""
+    def _chunks(self) -> tuple[int, int]:
+        """Return from how many rows gradients are summed by two chunks of them, and the rows of a piece of a chunk.
+
+        Both are functions of the network alone.
+        """
         dense = [(stage.inputs, stage.units) for stage in self.stages if stage.dense is not None]
-        weights, numbers = sum(k * n for k, n in dense), sum(k + n for k, n in dense)
+        weights, numbers = sum(k * n for k, n in dense), max(1, sum(k + n for k, n in dense))
+        piece = max(LEAST_PIECE, PIECE_BYTES // (numbers * self.dtype.itemsize))
         if weights * self.dtype.itemsize > MOST_WEIGHT_BYTES:  # stages are cut one by one, each across all rows
-            return 1 << 48
-        return -(-WORTH_CHUNKS * weights // max(1, numbers))
+            return 1 << 48, piece
+        return -(-WORTH_CHUNKS * weights // numbers), piece
 
     def _weight_tasks(self, rows: int, threads: int) -> npt.NDArray[np.int64]:
         """Cut the gradients of all weights into blocks of some rows of a W, of columns where it has too few rows."""

@@ -180,7 +180,7 @@ class Runtime:
         c = self._repeated(layout.GRADIENT, data, most)
         numbers = c.integers
         report = c[layout.REPORT] = np.zeros((1, layout.N_REPORT))
-        numbers[layout.N_STEPS] = 1
+        numbers[layout.N_STEPS], numbers[layout.ROWS_STAY] = 1, 0
 
         def gradient(first: int, rows: int) -> Report:
             report[:] = 0.0
@@ -376,7 +376,7 @@ class Runtime:
         numbers = c.integers
         numbers[[layout.MODE, layout.FIRST_ROW, layout.N_ROWS, layout.BATCH]] = mode, first, rows, batch
         numbers[[layout.N_STEPS, layout.LOSS]] = -(-rows // batch), network.loss.code
-        numbers[[layout.DROPOUT, layout.WANT_OUT]] = dropout, want_out
+        numbers[[layout.DROPOUT, layout.WANT_OUT, layout.ROWS_STAY]] = dropout, want_out, mode != layout.TRAIN
         loss = None if mode == layout.FORWARD else network.loss.code
         rule = optimizer.code if mode in (layout.TRAIN, layout.APPLY) else None
         addresses = epoch.addresses(network.dtype, network.output, loss, rule)
@@ -384,7 +384,7 @@ class Runtime:
         floats = c[layout.FLOATS] = np.ones(layout.N_FLOATS)
         floats[[layout.HUBER_DELTA, layout.CLIP_NORM]] = network.loss.delta, self._clip_norm
         floats[[layout.LOSS_SCALE, layout.PER_WEIGHT]] = self.loss_scale, self.penalty_per_weight
-        c[layout.PARTIAL] = np.zeros((max(partition.MAX_LOSS_BLOCKS, len(self.block_tasks)), 2))
+        c[layout.PARTIAL] = np.zeros((max(partition.most_loss_blocks.py_func(plan.rows), len(self.block_tasks)), 2))
         c[layout.TEAM], c[layout.WORK] = team_words(plan.members), work
         self._put_data(c, data)
         c[layout.ORDER] = _NO_ORDER

@@ -8,7 +8,7 @@ import pytest
 from support import digest, history_of, run_python, training_state, weight_bytes
 
 import fastnn
-from fastnn import Dense, Dropout, Sequential, runtime, training
+from fastnn import Activation, Dense, Dropout, Sequential, network, runtime, training
 from fastnn.kernels import epoch, layout, partition
 from fastnn.kernels.dropout import GROUP
 from fastnn.kernels.gemm import product_scratch, product_tasks
@@ -103,16 +103,26 @@ def test_the_same_bits_for_any_number_of_threads(optimizer, dtype):
         assert other == results[0]
 
 
+@pytest.fixture(params=["chunks at once", "pieces of 40 rows"])
+def pieces(request, monkeypatch):
+    """How many rows of a chunk go through all stages at once."""
+    if request.param != "chunks at once":
+        monkeypatch.setattr(network, "LEAST_PIECE", 40)
+        monkeypatch.setattr(network, "PIECE_BYTES", 1)
+
+
 @pytest.mark.parametrize("name", TALL)
-def test_the_same_bits_for_chunks_of_rows_and_any_number_of_threads(name, dtype):
+def test_the_same_bits_for_chunks_of_rows_and_any_number_of_threads(name, pieces, dtype, monkeypatch):
+    """Three threads, that cannot have as many chunks each, sum all gradients when all rows are through."""
     x, y = tall_data(dtype)
     ways, results = set(), []
-    for threads in (1, 2, None):
-        model = tall_model(dtype, name, threads)
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(runtime.Runtime, "threads", threads)
+        model = tall_model(dtype, name)
         loss, gradients = model.gradients(x, y)
         dx, _ = model.backward(x, y)
         results.append((training_state(model), loss, [part.tobytes() for part in (dx, *gradients)]))
-        plan = model.network.plan(2500, model.runtime.threads)
+        plan = model.network.plan(2500, threads)
         ways.add(plan.offsets[layout.PARTS] >= 0)
     chunks = [partition.gradient_chunks.py_func(plan.offsets[layout.CHUNK_FROM], rows) for rows in (2303, 131, 301, 61)]
     assert chunks == [8, 2, 4, 1]
@@ -121,7 +131,35 @@ def test_the_same_bits_for_chunks_of_rows_and_any_number_of_threads(name, dtype)
         assert other == results[0]
 
 
-def test_the_gradient_of_many_rows_is_that_of_their_parts():
+TALL_SHAPES = [(7, 31, 17, 3), (1, 2, 1), (3, 1, 40), (70, 16, 8, 4), (33, 5, 2)]
+
+
+@pytest.mark.parametrize("samples", ["rows", "sparse"])
+@pytest.mark.parametrize("sizes", TALL_SHAPES, ids=str)
+def test_a_step_of_many_rows_is_their_gradient(sizes, samples, pieces, dtype):
+    """In a step pieces of a chunk share one place of the workspace; for a gradient, of dense rows, each has its own."""
+    rng = np.random.default_rng(7)
+    x, y = rng.normal(size=(2500, sizes[0])).astype(dtype), rng.normal(size=(2500, sizes[-1])).astype(dtype)
+    rows, error = x, 0.0
+    if samples == "sparse":
+        x[rng.random(x.shape) < 0.93] = 0
+        rows, error = pytest.importorskip("scipy.sparse").csr_matrix(x), 4 * np.finfo(dtype).eps
+    weights = rng.uniform(0.1, 2, size=2500)
+    for threads in (1, None):
+        model = Sequential(
+            [Dense(sizes[1], "tanh"), Activation("gelu"), *[Dense(n, "relu") for n in sizes[2:-1]], Dense(sizes[-1])],
+            "squared_error", fastnn.SGD(1.0), dtype=dtype, seed=4, n_threads=threads,
+        )  # fmt: skip
+        _, gradients = model.gradients(x, y, sample_weight=weights)
+        plan = model.network.plan(2500, model.runtime.threads)
+        assert partition.gradient_chunks.py_func(plan.offsets[layout.CHUNK_FROM], 2500) > 1
+        before = model.get_weights()
+        model.train_on_batch(rows, y, sample_weight=weights)
+        for old, new, gradient in zip(before, model.get_weights(), gradients, strict=True):
+            np.testing.assert_allclose(new, old - gradient, rtol=0, atol=error)
+
+
+def test_the_gradient_of_many_rows_is_that_of_their_parts(pieces):
     """Parts of so few rows that each is one sum; in float64."""
     model, (x, y) = tall_model("float64"), tall_data("float64")
     loss, whole = model.gradients(x, y)

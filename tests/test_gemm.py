@@ -102,35 +102,45 @@ def test_any_shape(m, n, k, transposes, name, guard):
 
 
 @numba.njit(nogil=True)
-def write_block(address, c, c0, ldc, a, transpose_a, b, transpose_b, m, n, k, bias, has_bias, scratch):
+def write_block(address, c, c0, ldc, a, transpose_a, b, transpose_b, m, n, k, bias, start, scratch):
     a_rs, a_cs = (1, m) if transpose_a else (k, 1)
     b_rs, b_cs = (1, k) if transpose_b else (n, 1)
     out, at, panel = pointer(c, c0), pointer(a, 0), pointer(b, 0)
-    start, room = pointer(bias, 0), pointer(scratch, 0)
-    call_gemm(address, out, ldc, at, a_rs, a_cs, panel, b_rs, b_cs, m, n, k, start, has_bias, room, out, 0)
+    first, room = out if start > 0 else pointer(bias, 0), pointer(scratch, 0)
+    call_gemm(address, out, ldc, at, a_rs, a_cs, panel, b_rs, b_cs, m, n, k, first, start, room, out, 0)
 
 
 @every_transpose
-@pytest.mark.parametrize("has_bias", [False, True])
-def test_a_block_is_all_that_is_written(has_bias, transpose_a, transpose_b, dtype, rng):
+@pytest.mark.parametrize("start", ["nothing", "bias", "what is there"])
+def test_a_block_is_all_that_is_written(start, transpose_a, transpose_b, dtype, rng):
     """Every count of columns up to beyond a tile's, of rows up to two tiles' and more, inside a larger matrix."""
     address = GEMM.address(dtype)
     narrow = [(m, n) for n in (*range(1, 41), 63, 65) for m in ((*range(1, 34), 40) if n < 34 else (1, 2, 3, 13, 31))]
     shapes = [(m, n, k) for m, n in narrow for k in ((1, 9) if m % 7 else (1, 325))]  # 325: sums that go on
-    packed = [(263, 100, 20), (263, 107, 330), (31, 196, 390), (31, 203, 390), (200, 192, 1024)]  # A, or A and B
+    packed = [
+        (263, 100, 20),
+        (263, 107, 330),
+        (31, 196, 390),
+        (31, 203, 390),
+        (200, 192, 1024),
+        (400, 40, 9),
+    ]  # A, or A and B
     column = [(m, 1, k, 0, 0) for m in (*range(1, 40), 70) for k in (1, 8, 9, 32, 67)]  # which lies in one piece
     for m, n, k, before, room in [(*shape, 2, 40) for shape in shapes + packed] + column:
         a, b = (rng.integers(-8, 9, size=shape).astype(dtype) for shape in ((m, k), (k, n)))
         bias = rng.integers(-8, 9, size=n).astype(dtype)
-        want = np.full((m + 4, before + n + room), 7.5, dtype)
-        c = want.copy()
-        want[2 : 2 + m, before : before + n] = a.astype(float) @ b.astype(float) + (bias if has_bias else 0)
+        c = np.full((m + 4, before + n + room), 7.5, dtype)
+        block = c[2 : 2 + m, before : before + n]
+        block += rng.integers(-8, 9, size=block.shape)
+        first, stride = {"nothing": (0, -1), "bias": (bias, 0), "what is there": (block.copy(), c.shape[1])}[start]
+        want = c.copy()
+        want[2 : 2 + m, before : before + n] = a.astype(float) @ b.astype(float) + first
         scratch = np.full(product_scratch(m, n, k, dtype) + 64, np.nan, dtype)
         scratch[-64:] = 7.5
         write_block(
             address, c.reshape(-1), 2 * c.shape[1] + before, c.shape[1],
             stored(a, transpose_a).reshape(-1), transpose_a, stored(b, transpose_b).reshape(-1), transpose_b,
-            m, n, k, bias, has_bias, scratch,
+            m, n, k, bias, stride, scratch,
         )  # fmt: skip
         assert np.array_equal(c, want), f"{m} rows, {n} columns, depth {k}"
         assert (scratch[-64:] == 7.5).all(), f"scratch of {m} rows, {n} columns, depth {k}"

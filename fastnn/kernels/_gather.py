@@ -83,7 +83,7 @@ def _leave_out(c, row, weight):
 
 
 @block
-def _gather(c, params, first, last):
+def _gather(c, params, first, last, base):
     """Copy rows of the batch into the workspace in the given order, scaled where asked, with what belongs to them."""
     work = floats_at(c, WORK, params)
     x, x_bytes = float_rows_at(c, X, params), byte_rows_at(c, X_BYTES)
@@ -93,8 +93,8 @@ def _gather(c, params, first, last):
     n, n_targets = max(x.shape[1], x_bytes.shape[1]), targets.shape[1]
     ahead = min(last - first, ROWS_AHEAD)
     for b in range(first, last):
-        source = order[c[ROW] + b]
-        later = c[ROW] + b + ahead
+        source = order[c[ROW] + base + b]
+        later = c[ROW] + base + b + ahead
         if b + ahead >= last:  # these rows of the next batch
             later += c[ROWS] - (last - first)
         if later < order.size:
@@ -116,11 +116,11 @@ def _gather(c, params, first, last):
 
 
 @block
-def _copy_batch(c, params, first, last):
+def _copy_batch(c, params, first, last, base):
     """`_gather` without an order: the rows lie one behind the other."""
     work, rescale = floats_at(c, WORK, params), float_rows_at(c, RESCALE, params)
     labels, weights = integers_at(c, LABELS), doubles_at(c, WEIGHTS)
-    source, n, n_targets = c[ROW] + first, max(c[X + 2], c[X_BYTES + 2]), c[TARGETS + 2]
+    source, n, n_targets = c[ROW] + base + first, max(c[X + 2], c[X_BYTES + 2]), c[TARGETS + 2]
     rows = work[c[X_OFFSET] + first * n : c[X_OFFSET] + last * n]
     _take(rows, floats_at(c, X, params)[source * n :], bytes_at(c, X_BYTES)[source * n :])
     for b in range(last - first if rescale.size else 0):
@@ -137,9 +137,9 @@ def _copy_batch(c, params, first, last):
 
 
 @inlined
-def fetch(c, params, first, last):
-    """Copy rows [first, last) of the batch into the workspace."""
+def fetch(c, params, first, last, base):
+    """Copy rows of the batch to rows [first, last) of the workspace, whose row 0 is for row `base` of the batch."""
     if integers_at(c, ORDER).size:
-        _gather(c, params, first, last)
+        _gather(c, params, first, last, base)
     else:
-        _copy_batch(c, params, first, last)
+        _copy_batch(c, params, first, last, base)

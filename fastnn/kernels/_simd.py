@@ -657,3 +657,96 @@ def make_row_kernel(groups: int) -> Any:
         return types.void(address, address, address, types.intp, types.intp, element), generate
 
     return kernel
+
+
+SUM_CHAINS = 4
+"""Rows that are added up beside each other: a sum takes 3 to 4 cycles before the next can be added to it."""
+
+
+def make_sum_kernel(vectors: int, narrow: bool) -> Any:
+    """Build the sums of columns ``out[j] = sum_p d[p * stride + j]`` for ``vectors * lanes`` columns.
+
+    The returned intrinsic is called as ``kernel(out, d, stride, rows, goes_on)`` with addresses. Rows go to SUM_CHAINS
+    chains in turn, what is left to the first, and the chains are added in pairs: the same for each column, wherever it
+    stands. Where it ``goes_on``, the sum is added to what is there.
+
+    A `narrow` one, of one vector, is called as ``kernel(out, d, stride, rows, goes_on, columns, rest, n)``. It reads
+    the first ``columns`` of each vector and ``rest`` numbers more behind the last one. Where ``n < columns``, a power
+    of two, the numbers of a vector are rows of n: these are added up, too.
+    """
+
+    @intrinsic
+    def whole(typingctx, out, d, stride, rows, goes_on):
+        return build(out.dtype)
+
+    @intrinsic
+    def part(typingctx, out, d, stride, rows, goes_on, columns, rest, n):
+        return build(out.dtype)
+
+    def build(element):
+        vector, align = _vector_type(element), element.bitwidth // 8
+        lanes, address = vector.count, types.CPointer(element)
+        more = [types.intp] * 3 if narrow else []
+        signature = types.void(address, address, types.intp, types.intp, types.boolean, *more)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            out, d, stride, rows, goes_on = args[:5]
+            load_part, store_part = _masked(builder, vector, align)
+
+            def constant(value: int) -> ir.Constant:
+                return ir.Constant(_I64, value)
+
+            def first(count: Any) -> Any:
+                indices = ir.VectorType(_I64, lanes)
+                return builder.icmp_signed(
+                    "<", ir.Constant(indices, list(range(lanes))), _splat(builder, count, indices)
+                )
+
+            def load(row: Any, v: int) -> Any:
+                place = builder.gep(d, [builder.add(builder.mul(row, stride), constant(v * lanes))])
+                return load_part(place, mask) if narrow else _load(builder, place, vector, align)
+
+            def add(chain: int, v: int, value: Any) -> None:
+                builder.store(builder.fadd(builder.load(sums[chain][v]), value), sums[chain][v])
+
+            columns, rest, n = args[5:] if narrow else (None, None, None)
+            mask = first(columns) if narrow else None
+            zero = ir.Constant(vector, [0.0] * lanes)
+            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(SUM_CHAINS)]
+            groups = builder.udiv(rows, constant(SUM_CHAINS))
+            with cgutils.for_range(builder, groups) as loop:
+                for chain in range(SUM_CHAINS):
+                    row = builder.add(builder.mul(loop.index, constant(SUM_CHAINS)), constant(chain))
+                    for v in range(vectors):
+                        add(chain, v, load(row, v))
+            with cgutils.for_range(builder, builder.urem(rows, constant(SUM_CHAINS))) as loop:
+                row = builder.add(builder.mul(groups, constant(SUM_CHAINS)), loop.index)
+                for v in range(vectors):
+                    add(0, v, load(row, v))
+            if narrow:
+                add(1, 0, load_part(builder.gep(d, [builder.mul(rows, stride)]), first(rest)))
+            for v in range(vectors):
+                chains = [builder.load(sums[chain][v]) for chain in range(SUM_CHAINS)]
+                while len(chains) > 1:
+                    chains = [builder.fadd(*pair) for pair in zip(chains[::2], chains[1::2], strict=True)]
+                total, place = chains[0], builder.gep(out, [constant(v * lanes)])
+                if not narrow:
+                    more = builder.fadd(_load(builder, place, vector, align), total)
+                    _store(builder, builder.select(goes_on, more, total), place, vector, align)
+                    continue
+                half = lanes // 2
+                while half > 0:
+                    picks = ir.Constant(ir.VectorType(_I32, lanes), [(i + half) % lanes for i in range(lanes)])
+                    folded = builder.fadd(total, builder.shuffle_vector(total, total, picks))
+                    wanted = builder.and_(
+                        builder.icmp_signed("<", n, columns), builder.icmp_signed("<=", n, constant(half))
+                    )
+                    total = builder.select(wanted, folded, total)
+                    half //= 2
+                more = builder.fadd(load_part(place, first(n)), total)
+                store_part(builder.select(goes_on, more, total), place, first(n))
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return part if narrow else whole

@@ -39,11 +39,14 @@ def _add_multiple(to, factor, of):
 
 
 @block
-def sparse_forward(c, params, work, out, n, weight, bias, i0, i1, j0, j1):
-    """Write x W + b of rows [i0, i1), columns [j0, j1), to `work` from `out` on; a bias of -1 is none."""
+def sparse_forward(c, params, work, out, n, weight, bias, i0, i1, j0, j1, base):
+    """Write x W + b of rows [i0, i1), columns [j0, j1), to `work` from `out` on; a bias of -1 is none.
+
+    Row i is row `base` + i of the batch.
+    """
     columns, values = integers_at(c, X_COLUMNS), floats_at(c, X_VALUES, params)
     for b in range(i0, i1):
-        first, last = _row(c, b)
+        first, last = _row(c, base + b)
         sums = work[out + b * n + j0 : out + b * n + j1]
         if bias >= 0:
             copy(sums, params[bias + j0 : bias + j1])
@@ -59,16 +62,17 @@ def sparse_forward(c, params, work, out, n, weight, bias, i0, i1, j0, j1):
 
 
 @block
-def sparse_gradient(c, work, delta, n, i0, i1, j0, j1, b0, b1, out, d, ld):
-    """Write rows [i0, i1), columns [j0, j1) of x^T dZ over rows [b0, b1) of the batch to `out` from `d` on.
+def sparse_gradient(c, work, delta, n, i0, i1, j0, j1, b0, b1, base, out, d, ld, goes_on):
+    """Write rows [i0, i1), columns [j0, j1) of x^T dZ over rows [b0, b1) to `out` from `d` on.
 
-    `ld` numbers lie between the beginnings of two rows; dZ is in `work` from `delta` on, row by row.
+    Row b is row `base` + b of the batch. `ld` numbers lie between the beginnings of two rows of `out`. Where it
+    `goes_on`, the sums are added to it. dZ is in `work` from `delta` on, row by row.
     """
     columns, values = integers_at(c, X_COLUMNS), floats_at(c, X_VALUES, work)
-    for i in range(i1 - i0):
+    for i in range(0 if goes_on else i1 - i0):
         fill(out[d + i * ld : d + i * ld + j1 - j0], like(0.0, work[0]))
     for b in range(b0, b1):
-        q, last = _row(c, b)
+        q, last = _row(c, base + b)
         q = _first_from(columns, q, last, i0)
         dz = work[delta + b * n + j0 : delta + b * n + j1]
         while q < last and columns[q] < i1:

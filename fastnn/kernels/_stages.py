@@ -1,4 +1,7 @@
-"""Operations on the stages of a network: forward, the loss, backward; each on a block of rows and columns."""
+"""Operations on the stages of a network: forward, the loss, backward; each on a block of rows and columns.
+
+Rows are counted as they lie in the workspace. The first one there is row `base` of the batch.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,7 @@ def _drop(c, stage, scale, y, index, mask):
 
 
 @block
-def _finish_forward(c, work, stage, scale, i0, i1, j0, j1, mask):
+def _finish_forward(c, work, stage, scale, i0, i1, j0, j1, base, mask):
     """Activation and dropout on rows i0..i1, columns j0..j1 of a stage, just after its sums were stored."""
     n = stage[N_OUT]
     keep, out, source = stage[KEEP], stage[OUT], stage[SOURCE]
@@ -100,11 +103,11 @@ def _finish_forward(c, work, stage, scale, i0, i1, j0, j1, mask):
         elif stage[ACTIVATION] != formulas.IDENTITY:
             call_activate(c[ACTIVATE], stage[ACTIVATION], a)
         if c[DROPOUT] != 0 and stage[THRESHOLD] > 0:
-            _drop(c, stage, scale, a, i * n + j0, mask)
+            _drop(c, stage, scale, a, (base + i) * n + j0, mask)
 
 
 @block
-def _finish_backward(c, work, stage, scale, i0, i1, j0, j1, mask):
+def _finish_backward(c, work, stage, scale, i0, i1, j0, j1, base, mask):
     """Turn the gradient with respect to a stage's output into that of its sums: mask, then slope."""
     n = stage[N_OUT]
     source, delta = stage[SOURCE], stage[DELTA]
@@ -118,13 +121,13 @@ def _finish_backward(c, work, stage, scale, i0, i1, j0, j1, mask):
                 for j in range(d.size):
                     d[j] *= factor
             else:
-                _drop(c, stage, scale, d, i * n + j0, mask)
+                _drop(c, stage, scale, d, (base + i) * n + j0, mask)
         if stage[ACTIVATION] != formulas.IDENTITY:
             call_multiply_slope(c[SLOPE], stage[ACTIVATION], d, work[source + i * n + j0 : source + i * n + j1])
 
 
 @block
-def forward_block(c, params, s, i0, i1, j0, j1, seat):
+def forward_block(c, params, s, i0, i1, j0, j1, base, seat):
     """Outputs of a stage: rows [i0, i1), columns [j0, j1), which are all of them for one without weights."""
     if i1 <= i0 or j1 <= j0:
         return
@@ -133,21 +136,21 @@ def forward_block(c, params, s, i0, i1, j0, j1, seat):
     scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
     sums = stage[SOURCE] if stage[KEEP] != KEEP_NONE else stage[OUT]
     if reads_sparse(c, s):
-        sparse_forward(c, params, work, sums, n, stage[WEIGHT], stage[BIAS], i0, i1, j0, j1)
+        sparse_forward(c, params, work, sums, n, stage[WEIGHT], stage[BIAS], i0, i1, j0, j1, base)
     elif stage[KIND] == DENSE:
         out, w, bias = pointer(work, sums + i0 * n + j0), stage[WEIGHT] + j0, stage[BIAS] + j0
         call_gemm(
             c[GEMM], out, n, pointer(work, stage[IN] + i0 * k), k, 1, pointer(params, w), n, 1, i1 - i0, j1 - j0, k,
-            pointer(params, bias), stage[BIAS] >= 0, pointer(work, scratch + GROUP), pointer(params, stage[SOON]),
-            stage[SOON_COLUMNS],
+            pointer(params, bias), 0 if stage[BIAS] >= 0 else -1, pointer(work, scratch + GROUP),
+            pointer(params, stage[SOON]), stage[SOON_COLUMNS],
         )  # fmt: skip
     else:
         copy(work[sums + i0 * n : sums + i1 * n], work[stage[IN] + i0 * n : stage[IN] + i1 * n])
-    _finish_forward(c, work, stage, scale, i0, i1, j0, j1, work[scratch : scratch + GROUP])
+    _finish_forward(c, work, stage, scale, i0, i1, j0, j1, base, work[scratch : scratch + GROUP])
 
 
 @block
-def loss_of_block(c, params, t, seat):
+def loss_of_block(c, params, t, base, seat):
     """Loss of a block of rows into partial[t], and the gradient of the last stage's sums where there is learning."""
     work, stages = floats_at(c, WORK, params), integer_rows_at(c, STAGES)
     labels, weights, targets = integers_at(c, LABELS), doubles_at(c, WEIGHTS), float_rows_at(c, TARGETS, params)
@@ -156,6 +159,7 @@ def loss_of_block(c, params, t, seat):
     stage = stages[end]
     n, output = stage[N_OUT], c[OUTPUT]
     i0, i1 = loss_block(c[ROWS], t)
+    i0, i1 = i0 - base, i1 - base
     y = work[stage[OUT] + i0 * n : stage[OUT] + i1 * n]
     d = work[stage[DELTA] + i0 * n : stage[DELTA] + i1 * n]
     target = work[c[T_OFFSET] + i0 * n : c[T_OFFSET] + (i1 if targets.size else i0) * n]
@@ -183,7 +187,7 @@ def loss_of_block(c, params, t, seat):
             _softmax_slope(d[b * n : (b + 1) * n], y[b * n : (b + 1) * n])
     scratch = c[SCRATCH] + seat * c[SCRATCH_EACH]
     mask = work[scratch : scratch + GROUP]
-    _finish_backward(c, work, stage, doubles_at(c, SCALES)[end], i0, i1, 0, n, mask)
+    _finish_backward(c, work, stage, doubles_at(c, SCALES)[end], i0, i1, 0, n, base, mask)
 
 
 @block
@@ -197,7 +201,7 @@ def _softmax_slope(d, p):
 
 
 @block
-def backward_block(c, params, s, i0, i1, j0, j1, seat):
+def backward_block(c, params, s, i0, i1, j0, j1, base, seat):
     """Carry rows [i0, i1) of the gradient from a stage's sums to those of the stage before, or to the input.
 
     Of a dense stage columns [j0, j1) of dX = dZ W^T; where there are no weights all, which stay in their place.
@@ -212,11 +216,11 @@ def backward_block(c, params, s, i0, i1, j0, j1, seat):
         out = pointer(work, (stages[s - 1, DELTA] if s > 0 else c[DX]) + i0 * k + j0)
         call_gemm(
             c[GEMM], out, k, pointer(work, stage[DELTA] + i0 * n), n, 1, pointer(params, stage[WEIGHT] + j0 * n), 1, n,
-            i1 - i0, j1 - j0, n, out, False, pointer(work, scratch + GROUP), out, 0,
+            i1 - i0, j1 - j0, n, out, -1, pointer(work, scratch + GROUP), out, 0,
         )  # fmt: skip
     if s > 0:
         mask = work[scratch : scratch + GROUP]
-        _finish_backward(c, work, stages[s - 1], doubles_at(c, SCALES)[s - 1], i0, i1, j0, j1, mask)
+        _finish_backward(c, work, stages[s - 1], doubles_at(c, SCALES)[s - 1], i0, i1, j0, j1, base, mask)
 
 
 @block
@@ -233,6 +237,6 @@ def stage_task(c, params, op, t, s, seat):
         i0, i1 = split(rows, row_tasks(rows, columns), t, 1)
         j0, j1 = 0, columns
     if op == OP_FORWARD:
-        forward_block(c, params, s, i0, i1, j0, j1, seat)
+        forward_block(c, params, s, i0, i1, j0, j1, 0, seat)
     else:
-        backward_block(c, params, s, i0, i1, j0, j1, seat)
+        backward_block(c, params, s, i0, i1, j0, j1, 0, seat)

@@ -41,6 +41,7 @@ from fastnn.kernels.layout import (
     PARTS,
     PAST_CACHES,
     PENALTY_SCALE,
+    PIECE_ROWS,
     ROW_0,
     ROW_1,
     ROWS,
@@ -59,7 +60,7 @@ from fastnn.kernels.layout import (
     WEIGHT_TASKS,
     WORK,
 )
-from fastnn.kernels.partition import gradient_chunks, rows_of_chunk
+from fastnn.kernels.partition import blocks_of_piece, gradient_chunks, pieces_of_chunk, rows_of_blocks
 from fastnn.kernels.update import call_update, penalty_block, soft_threshold_block, squared_norm_block
 
 _LR, _CLIP = update.LR, update.CLIP_VALUE
@@ -75,26 +76,28 @@ def updates_at_once(c):
 
 
 @block
-def gradient_block(c, params, s, i0, i1, j0, j1, b0, b1, out, d, ld, d_bias, asks, seat):
-    """Write rows [i0, i1), columns [j0, j1) of dW of a stage over rows [b0, b1) of the batch to `out` from `d` on.
+def gradient_block(c, params, s, i0, i1, j0, j1, b0, b1, base, out, d, ld, d_bias, goes_on, asks, seat):
+    """Write rows [i0, i1), columns [j0, j1) of dW of a stage over rows [b0, b1) to `out` from `d` on.
 
-    `ld` numbers lie between the beginnings of two rows. The sums of dZ, for the bias, go to `d_bias` on, unless that is
-    -1. Where it `asks`, it asks for the weights in passing, which are about to be updated, unless they go past the
-    caches: other threads have read them, and to write such a line takes a round trip between the cores.
+    Rows are those of the workspace, of which the first is row `base` of the batch. `ld` numbers lie between the
+    beginnings of two rows of dW. The sums of dZ, for the bias, go to `d_bias` on, unless that is -1. Where it
+    `goes_on`, all is added to what is there. Where it `asks`, it asks for the weights in passing, which are about to be
+    updated, unless they go past the caches: other threads have read them, and to write such a line takes a round trip
+    between the cores.
     """
     work, stage = floats_at(c, WORK, params), integer_rows_at(c, STAGES)[s]
     k, n, scratch = stage[N_IN], stage[N_OUT], c[SCRATCH] + seat * c[SCRATCH_EACH] + GROUP
     soon, ld_soon = pointer(params, stage[WEIGHT] + i0 * n + j0), n if asks and c[PAST_CACHES] == 0 else 0
     to, delta = pointer(out, d), stage[DELTA] + b0 * n
     if reads_sparse(c, s):
-        sparse_gradient(c, work, stage[DELTA], n, i0, i1, j0, j1, b0, b1, out, d, ld)
+        sparse_gradient(c, work, stage[DELTA], n, i0, i1, j0, j1, b0, b1, base, out, d, ld, goes_on)
     else:
         call_gemm(
             c[GEMM], to, ld, pointer(work, stage[IN] + b0 * k + i0), 1, k, pointer(work, delta + j0), n, 1,
-            i1 - i0, j1 - j0, b1 - b0, to, False, pointer(work, scratch), soon, ld_soon,
+            i1 - i0, j1 - j0, b1 - b0, to, ld if goes_on else -1, pointer(work, scratch), soon, ld_soon,
         )  # fmt: skip
     if d_bias >= 0:
-        column_sums(c[GEMM], out, d_bias - j0, work, delta, n, b1 - b0, j0, j1, work, scratch)
+        column_sums(out, d_bias - j0, work, delta, n, b1 - b0, j0, j1, goes_on)
 
 
 @block
@@ -111,13 +114,18 @@ def weight_task(c, params, t, seat):
         grads, d, ld = work, room, width
         d_bias = d + (i1 - i0) * width if bias >= 0 else -1
     chunks = gradient_chunks(c[CHUNK_FROM], rows)
-    b0, b1 = rows_of_chunk(rows, chunks, 0)
-    gradient_block(c, params, number, i0, i1, j0, j1, b0, b1, grads, d, ld, d_bias, True, seat)
+    pieces = pieces_of_chunk(c[PIECE_ROWS], rows, chunks)
+    for piece in range(pieces):
+        b0, b1 = rows_of_blocks(rows, *blocks_of_piece(rows, chunks, 0, pieces, piece))
+        gradient_block(c, params, number, i0, i1, j0, j1, b0, b1, 0, grads, d, ld, d_bias, piece > 0, True, seat)
     more = room + (c[SCRATCH_EACH] - c[GRADIENT_BLOCK]) // 2
     more_bias = more + (i1 - i0) * width if bias >= 0 else -1
     for chunk in range(1, chunks):
-        b0, b1 = rows_of_chunk(rows, chunks, chunk)
-        gradient_block(c, params, number, i0, i1, j0, j1, b0, b1, work, more, width, more_bias, False, seat)
+        for piece in range(pieces):
+            b0, b1 = rows_of_blocks(rows, *blocks_of_piece(rows, chunks, chunk, pieces, piece))
+            gradient_block(
+                c, params, number, i0, i1, j0, j1, b0, b1, 0, work, more, width, more_bias, piece > 0, False, seat
+            )
         for i in range(i1 - i0):
             add(grads[d + i * ld : d + i * ld + width], work[more + i * width : more + (i + 1) * width])
         if bias >= 0:

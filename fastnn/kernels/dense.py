@@ -6,29 +6,39 @@ import numpy as np
 from numba import get_num_threads
 
 from fastnn.kernels import formulas as f
-from fastnn.kernels._blocks import LINE_ELEMENTS, copy, first_line, make_stack
+from fastnn.kernels._blocks import LINE_ELEMENTS, copy, first_line
 from fastnn.kernels._check import check_arrays, check_code
 from fastnn.kernels._context import SLOTS, floats_at
 from fastnn.kernels._jit import Task, block, entry, like_writable
 from fastnn.kernels._pool import KINDS, lead, pool, put
-from fastnn.kernels._simd import pointer, tile_columns
+from fastnn.kernels._simd import make_sum_kernel, pointer, tile_columns, vector_lanes
 from fastnn.kernels.activation import ACTIVATE, activation_forward, call_activate
 from fastnn.kernels.gemm import GEMM, MR, call_gemm, product_plan, split
 
-_one = make_stack(1)
+_sums, _sums_part = make_sum_kernel(2, False), make_sum_kernel(1, True)
 
 
 @block
-def column_sums(gemm, out, out0, d, d0, n, rows, first, last, scratch, s0):
-    """Write out[out0 + j] = sum_b d[b, j] for first <= j < last of `n` columns, the rows added in order.
+def column_sums(out, out0, d, d0, n, rows, first, last, goes_on):
+    """Write out[out0 + j] = sum_b d[b, j] for first <= j < last of `n` columns, or add that to it where it `goes_on`.
 
-    It is the product of a row of ones, all in the same place, with d: its sums wait in registers.
+    Rows are added in the order of `make_sum_kernel`.
     """
-    one = _one(out)
-    one[0] = 1.0
-    if last > first:
-        at, to, ones = pointer(d, d0 + first), pointer(out, out0 + first), pointer(one, 0)
-        call_gemm(gemm, to, n, ones, 1, 0, at, n, 1, 1, last - first, rows, at, False, pointer(scratch, s0), to, 0)
+    lanes = vector_lanes(out)
+    if first == 0 and last == n and n < lanes and n & (n - 1) == 0:  # a vector is several whole rows
+        full = rows * n // lanes
+        _sums_part(pointer(out, out0), pointer(d, d0), lanes, full, goes_on, lanes, rows * n - full * lanes, n)
+        return
+    j = first
+    while j < last:
+        to, at = pointer(out, out0 + j), pointer(d, d0 + j)
+        if j + 2 * lanes <= last:
+            _sums(to, at, n, rows, goes_on)
+            j += 2 * lanes
+        else:
+            width = min(lanes, last - j)
+            _sums_part(to, at, n, rows, goes_on, width, 0, width)
+            j += width
 
 
 # The contexts of the two jobs: numbers, then arrays. `_X_*` of the backward pass is of the product toward dx.
@@ -48,7 +58,7 @@ def dense_forward_task(p, like, task, seat):
         out, x, w = pointer(z, i0 * n + j0), floats_at(p, _X, like), floats_at(p, _W, like)
         call_gemm(
             p[_GEMM], out, n, pointer(x, i0 * k), k, 1, pointer(w, j0), n, 1, i1 - i0, j1 - j0, k, pointer(b, j0),
-            b.size > 0, pointer(floats_at(p, _SCRATCH, like), seat * p[_EACH]), out, 0,
+            0 if b.size > 0 else -1, pointer(floats_at(p, _SCRATCH, like), seat * p[_EACH]), out, 0,
         )  # fmt: skip
         for i in range(i0, i1):
             row = a[i * n + j0 : i * n + j1]
@@ -74,12 +84,12 @@ def dense_backward_task(p, like, task, seat):
         if i1 > i0 and j1 > j0:
             out = pointer(floats_at(p, _DW, like), i0 * n + j0)
             call_gemm(
-                p[_GEMM], out, n, pointer(x, i0), 1, k, pointer(dz, j0), n, 1, i1 - i0, j1 - j0, rows, out, False,
+                p[_GEMM], out, n, pointer(x, i0), 1, k, pointer(dz, j0), n, 1, i1 - i0, j1 - j0, rows, out, -1,
                 pointer(scratch, seat * p[_EACH]), out, 0,
             )  # fmt: skip
         db = floats_at(p, _DB, like)
         if task % w_rows == 0 and db.size:
-            column_sums(p[_GEMM], db, 0, dz, 0, n, rows, j0, j1, scratch, seat * p[_EACH])
+            column_sums(db, 0, dz, 0, n, rows, j0, j1, False)
         return
     task -= w_tasks
     i0, i1 = split(rows, x_rows, task % x_rows, MR)
@@ -87,7 +97,7 @@ def dense_backward_task(p, like, task, seat):
     if i1 > i0 and j1 > j0:
         out = pointer(floats_at(p, _DX, like), i0 * k + j0)
         call_gemm(
-            p[_GEMM], out, k, pointer(dz, i0 * n), n, 1, pointer(w, j0 * n), 1, n, i1 - i0, j1 - j0, n, out, False,
+            p[_GEMM], out, k, pointer(dz, i0 * n), n, 1, pointer(w, j0 * n), 1, n, i1 - i0, j1 - j0, n, out, -1,
             pointer(scratch, seat * p[_EACH]), out, 0,
         )  # fmt: skip
 

@@ -89,6 +89,7 @@ from fastnn.kernels.layout import (
     PAST_TIME,
     PENALTY_SCALE,
     PER_WEIGHT,
+    PIECE_ROWS,
     RATES,
     REPORT,
     REPORT_CORRECT,
@@ -101,6 +102,7 @@ from fastnn.kernels.layout import (
     ROW,
     ROW_TASKS,
     ROWS,
+    ROWS_STAY,
     RUN_MEMBER,
     RUN_TASK,
     SIGMOID_FOLDED,
@@ -124,11 +126,14 @@ from fastnn.kernels.layout import (
     X,
 )
 from fastnn.kernels.partition import (
+    blocks_of_piece,
     by_chunks,
     loss_blocks,
     parts_of_rows,
+    pieces_of_chunk,
     row_tasks,
     rows_of_blocks,
+    rows_of_chunk,
     stage_tasks,
 )
 
@@ -144,39 +149,64 @@ FIRST_TRIAL, TRIAL, TRIAL_EVERY = 4, 4, 256
 def _rows_task(c, params, t, seat):
     """Carry part `t` of the batch's rows through all stages, to the loss, and back."""
     team = integers_at(c, TEAM)
+    if by_chunks(c):
+        _carry_chunk(c, params, t, seat)
+        return
     first, last = blocks_of_part(c, team, t)
-    i0, i1 = rows_of_blocks(c[ROWS], first, last)
     if not by_pace(c):
-        _carry(c, params, t, i0, i1, first, last, seat)
+        _carry(c, params, first, last, 0, seat)
         return
     began = now(team)
-    _carry(c, params, t, i0, i1, first, last, seat)
+    _carry(c, params, first, last, 0, seat)
+    i0, i1 = rows_of_blocks(c[ROWS], first, last)
     note_pace(team, seat, i1 - i0, now(team) - began)
 
 
 @block
-def _carry(c, params, t, i0, i1, first, last, seat):
-    """Carry rows [i0, i1), which are blocks [first, last) of the loss, through all stages, to the loss, and back."""
+def _carry(c, params, first, last, base, seat):
+    """Carry the rows of blocks [first, last) of the loss through all stages, to the loss, and back.
+
+    The workspace has them less `base` rows further on.
+    """
     stages = integer_rows_at(c, STAGES)
-    fetch(c, params, i0, i1)
+    i0, i1 = rows_of_blocks(c[ROWS], first, last)
+    i0, i1 = i0 - base, i1 - base
+    fetch(c, params, i0, i1, base)
     for s in range(stages.shape[0]):
-        forward_block(c, params, s, i0, i1, 0, stages[s, N_OUT], seat)
+        forward_block(c, params, s, i0, i1, 0, stages[s, N_OUT], base, seat)
     if c[MODE] == FORWARD:
         return
     for index in range(first, last):
-        loss_of_block(c, params, index, seat)
+        loss_of_block(c, params, index, base, seat)
     if c[MODE] == EVALUATE:
         return
     for s in range(stages.shape[0] - 1, -1 if c[WANT_DX] != 0 else 0, -1):
-        backward_block(c, params, s, i0, i1, 0, stages[s, N_IN], seat)
-    if by_chunks(c):
-        work, into = floats_at(c, WORK, params), c[PARTS] + t * params.size
+        backward_block(c, params, s, i0, i1, 0, stages[s, N_IN], base, seat)
+
+
+@block
+def _carry_chunk(c, params, t, seat):
+    """Carry chunk `t` of the batch's rows, piece by piece, and sum its gradients.
+
+    Where nobody wants what the rows leave behind, all pieces of a thread lie in the same place of the workspace, one
+    after the other: it stays in the cache.
+    """
+    stages, work = integer_rows_at(c, STAGES), floats_at(c, WORK, params)
+    rows, into = c[ROWS], c[PARTS] + t * params.size
+    chunks = parts_of_rows(c)
+    pieces, each = pieces_of_chunk(c[PIECE_ROWS], rows, chunks), chunks // c[MEMBERS]
+    place = rows_of_chunk(rows, chunks, seat * each)[0]
+    for piece in range(pieces):
+        first, last = blocks_of_piece(rows, chunks, t, pieces, piece)
+        i0, i1 = rows_of_blocks(rows, first, last)
+        base = i0 - place if c[ROWS_STAY] == 0 and pieces * each > 1 else 0
+        _carry(c, params, first, last, base, seat)
         for s in range(stages.shape[0]):
             if stages[s, KIND] == DENSE:
                 k, n, bias = stages[s, N_IN], stages[s, N_OUT], stages[s, BIAS]
                 gradient_block(
-                    c, params, s, 0, k, 0, n, i0, i1, work, into + stages[s, WEIGHT], n,
-                    into + bias if bias >= 0 else -1, False, seat,
+                    c, params, s, 0, k, 0, n, i0 - base, i1 - base, base, work, into + stages[s, WEIGHT], n,
+                    into + bias if bias >= 0 else -1, piece > 0, False, seat,
                 )  # fmt: skip
 
 
@@ -187,11 +217,11 @@ def run_task(c, params, op, t, s, seat):
         _rows_task(c, params, t, seat)
     elif op == OP_GATHER:
         first, last = split(c[ROWS], row_tasks(c[ROWS], integer_rows_at(c, STAGES)[0, N_IN]), t, 1)
-        fetch(c, params, first, last)
+        fetch(c, params, first, last, 0)
     elif op == OP_FORWARD or op == OP_BACKWARD:
         stage_task(c, params, op, t, s, seat)
     elif op == OP_LOSS:
-        loss_of_block(c, params, t, seat)
+        loss_of_block(c, params, t, 0, seat)
     elif op == OP_WEIGHTS:
         weight_task(c, params, t, seat)
     else:

@@ -87,10 +87,11 @@ _row_full, _row_8, _row_4, _row_2, _row_1 = (make_micro_kernel(rows, VECTORS, Tr
 _row_ahead = make_micro_kernel(MR, VECTORS, True, ahead=True)
 _wide_2, _wide_1 = make_micro_kernel(2, 2 * VECTORS, True), make_micro_kernel(1, 4 * VECTORS, True)
 _turned = make_stack(TURNED * VECTORS * target().vector_bytes // 4)
-_sum_wide = make_micro_kernel(1, 4 * VECTORS, False)
 _transposed_2, _transposed_1 = make_row_kernel(2), make_row_kernel(1)
-_part_full, _part_1 = (make_micro_kernel(rows, VECTORS, True, narrow=True) for rows in (MR, 1))
-_half_twice, _half_full, _half_1 = (make_micro_kernel(rows, 1, True, narrow=True) for rows in (2 * MR, MR, 1))
+_part_full, _part_4, _part_1 = (make_micro_kernel(rows, VECTORS, True, narrow=True) for rows in (MR, 4, 1))
+_half_twice, _half_full, _half_4, _half_1 = (
+    make_micro_kernel(rows, 1, True, narrow=True) for rows in (2 * MR, MR, 4, 1)
+)
 _quarter_twice = make_micro_kernel(2 * MR, 1, True, narrow=True, half=True)
 _col_part_full, _col_part_4, _col_part_1 = (make_micro_kernel(rows, VECTORS, False, narrow=True) for rows in (MR, 4, 1))
 _col_half_full, _col_half_4, _col_half_1 = (make_micro_kernel(rows, 1, False, narrow=True) for rows in (MR, 4, 1))
@@ -251,6 +252,9 @@ def _half_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, row
         elif i + MR <= rows:
             _half_full(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
             i += MR
+        elif i + 4 <= rows:
+            _half_4(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
+            i += 4
         else:
             _half_1(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
             i += 1
@@ -265,6 +269,9 @@ def _part_in_place(c, ldc, init, init_stride, has_init, a, a_stride, b, ldb, row
         if i + MR <= rows:
             _part_full(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
             i += MR
+        elif i + 4 <= rows:
+            _part_4(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
+            i += 4
         else:
             _part_1(out, ldc, start, init_stride, has_init, at, a_stride, b, ldb, depth, columns)
             i += 1
@@ -311,12 +318,12 @@ def _part_by_column(c, ldc, init, init_stride, has_init, a, panel, a_stride, b, 
 
 
 @block
-def _few_rows(c, ldc, a, a_rs, b, b_rs, m, columns, k, bias, has_bias):
+def _few_rows(c, ldc, a, a_rs, b, b_rs, m, columns, k, bias, bias_stride):
     """Write m < 4 rows and whole panels of columns, B read in place.
 
     A tile of one row has too few sums to keep the CPU busy: these are two or four panels wide.
     """
-    nr = tile_columns(c)
+    nr, has_bias = tile_columns(c), bias_stride >= 0
     i = 0
     while i < m:
         height = min(2, m - i)
@@ -324,35 +331,20 @@ def _few_rows(c, ldc, a, a_rs, b, b_rs, m, columns, k, bias, has_bias):
         at = advance(a, i * a_rs)
         j = 0
         while j < columns:
-            out, init, panel = advance(c, i * ldc + j), advance(bias, j), advance(b, j)
+            out, init, panel = advance(c, i * ldc + j), advance(bias, i * bias_stride + j), advance(b, j)
             if j + wide > columns:
                 if height == 2:
-                    _row_2(out, ldc, init, 0, has_bias, at, a_rs, panel, b_rs, k)
+                    _row_2(out, ldc, init, bias_stride, has_bias, at, a_rs, panel, b_rs, k)
                 else:
-                    _row_1(out, ldc, init, 0, has_bias, at, a_rs, panel, b_rs, k)
+                    _row_1(out, ldc, init, bias_stride, has_bias, at, a_rs, panel, b_rs, k)
                 j += nr
             elif height == 2:
-                _wide_2(out, ldc, init, 0, has_bias, at, a_rs, panel, b_rs, k)
+                _wide_2(out, ldc, init, bias_stride, has_bias, at, a_rs, panel, b_rs, k)
                 j += wide
             else:
-                _wide_1(out, ldc, init, 0, has_bias, at, a_rs, panel, b_rs, k)
+                _wide_1(out, ldc, init, bias_stride, has_bias, at, a_rs, panel, b_rs, k)
                 j += wide
         i += height
-
-
-@block
-def _one_number(c, a, b, b_rs, columns, k):
-    """Write one row of whole panels, where all of A is one number: the sums of B's columns for a 1."""
-    nr = tile_columns(c)
-    j = 0
-    while j < columns:
-        out, panel = advance(c, j), advance(b, j)
-        if j + 4 * nr <= columns:
-            _sum_wide(out, 0, out, 0, False, a, 0, panel, b_rs, k)
-            j += 4 * nr
-        else:
-            _col_1(out, 0, out, 0, False, a, 0, panel, b_rs, k)
-            j += nr
 
 
 @block
@@ -379,25 +371,25 @@ def _few_rows_transposed(c, ldc, a, a_rs, b, b_cs, m, columns, k, start):
 
 
 @block
-def _one_column(c, a, a_rs, a_cs, b, rows, k, bias, has_bias):
+def _one_column(c, a, a_rs, a_cs, b, rows, k, bias, bias_stride):
     """Write whole vectors of the first rows of one column that lies in one piece: a row of the transposed product.
 
     Returns how many. To the tiles of other products a column is a vector of which one lane counts.
     """
-    if a_cs == 1:
+    if a_cs == 1 and bias_stride <= 0:
         rows = rows // vector_lanes(c) * vector_lanes(c)
-        start = bias[0] if has_bias else like(0.0, c[0])
+        start = bias[0] if bias_stride == 0 else like(0.0, c[0])
         _few_rows_transposed(c, 0, b, 0, a, a_rs, 1, rows, k, start)
         return rows
-    if a_rs == 1 and not has_bias:
+    if a_rs == 1 and bias_stride != 0:
         rows = rows // tile_columns(c) * tile_columns(c)
-        _few_rows(c, 0, b, 0, a, a_cs, 1, rows, k, bias, False)
+        _few_rows(c, 0, b, 0, a, a_cs, 1, rows, k, bias, bias_stride)
         return rows
     return 0
 
 
 @block
-def _few_columns(c, ldc, a, a_cs, b, b_rs, rows, n, k):
+def _few_columns(c, ldc, a, a_cs, b, b_rs, rows, n, k, goes_on):
     """Write whole vectors of the first rows of n <= TURNED columns, A transposed: as rows of the transposed product.
 
     Returns how many. Along the rows of C vectors count in full, along its columns n lanes of each.
@@ -407,12 +399,16 @@ def _few_columns(c, ldc, a, a_cs, b, b_rs, rows, n, k):
     out = pointer(turned, 0)
     for i in range(0, rows, nr):
         width = min(nr, rows - i)
+        for r in range(width if goes_on else 0):
+            for j in range(n):
+                turned[j * nr + r] = c[(i + r) * ldc + j]
         for k0 in range(0, k, _most_depth(nr)):
             left, right, depth = advance(b, k0 * b_rs), advance(a, i + k0 * a_cs), min(_most_depth(nr), k - k0)
+            has_init = goes_on or k0 > 0
             if width == nr:
-                _rows_by_column(out, nr, out, nr, k0 > 0, left, MR, b_rs, right, a_cs, n, depth, out, 0)
+                _rows_by_column(out, nr, out, nr, has_init, left, MR, b_rs, right, a_cs, n, depth, out, 0)
             else:
-                _half_by_column(out, nr, out, nr, k0 > 0, left, MR, b_rs, right, a_cs, n, depth, lanes)
+                _half_by_column(out, nr, out, nr, has_init, left, MR, b_rs, right, a_cs, n, depth, lanes)
         for r in range(width):
             for j in range(n):
                 c[(i + r) * ldc + j] = turned[j * nr + r]
@@ -429,7 +425,7 @@ def _rows_in_turn(rows):
 
 
 @block
-def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, scratch, soon, ld_soon):
+def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, bias_stride, scratch, soon, ld_soon):
     """Write the m x n block C = A B (+ bias row) of a product with inner size k; serial.
 
     Parameters
@@ -437,9 +433,9 @@ def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, sc
     c, a, b, bias, scratch : addresses of numbers of one float type: arrays would be counted and cost more than the
     smallest products
     ldc : elements from one row of C to the next
-    a_rs, a_cs, b_rs, b_cs : row and column strides of A and B, in elements; one of each pair is 1. a_cs is 0 for one
-    row that repeats one number
-    bias : n numbers that every row's sums start from, where `has_bias`
+    a_rs, a_cs, b_rs, b_cs : row and column strides of A and B, in elements; one of each pair is 1
+    bias, bias_stride : what the sums start from: n numbers for every row (stride 0), or those of C itself, to go on
+    with (stride `ldc`); a stride of -1 stands for 0.0
     scratch : `product_scratch` elements
     soon, ld_soon : address and row stride of what comes next. Where rows of A lie in one piece, the B of the next
     product, which has n rows, and is asked for from its first panel on along with the last one here, where that is a
@@ -459,18 +455,15 @@ def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, sc
     block_rows = MC if pack_a else MC_IN_PLACE
     begin = 0
     if n == 1 and ldc == 1 and b_rs == 1:
-        done = _one_column(c, a, a_rs, a_cs, b, m, k, bias, has_bias)
-        c, a, m = advance(c, done), advance(a, done * a_rs), m - done
-    elif 1 < n <= TURNED and a_rs == 1 and a_cs > 1 and b_cs == 1 and k >= 8 * n and not has_bias:
-        done = _few_columns(c, ldc, a, a_cs, b, b_rs, m, n, k)
-        c, a, m = advance(c, done * ldc), advance(a, done), m - done
+        done = _one_column(c, a, a_rs, a_cs, b, m, k, bias, bias_stride)
+        c, a, m, bias = advance(c, done), advance(a, done * a_rs), m - done, advance(bias, done * bias_stride)
+    elif 1 < n <= TURNED and a_rs == 1 and a_cs > 1 and b_cs == 1 and k >= 8 * n and bias_stride != 0:
+        done = _few_columns(c, ldc, a, a_cs, b, b_rs, m, n, k, bias_stride > 0)
+        c, a, m, bias = advance(c, done * ldc), advance(a, done), m - done, advance(bias, done * bias_stride)
     if m < 4 and a_cs == 1 and b_cs == 1:
         begin = n // nr * nr
-        _few_rows(c, ldc, a, a_rs, b, b_rs, m, begin, k, bias, has_bias)
-    elif a_cs == 0 and b_cs == 1 and not has_bias:
-        begin = n // nr * nr
-        _one_number(c, a, b, b_rs, begin, k)
-    elif m < 4 and a_cs == 1 and b_rs == 1 and not has_bias:
+        _few_rows(c, ldc, a, a_rs, b, b_rs, m, begin, k, bias, bias_stride)
+    elif m < 4 and a_cs == 1 and b_rs == 1 and bias_stride < 0:
         begin = n * VECTORS // nr * nr // VECTORS
         _few_rows_transposed(c, ldc, a, a_rs, b, b_cs, m, begin, k, like(0.0, c[0]))
     for j0 in range(begin, n, NC):
@@ -499,8 +492,8 @@ def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, sc
                     if i0 > 0 and pack_b:
                         next_b, next_stride, within = advance(scratch, (j + nr) * kc), nr, -1
                     init, init_stride, has_init = out, ldc, k0 > 0
-                    if has_bias and k0 == 0:
-                        init, init_stride, has_init = advance(bias, j0 + j), 0, True
+                    if bias_stride >= 0 and k0 == 0:
+                        init, init_stride, has_init = advance(bias, i0 * bias_stride + j0 + j), bias_stride, True
                     asks = j + nr < nc
                     if by_row and not asks and ld_soon != 0 and k0 + kc == k:
                         asks, next_b, next_stride, within = True, soon, ld_soon, _rows_in_turn(n)
@@ -527,7 +520,7 @@ def gemm_block(c, ldc, a, a_rs, a_cs, b, b_rs, b_cs, m, n, k, bias, has_bias, sc
                                         advance(soon, i0 * ld_soon + j0 + j), ld_soon)  # fmt: skip
 
 
-GEMM = Task(gemm_block, "p i p i i p i i i i i p b p p i")
+GEMM = Task(gemm_block, "p i p i i p i i i i i p i p p i")
 call_gemm = GEMM.call
 
 
@@ -586,7 +579,7 @@ def matmul_task(p, like, task, seat):
         out = pointer(c, i0 * n + j0)
         call_gemm(
             p[_GEMM], out, n, pointer(a, i0 * p[_A_RS]), p[_A_RS], p[_A_CS], pointer(b, j0 * p[_B_CS]), p[_B_RS],
-            p[_B_CS], i1 - i0, j1 - j0, p[_K], out, False, pointer(scratch, seat * p[_EACH]), out, 0,
+            p[_B_CS], i1 - i0, j1 - j0, p[_K], out, -1, pointer(scratch, seat * p[_EACH]), out, 0,
         )  # fmt: skip
 
 

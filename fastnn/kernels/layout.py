@@ -38,16 +38,18 @@ TRAIN, GRADIENT, FORWARD, EVALUATE, APPLY = range(5)
 (
     MODE, FIRST_STEP, N_STEPS, FIRST_ROW, N_ROWS, BATCH, LOSS, SEED, THREADS, DROPOUT, OUTPUT,
     WANT_DX, WANT_OUT,
+    ROWS_STAY,  # whether what each row left in the workspace is wanted after the call
     X_OFFSET, T_OFFSET, DX, SCRATCH,  # offsets in the workspace; DX: gradient of the input
     SCRATCH_EACH, GRADIENT_BLOCK,  # a thread's scratch: its size, and where in it the gradient of some weights may lie
     STATE_0, STATE_1, STATE_2,  # offsets in the optimizer's state, -1 for a vector that is not kept
     MEMBERS,  # threads of the team
     ROW_TASKS,  # parts of a batch that go through all stages at once, unless chunks do; 0: one stage after the other
     CHUNK_FROM, PARTS,  # rows from which gradients are summed by chunks of rows; place of these in the workspace, or -1
+    PIECE_ROWS,  # rows of a chunk that go through all stages at once, about
     RUN_MEMBER, RUN_TASK, GEMM, ACTIVATE, SLOPE, MASK, LOSS_ROWS, UPDATE, SOFTMAX_ROWS,  # addresses of blocks
     STEP, ROW, ROWS,  # the batch at hand; set by `execute`
     PAST_CACHES, TRIED, USUAL_TIME, PAST_TIME,  # which way updated weights take, and trials of it; see `_choose_way`
-) = range(42)  # fmt: skip
+) = range(44)  # fmt: skip
 
 # and arrays, three integers each; e is the float type of the model.
 (

@@ -22,8 +22,9 @@ from fastnn.kernels.layout import (
 ROW_CHUNK, MAX_ROW_TASKS = 4096, 16
 """Elements of a task of element-wise work on rows, about 2 us, several times what a claim costs; and tasks at most."""
 
-LOSS_BLOCK_ROWS, MAX_LOSS_BLOCKS = 16, 64
-"""The loss of a batch is added up by blocks of some rows, 64 at most: parts of a batch are whole blocks."""
+LOSS_BLOCK_ROWS, MANY_BLOCKS, MOST_BLOCK_ROWS = 16, 64, 128
+"""The loss of a batch is added up by blocks of some rows, 64 of them, or more where each would have more than 128 rows:
+parts of a batch are whole blocks."""
 
 FINE_FROM, FINE_BELOW = 48, 128
 """Rows of a batch whose blocks have half as many rows each, for threads of other speeds to get other parts."""
@@ -36,13 +37,19 @@ def row_tasks(rows, n):
 
 
 @inlined
+def most_loss_blocks(rows):
+    """Return how many blocks of rows the sum of the losses is cut into at most, of so many rows or fewer."""
+    return max(MANY_BLOCKS, rows // MOST_BLOCK_ROWS)
+
+
+@inlined
 def loss_blocks(rows):
     """Return into how many blocks of rows the sum of the losses is cut, whoever makes them: each has its own sum.
 
     1, 2, or a multiple of 4, so that a few threads get as many each.
     """
     each = LOSS_BLOCK_ROWS // 2 if FINE_FROM <= rows < FINE_BELOW else LOSS_BLOCK_ROWS
-    blocks = min(MAX_LOSS_BLOCKS, rows // each)
+    blocks = min(most_loss_blocks(rows), rows // each)
     return blocks - blocks % 4 if blocks >= 4 else max(1, min(2, blocks))
 
 
@@ -84,6 +91,20 @@ def gradient_chunks(from_rows, rows):
     while 2 * chunks <= MOST_CHUNKS and rows >= max(chunks * from_rows, 2 * chunks * CHUNK_ROWS):
         chunks *= 2
     return chunks
+
+
+@inlined
+def pieces_of_chunk(piece_rows, rows, chunks):
+    """Return in how many pieces of about `piece_rows` rows a chunk is carried through all stages."""
+    return max(1, min(rows // (chunks * piece_rows), loss_blocks(rows) // chunks)) if chunks > 1 else 1
+
+
+@inlined
+def blocks_of_piece(rows, chunks, t, pieces, piece):
+    """Return (first block, last block + 1) of the loss of one of some pieces of chunk `t`."""
+    first, last = split(loss_blocks(rows), chunks, t, 1)
+    before, behind = split(last - first, pieces, piece, 1)
+    return first + before, first + behind
 
 
 @inlined
