@@ -60,7 +60,13 @@ from fastnn.kernels.layout import (
     WEIGHT_TASKS,
     WORK,
 )
-from fastnn.kernels.partition import blocks_of_piece, gradient_chunks, pieces_of_chunk, rows_of_blocks
+from fastnn.kernels.partition import (
+    blocks_of_chunk,
+    blocks_of_piece,
+    gradient_chunks,
+    pieces_of_chunk,
+    rows_of_blocks,
+)
 from fastnn.kernels.update import call_update, penalty_block, soft_threshold_block, squared_norm_block
 
 _LR, _CLIP = update.LR, update.CLIP_VALUE
@@ -115,17 +121,18 @@ def weight_task(c, params, t, seat):
         d_bias = d + (i1 - i0) * width if bias >= 0 else -1
     chunks = gradient_chunks(c[CHUNK_FROM], rows)
     pieces = pieces_of_chunk(c[PIECE_ROWS], rows, chunks)
-    for piece in range(pieces):
-        b0, b1 = rows_of_blocks(rows, *blocks_of_piece(rows, chunks, 0, pieces, piece))
-        gradient_block(c, params, number, i0, i1, j0, j1, b0, b1, 0, grads, d, ld, d_bias, piece > 0, True, seat)
     more = room + (c[SCRATCH_EACH] - c[GRADIENT_BLOCK]) // 2
     more_bias = more + (i1 - i0) * width if bias >= 0 else -1
-    for chunk in range(1, chunks):
+    for chunk in range(chunks):
+        first, last = blocks_of_chunk(rows, chunks, chunk)
+        out, at, at_bias, across = (grads, d, d_bias, ld) if chunk == 0 else (work, more, more_bias, width)
         for piece in range(pieces):
-            b0, b1 = rows_of_blocks(rows, *blocks_of_piece(rows, chunks, chunk, pieces, piece))
+            b0, b1 = rows_of_blocks(rows, *blocks_of_piece(first, last, pieces, piece))
             gradient_block(
-                c, params, number, i0, i1, j0, j1, b0, b1, 0, work, more, width, more_bias, piece > 0, False, seat
+                c, params, number, i0, i1, j0, j1, b0, b1, 0, out, at, across, at_bias, piece > 0, chunk == 0, seat
             )
+        if chunk == 0:
+            continue
         for i in range(i1 - i0):
             add(grads[d + i * ld : d + i * ld + width], work[more + i * width : more + (i + 1) * width])
         if bias >= 0:

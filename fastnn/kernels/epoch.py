@@ -147,26 +147,37 @@ FIRST_TRIAL, TRIAL, TRIAL_EVERY = 4, 4, 256
 
 @block
 def _rows_task(c, params, t, seat):
-    """Carry part `t` of the batch's rows through all stages, to the loss, and back."""
-    team = integers_at(c, TEAM)
-    if by_chunks(c):
-        _carry_chunk(c, params, t, seat)
-        return
+    """Carry part `t` of the batch's rows through all stages, to the loss, and back.
+
+    A part that is a chunk with a gradient of its own goes by pieces. Where nobody wants what rows leave behind, all
+    pieces of a thread lie in the same place of the workspace, one after the other: it stays in the cache.
+    """
+    team, rows = integers_at(c, TEAM), c[ROWS]
     first, last = blocks_of_part(c, team, t)
-    if not by_pace(c):
-        _carry(c, params, first, last, 0, seat)
-        return
+    pieces, place = 1, -1
+    if by_chunks(c):
+        chunks = parts_of_rows(c)
+        pieces, each = pieces_of_chunk(c[PIECE_ROWS], rows, chunks), chunks // c[MEMBERS]
+        if c[ROWS_STAY] == 0 and pieces * each > 1:
+            place = rows_of_chunk(rows, chunks, seat * each)[0]
     began = now(team)
-    _carry(c, params, first, last, 0, seat)
-    i0, i1 = rows_of_blocks(c[ROWS], first, last)
-    note_pace(team, seat, i1 - i0, now(team) - began)
+    for piece in range(pieces):
+        from_block, to_block = blocks_of_piece(first, last, pieces, piece)
+        i0, i1 = rows_of_blocks(rows, from_block, to_block)
+        base = i0 - place if place >= 0 else 0
+        _carry(c, params, from_block, to_block, base, seat)
+        if by_chunks(c):
+            _chunk_gradients(c, params, t, i0 - base, i1 - base, base, piece > 0, seat)
+    if by_pace(c):
+        i0, i1 = rows_of_blocks(rows, first, last)
+        note_pace(team, seat, i1 - i0, now(team) - began)
 
 
 @block
 def _carry(c, params, first, last, base, seat):
     """Carry the rows of blocks [first, last) of the loss through all stages, to the loss, and back.
 
-    The workspace has them less `base` rows further on.
+    The first row of the workspace is row `base` of the batch.
     """
     stages = integer_rows_at(c, STAGES)
     i0, i1 = rows_of_blocks(c[ROWS], first, last)
@@ -185,29 +196,17 @@ def _carry(c, params, first, last, base, seat):
 
 
 @block
-def _carry_chunk(c, params, t, seat):
-    """Carry chunk `t` of the batch's rows, piece by piece, and sum its gradients.
-
-    Where nobody wants what the rows leave behind, all pieces of a thread lie in the same place of the workspace, one
-    after the other: it stays in the cache.
-    """
+def _chunk_gradients(c, params, t, b0, b1, base, goes_on, seat):
+    """Sum the gradients of rows [b0, b1) of the workspace, which are of chunk `t`, or go on with its sums."""
     stages, work = integer_rows_at(c, STAGES), floats_at(c, WORK, params)
-    rows, into = c[ROWS], c[PARTS] + t * params.size
-    chunks = parts_of_rows(c)
-    pieces, each = pieces_of_chunk(c[PIECE_ROWS], rows, chunks), chunks // c[MEMBERS]
-    place = rows_of_chunk(rows, chunks, seat * each)[0]
-    for piece in range(pieces):
-        first, last = blocks_of_piece(rows, chunks, t, pieces, piece)
-        i0, i1 = rows_of_blocks(rows, first, last)
-        base = i0 - place if c[ROWS_STAY] == 0 and pieces * each > 1 else 0
-        _carry(c, params, first, last, base, seat)
-        for s in range(stages.shape[0]):
-            if stages[s, KIND] == DENSE:
-                k, n, bias = stages[s, N_IN], stages[s, N_OUT], stages[s, BIAS]
-                gradient_block(
-                    c, params, s, 0, k, 0, n, i0 - base, i1 - base, base, work, into + stages[s, WEIGHT], n,
-                    into + bias if bias >= 0 else -1, piece > 0, False, seat,
-                )  # fmt: skip
+    into = c[PARTS] + t * params.size
+    for s in range(stages.shape[0]):
+        if stages[s, KIND] == DENSE:
+            k, n, bias = stages[s, N_IN], stages[s, N_OUT], stages[s, BIAS]
+            gradient_block(
+                c, params, s, 0, k, 0, n, b0, b1, base, work, into + stages[s, WEIGHT], n,
+                into + bias if bias >= 0 else -1, goes_on, False, seat,
+            )  # fmt: skip
 
 
 @block

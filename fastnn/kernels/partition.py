@@ -66,9 +66,15 @@ def rows_of_blocks(rows, first, last):
 
 
 @inlined
+def blocks_of_chunk(rows, chunks, t):
+    """Return (first block, last block + 1) of the loss of one of some equal chunks of a batch."""
+    return split(loss_blocks(rows), chunks, t, 1)
+
+
+@inlined
 def rows_of_chunk(rows, chunks, t):
     """Return (first row, last row + 1) of one of some equal chunks of a batch: whole blocks of the loss."""
-    first, last = split(loss_blocks(rows), chunks, t, 1)
+    first, last = blocks_of_chunk(rows, chunks, t)
     return rows_of_blocks(rows, first, last)
 
 
@@ -100,9 +106,8 @@ def pieces_of_chunk(piece_rows, rows, chunks):
 
 
 @inlined
-def blocks_of_piece(rows, chunks, t, pieces, piece):
-    """Return (first block, last block + 1) of the loss of one of some pieces of chunk `t`."""
-    first, last = split(loss_blocks(rows), chunks, t, 1)
+def blocks_of_piece(first, last, pieces, piece):
+    """Return (first block, last block + 1) of one of some pieces of the blocks [first, last) of the loss."""
     before, behind = split(last - first, pieces, piece, 1)
     return first + before, first + behind
 
