@@ -8,13 +8,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastnn import export, saving
 from fastnn._errors import check_flag, check_number, shown, unknown_name
+from fastnn._habits import ADVICE, SETTINGS
 from fastnn.arrays import as_targets, weighed_by_class
 from fastnn.callback_states import CallbackStates
 from fastnn.callbacks import Callback, as_callbacks
@@ -155,7 +156,16 @@ class Sequential:
                 f"{name}: got {shown(value)} for a model that has weights, expected no change; another model takes "
                 "other settings, and the weights by set_weights(model.get_weights())"
             )
+        if name in SETTINGS:  # nothing here reads them
+            raise AttributeError(f"{name}: got {shown(value)} for a Sequential, which has no such name; {ADVICE[name]}")
         super().__setattr__(name, value)
+
+    if not TYPE_CHECKING:  # a type checker knows the attributes, and would then take any
+
+        def __getattr__(self, name):
+            advice = f"; {ADVICE[name]}" if name in ADVICE else ""
+            message = f"{type(self).__name__!r} object has no attribute {name!r}{advice}"
+            raise AttributeError(message, name=name, obj=self)
 
     @property
     def optimizer(self) -> Optimizer:

@@ -13,7 +13,7 @@ import pytest
 from support import training_state, weight_bytes
 
 import fastnn
-from fastnn import Callback, Dense, Dropout, Sequential, schedules
+from fastnn import Callback, Dense, Dropout, Sequential, _habits, schedules
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -138,6 +138,45 @@ def test_what_the_weights_rest_on_stays(name, data):
     model = build(fastnn.SGD(0.1), input_size=INPUTS)
     with pytest.raises(AttributeError, match=rf"^{name}: got .*expected no change"):
         setattr(model, name, getattr(model, name))
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("compile", "takes loss and optimizer"),
+        ("state_dict", "to_torch_state_dict"),
+        ("score", "evaluate"),
+        ("lr", "replace"),
+    ],
+)
+def test_names_that_others_have_for_it_are_answered(name, advice):
+    """They are still no attributes."""
+    model = build(fastnn.SGD(0.1))
+    with pytest.raises(AttributeError, match=rf"^'Sequential' object has no attribute '{name}'; .*{advice}"):
+        getattr(model, name)
+    assert not hasattr(model, name)
+
+
+@pytest.mark.parametrize("name", _habits.SETTINGS)
+def test_settings_that_others_have_are_refused(name):
+    with pytest.raises(AttributeError, match=rf"^{name}: got 5 for a Sequential, .*{re.escape(_habits.ADVICE[name])}"):
+        setattr(build(fastnn.SGD(0.1)), name, 5)
+
+
+def test_other_names_are_the_users_own():
+    model = build(fastnn.SGD(0.1))
+    with pytest.raises(AttributeError, match=r"^'Sequential' object has no attribute 'note'$"):
+        _ = model.note
+    model.note = "mine"
+    assert copy.copy(model).note == pickle.loads(pickle.dumps(model)).note == "mine"
+
+
+def test_what_advice_names_is_there():
+    """Every word of it that is followed by no other sense than a name of the model's."""
+    model = build(fastnn.SGD(0.1), input_size=INPUTS)
+    for advice in _habits.ADVICE.values():
+        for word in re.findall(r"\b(?:get_weights|set_weights|\w+_on_batch|predict\w*|layer_outputs|to_\w+)\b", advice):
+            assert hasattr(model, word), word
 
 
 def test_threads_may_change(data):
