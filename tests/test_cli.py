@@ -121,7 +121,7 @@ def test_train_without_arguments(capsys, folder):
 
 
 def test_the_weights_written_are_the_best_by_validation(capsys, folder):
-    code, out, _ = run(capsys, "train", *SMALL, "--lr", "0.3", "--schedule", "constant", "--epochs", "12")
+    code, out, _ = run(capsys, "train", *SMALL, "--lr", "0.5", "--schedule", "constant", "--epochs", "12")
     assert code == 0
     model = fastnn.load(folder / "fastnn-model.safetensors")
     losses = model.history.history["val_loss"]
