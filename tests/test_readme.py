@@ -36,6 +36,7 @@ def test_every_block_runs(tmp_path, monkeypatch):
     assert len(missing) < len(blocks) // 2, missing
     assert "fastnn" not in missing
     assert names["model"].evaluate(names["x_test"], names["y_test"])["accuracy"] > 0.9
+    assert min(names["model"].history.history["lr"]) > 0, "a fit after the schedule's end changed nothing"
 
 
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
