@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -109,5 +110,6 @@ class History:
         return result
 
     def __repr__(self) -> str:
-        last = ", ".join(f"{name} {column[-1]:.4g}" for name, column in self.history.items() if column)
+        row = {name: column[-1] for name, column in self.history.items() if column}
+        last = ", ".join(f"{name} {number:.4g}" for name, number in row.items() if not math.isnan(number))
         return f"<History: {len(self.epoch)} epochs; {last}>"

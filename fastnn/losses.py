@@ -69,6 +69,9 @@ class Huber(Loss):
     def __init__(self, delta: float = 1.0) -> None:
         object.__setattr__(self, "delta_", check_number("delta", delta, low=0.0, low_open=True))
 
+    def __repr__(self) -> str:
+        return f"Huber(delta={self.delta_!r})"
+
     @property
     def delta(self) -> float:
         """Where the parabola turns into a line."""

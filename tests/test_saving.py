@@ -107,7 +107,7 @@ def test_losses_round_trip(loss, path):
     model = Sequential([Dense(2)], loss)
     model.fit(x, x[:, :2] > 0, epochs=1)
     model.save(path)
-    assert fastnn.load(path).loss == loss
+    assert fastnn.load(path).loss == loss == eval(repr(loss), vars(fastnn))
     assert fastnn.load(path).evaluate(x, x[:, :2] > 0) == model.evaluate(x, x[:, :2] > 0)
 
 
