@@ -84,7 +84,10 @@ class Huber(Loss):
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """-sum_j t_j log softmax(z)_j, from logits; integer labels, one-hot rows or soft rows."""
+    """-sum_j t_j log softmax(z)_j, from logits; integer labels, one-hot rows or soft rows.
+
+    A softmax at the network's end is part of the loss: with it `predict` gives probabilities, without it logits.
+    """
 
     name: ClassVar[str] = "cross_entropy"
     takes: ClassVar[str] = "labels"
@@ -93,7 +96,10 @@ class CrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Loss):
-    """-t log s - (1 - t) log(1 - s), s = sigmoid(z), from logits; targets between 0 and 1."""
+    """-t log s - (1 - t) log(1 - s), s = sigmoid(z), from logits; targets between 0 and 1.
+
+    A sigmoid at the network's end is part of the loss: with it `predict` gives probabilities, without it logits.
+    """
 
     name: ClassVar[str] = "binary_cross_entropy"
     takes: ClassVar[str] = "probabilities"

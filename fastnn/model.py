@@ -56,9 +56,9 @@ class Sequential:
     loss : str or Loss
         "squared_error", "cross_entropy", "binary_cross_entropy", "absolute_error" or "huber"; see
         `fastnn.losses`.
-    optimizer : str or Optimizer
+    optimizer : str, Optimizer or None
         "sgd", "adagrad", "rmsprop", "adam" or "adamw", or one with its own parameters; see
-        `fastnn.optimizers`.
+        `fastnn.optimizers`. None is ``Adam()``.
     seed : int
         0 to 2^64 - 1. The same seed gives the same bits for any number of threads.
     dtype : {"float32", "float64"}

@@ -34,9 +34,7 @@ class _Clipping:
 class Optimizer(_Clipping):
     """An optimizer.
 
-    Every one takes `lr`, a float > 0 or a schedule, and, by keyword, `clip_value` (each element of the
-    gradient, penalties included, is clipped to +- this) and `clip_norm` (then the whole gradient is scaled
-    down to this Euclidean norm).
+    Every one takes `lr` and, by keyword, `clip_norm` and `clip_value`, as `SGD` says.
     """
 
     lr: float | Schedule = field(default=0.01)
@@ -109,10 +107,15 @@ class SGD(Optimizer):
     Parameters
     ----------
     lr : float or Schedule
+        The learning rate, > 0, or what it is at each step (`fastnn.schedules`).
     momentum : float
         0 <= momentum < 1.
     nesterov : bool
         Look ahead along the velocity; needs a momentum.
+    clip_norm : float or None
+        Euclidean norm, > 0, that the whole gradient, penalties included, is scaled down to. None: it is left alone.
+    clip_value : float or None
+        Each number of the gradient is clipped to +- this first.
     """
 
     momentum: float = 0.0
@@ -139,7 +142,8 @@ class AdaGrad(Optimizer):
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr, clip_norm, clip_value
+        As in `SGD`.
     eps : float
         >= 0.
     eps_inside_sqrt : bool
@@ -169,7 +173,8 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr, clip_norm, clip_value
+        As in `SGD`.
     alpha : float
         Decay of the average, 0 <= alpha < 1.
     eps : float
@@ -216,7 +221,8 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    lr : float or Schedule
+    lr, clip_norm, clip_value
+        As in `SGD`.
     betas : (float, float)
         Decay of the two averages, 0 <= beta < 1.
     eps : float
@@ -260,7 +266,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    lr, betas, eps, amsgrad
+    lr, betas, eps, amsgrad, clip_norm, clip_value
         As in `Adam`.
     weight_decay : float
         >= 0.
