@@ -51,13 +51,18 @@ def _formulas_are_plain(app, what, name, obj, options, lines):
     lines[:] = "".join(parts).split("\n")
 
 
+def _mathml(formula, display="inline"):
+    # A bar of \lvert is no fence to latex2mathml: before an operator it would get an operator's spaces.
+    return converter.convert(formula.replace(r"\lvert", r"\left|").replace(r"\rvert", r"\right|"), display=display)
+
+
 def _inline(writer, node):
-    writer.body.append(converter.convert(node.astext()))
+    writer.body.append(_mathml(node.astext()))
     raise nodes.SkipNode
 
 
 def _displayed(writer, node):
-    writer.body.append(f"<div>{converter.convert(node.astext(), display='block')}</div>")
+    writer.body.append(f"<div>{_mathml(node.astext(), 'block')}</div>")
     raise nodes.SkipNode
 
 
