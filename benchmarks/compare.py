@@ -476,7 +476,7 @@ def plot(results: Sequence[dict[str, Any]], path: str, title: str) -> None:
 
     shown = [result for result in results if result.get("peers")]
     names = [name for name in TRAINERS if any(name in result["peers"] for result in shown) and name != "fastnn"]
-    figure = Figure(figsize=(1.5 + 1.4 * len(shown), 4.2), layout="constrained")
+    figure = Figure(figsize=(1.5 + 0.85 * len(shown), 4.2), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / max(1, len(names))
     for position, name in enumerate(names):
