@@ -279,7 +279,7 @@ class Cosine(_Falling):
 
     final + (lr - final) * (1 + cos(pi * t / steps)) / 2 for t < steps, then final. The formula of PyTorch's
     CosineAnnealingLR (Loshchilov and Hutter, "SGDR", 2017, equation 5, without restarts), which rises again
-    after `steps` where this one does not: with `final` 0 a later `fit` changes nothing any more.
+    after `steps` where this one does not: with `final` 0 a later `fit` changes nothing, and warns.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ import contextlib
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,7 @@ class Trainer:
     def run(self, last: int) -> None:
         """Train until `last` epochs are done, counted over all calls of `fit`, or until a callback says stop."""
         self._check_watched()
+        self._check_rate(last)
         model = self.model
         model.stop_training = False
         sample = self.feed.sample() if self.callbacks else None
@@ -170,6 +172,18 @@ class Trainer:
             look_for(callback.watched())
             if _may_add(callback):
                 break
+
+    def _check_rate(self, last: int) -> None:
+        """Warn where the schedule has come to 0, so that nothing would be learned."""
+        model = self.model
+        n_steps = (last - model.epoch) * self._steps_an_epoch
+        ends = (model.step, model.epoch), (model.step + n_steps - 1, last - 1)
+        if n_steps > 0 and not any(self.schedule.rate(step, epoch) for step, epoch in ends):
+            warnings.warn(
+                f"lr: got 0 for all of this fit, from epoch {model.epoch + 1} on, by {self.schedule}, "
+                "expected a rate > 0; model.optimizer = dataclasses.replace(model.optimizer, lr=...) gives another",
+                stacklevel=4,  # who called `fit`
+            )
 
     def _epochs_a_call(self, last: int) -> int:
         """Return how many epochs the next call may take: more than one where nobody wants to hear of each."""

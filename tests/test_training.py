@@ -191,3 +191,19 @@ def test_an_interrupt_counts_the_epochs_that_were_done(monkeypatch):
     assert model.step == 3 * model.epoch
     model.fit(*arrays(), epochs=30 - model.epoch, batch_size=32, verbose=False)
     same(model, alone)
+
+
+def test_a_fit_at_rate_0_is_warned_of(recwarn):
+    """Behind a cosine's end, as of a model that the command line trained, `fit` changed nothing and said nothing."""
+    model, steps = model_of(fastnn.Cosine(0.1, steps=6, unit="step")), 3
+    model.fit(*arrays(), epochs=6 // steps, verbose=False)
+    model.fit(*arrays(), epochs=0, verbose=False)
+    assert not recwarn.list
+    before = model.get_weights()[0]
+    with pytest.warns(UserWarning, match=r"^lr: got 0 .* from epoch 3 on, by Cosine\(.*expected a rate > 0") as told:
+        model.fit(*arrays(), epochs=2, verbose=False)
+    assert told[0].filename == __file__
+    np.testing.assert_array_equal(model.get_weights()[0], before)
+    model.optimizer = fastnn.Adam(0.1)
+    model.fit(*arrays(), epochs=1, verbose=False)
+    assert not recwarn.list
