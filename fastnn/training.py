@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fastnn.callbacks import Callback, Checkpoint, LambdaCallback
 from fastnn.feeds import Feed, InMemory, Order
-from fastnn.kernels import layout
+from fastnn.kernels import layout, shuffle_indices
 from fastnn.progress import ProgressBar
 from fastnn.schedules import Schedule, metric_to_watch
 from fastnn.sparse import Rows, SparseData
@@ -105,6 +105,8 @@ class Trainer:
                 begun.append(callback)
                 callback.on_train_begin()
             model.runtime.compile()
+            if self.shuffle:
+                shuffle_indices(np.empty(1, np.int64), 0, 0)  # compiled, too, before the first epoch is timed
             self._begin()
             silent = self.verbose in (0, False) or not sys.stderr.isatty()
             with ProgressBar(max(0, last - model.epoch) * self.feed.rows, silent) as bar:

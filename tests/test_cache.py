@@ -180,10 +180,17 @@ def test_other_processes_compile_what_they_are_dealt(wanted, want, tmp_path):
 
 FIRST_FIT = """
 import numpy as np
-from fastnn import Dense, Sequential
+from numba.core import event
+from fastnn import Callback, Dense, Sequential
 from fastnn.kernels import update, loss
+compiled = event.RecordingListener()
+class Listening(Callback):
+    def on_epoch_begin(self, epoch):
+        event.register("numba:compile", compiled)
 x, y = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
-Sequential([Dense(1)], loss="squared_error", optimizer="sgd").fit(x, y, epochs=1, verbose=False)
+model = Sequential([Dense(1)], loss="squared_error", optimizer="sgd")
+model.fit(x, y, epochs=1, batch_size=2, callbacks=[Listening()], verbose=False)
+assert not compiled.buffer, "while the epoch was timed"
 tasks = {**update.UPDATES, "value": loss.VALUE_LOSS, "class": loss.CLASS_LOSS}
 print([name for name, task in tasks.items() if not task.must_be_compiled(x.dtype)])
 """
