@@ -476,6 +476,11 @@ class Sequential:
 
         It counts in `step`, not in `epoch`: schedules whose unit is the epoch move on where you add 1 to `epoch`.
 
+        Parameters
+        ----------
+        x, y, sample_weight, class_weight
+            As in `fit`; no stream.
+
         Raises
         ------
         TypeError, ValueError
