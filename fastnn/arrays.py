@@ -364,25 +364,28 @@ def _as_labels(name: str, array: Array, units: int, first_row: int) -> npt.NDArr
     return contiguous(array, np.int64)
 
 
-def as_weights(sample_weight: Any, rows: int) -> npt.NDArray[np.float64]:
+def as_weights(name: str, value: Any, rows: int) -> npt.NDArray[np.float64]:
     """Return the weight of each row, or an empty array where all are 1.
 
     Parameters
     ----------
-    sample_weight : array-like (rows,) or None
+    name : str
+        The argument, for messages.
+    value : array-like (rows,) or None
         Finite, >= 0.
+    rows : int
 
     Raises
     ------
     TypeError, ValueError
         For a wrong type, length or range.
     """
-    if sample_weight is None:
+    if value is None:
         return np.empty(0)
-    array = as_numbers("sample_weight", sample_weight, f"{rows} weights")
+    array = as_numbers(name, value, f"{rows} weights")
     if array.shape != (rows,):
-        raise ValueError(f"sample_weight: got shape {array.shape}, expected ({rows},)")
-    return _check_weights("sample_weight", array)
+        raise ValueError(f"{name}: got shape {array.shape}, expected ({rows},)")
+    return _check_weights(name, array)
 
 
 def weighed_by_class(data: R, class_weight: Any, loss: Loss, units: int) -> R:

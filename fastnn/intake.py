@@ -51,7 +51,7 @@ class Intake:
         """Return what training and evaluation take their rows from; `prefix` is that of the arguments' names."""
         if not is_read_by_blocks(x) or self._keeps_sparse(x):
             return InMemory(self.batch(x, y, sample_weight, prefix))
-        y, sample_weight = self.on_host(f"{prefix}y", y), self.on_host("sample_weight", sample_weight)
+        y, sample_weight = self.on_host(f"{prefix}y", y), self.on_host(f"{prefix}sample_weight", sample_weight)
         stream = self._stream(x, y, sample_weight, prefix)
         if not stream.has_target:
             if not isinstance(x, Stream):
@@ -72,7 +72,7 @@ class Intake:
             return self._dense(x, y, sample_weight, prefix, 0)
         samples = self._sparse_samples(x, prefix)
         labels, targets = self._targets(y, samples.rows, prefix, 0)
-        weights = as_weights(sample_weight, samples.rows)
+        weights = self._weights(sample_weight, samples.rows, prefix)
         return samples._replace(labels=labels, targets=targets, weights=weights)
 
     def samples(self, x: Any) -> Rows:
@@ -98,8 +98,7 @@ class Intake:
         samples, bytes_ = self._samples(x, prefix, first_row)
         rows = max(len(samples), len(bytes_))
         labels, targets = self._targets(y, rows, prefix, first_row)
-        weights = as_weights(self.on_host("sample_weight", sample_weight), rows)
-        return Data(samples, bytes_, labels, targets, weights)
+        return Data(samples, bytes_, labels, targets, self._weights(sample_weight, rows, prefix))
 
     def _samples(self, x: Any, prefix: str, first_row: int) -> tuple[Array, npt.NDArray[np.uint8]]:
         network, name = self.network, f"{prefix}x"
@@ -125,6 +124,10 @@ class Intake:
         network, name = self.network, f"{prefix}y"
         y = self.on_host(name, y)
         return as_targets(name, y, rows, network.loss, network.units, network.dtype, self.check_finite, first_row)
+
+    def _weights(self, sample_weight: Any, rows: int, prefix: str) -> npt.NDArray[np.float64]:
+        name = f"{prefix}sample_weight"
+        return as_weights(name, self.on_host(name, sample_weight), rows)
 
     def _balanced(self, stream: Stream) -> Array:
         """Read the targets of a stream and return the balanced weight of each class."""
@@ -173,10 +176,9 @@ def _samples(
 def _as_stream(x: Any, y: Any, sample_weight: Any, prefix: str = "") -> Stream:
     """Return a stream for a stream, or for arrays that are read block by block."""
     if not isinstance(x, Stream):
-        return array_stream(x, y, sample_weight, (f"{prefix}x", f"{prefix}y", "sample_weight"))
-    for name, argument, value in ((f"{prefix}y", "target", y), ("sample_weight", "sample_weight", sample_weight)):
+        return array_stream(x, y, sample_weight, (f"{prefix}x", f"{prefix}y", f"{prefix}sample_weight"))
+    for name, argument, value in (("y", "target", y), ("sample_weight", "sample_weight", sample_weight)):
         if value is not None:
-            raise TypeError(
-                f"{name}: got {type(value).__name__} beside a stream, expected fastnn.stream(..., {argument}=...)"
-            )
+            got = f"{prefix}{name}: got {type(value).__name__} beside a stream"
+            raise TypeError(f"{got}, expected fastnn.stream(..., {argument}=...)")
     return x

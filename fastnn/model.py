@@ -356,7 +356,8 @@ class Sequential:
             if isinstance(validation_data, Stream):
                 validation_data = (validation_data, None)
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-                raise ValueError("validation_data: expected (x, y) or (x, y, sample_weight), or a stream")
+                expected = "(x, y) or (x, y, sample_weight), or a stream"
+                raise ValueError(f"validation_data: got {shown(validation_data)}, expected {expected}")
             xv, yv, wv = (*validation_data, None)[:3]
             validation = intake.feed(xv, yv, wv, prefix="validation_")
         elif share > 0.0:

@@ -177,13 +177,13 @@ CALLS = {
         "labels",
         lambda m: m.fit(X, LABELS, validation_data=X),
         ValueError,
-        "validation_data: expected (x, y) (x, y, sample_weight)",
+        "validation_data: got [[ expected (x, y) (x, y, sample_weight)",
     ),
     "validation of one": (
         "labels",
         lambda m: m.fit(X, LABELS, validation_data=(X,)),
         ValueError,
-        "validation_data: expected (x, y)",
+        "validation_data: got ( expected (x, y)",
     ),
     "validation of another width": (
         "labels",
@@ -213,7 +213,7 @@ CALLS = {
         "labels",
         lambda m: m.fit(X, LABELS, validation_data=(X, LABELS, np.ones(3))),
         ValueError,
-        "sample_weight: got shape (3,) expected (12,)",
+        "validation_sample_weight: got shape (3,) expected (12,)",
     ),
     "a word for a callback": (
         "labels",
