@@ -13,7 +13,7 @@ import numpy as np
 
 from fastnn.kernels._errors import check_flag, check_number, shown, unknown_name
 
-__all__ = ["check_flag", "check_number", "check_path", "check_range", "needed", "shown", "unknown_name"]
+__all__ = ["check_field", "check_flag", "check_number", "check_path", "check_range", "needed", "shown", "unknown_name"]
 
 
 def needed(name: str, purpose: str, command: str) -> Any:
@@ -29,6 +29,17 @@ def needed(name: str, purpose: str, command: str) -> Any:
     except ImportError as error:
         package = name.split(".")[0]
         raise ImportError(f"{package} is not installed ({error}), expected it for {purpose}: {command}") from None
+
+
+def check_field(owner: object, name: str, **limits: Any) -> None:
+    """Replace a number of a dataclass, which may be frozen, by the plain one that it is; see `check_number`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `check_number`.
+    """
+    object.__setattr__(owner, name, check_number(name, getattr(owner, name), **limits))
 
 
 def check_range(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import check_number, shown, unknown_name
+from fastnn._errors import check_field, check_number, shown, unknown_name
 
 __all__ = ["NAMES", "Initializer", "as_initializer", "default_for", "initialize"]
 
@@ -125,7 +125,7 @@ class Initializer:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.name not in _DRAWS:
             raise unknown_name("initializer", self.name, NAMES)
-        object.__setattr__(self, "gain", check_number("gain", self.gain, low=0, low_open=True))
+        check_field(self, "gain", low=0, low_open=True)
 
 
 def default_for(activation: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import check_flag, check_number, shown, unknown_name
+from fastnn._errors import check_field, check_flag, check_number, shown, unknown_name
 from fastnn.activations import check_activation
 from fastnn.initializers import Initializer, as_initializer
 from fastnn.kernels.dropout import MOST_DROPPED
@@ -63,13 +63,13 @@ class Dense(Layer):
     l2: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "units", check_number("units", self.units, low=1, integer=True))
+        check_field(self, "units", low=1, integer=True)
         object.__setattr__(self, "activation", check_activation(self.activation))
         object.__setattr__(self, "use_bias", check_flag("use_bias", self.use_bias))
         as_initializer(self.kernel_initializer, str(self.activation))
         for name in ("l1", "l2"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), low=0.0)
+                check_field(self, name, low=0.0)
 
 
 def check_dropout_rate(name: str, value: Any) -> float:

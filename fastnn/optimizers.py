@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn import schedules
-from fastnn._errors import check_flag, check_number, check_range, shown, unknown_name
+from fastnn._errors import check_field, check_flag, check_number, check_range, shown, unknown_name
 from fastnn.kernels import update
 from fastnn.schedules import Schedule, as_schedule
 
@@ -42,10 +42,11 @@ class Optimizer(_Clipping):
     code: ClassVar[int]
 
     def __post_init__(self) -> None:
-        self.schedule  # noqa: B018, an `lr` that is none is refused
+        if not isinstance(self.lr, Schedule):
+            object.__setattr__(self, "lr", self.schedule.rate(0, 0))  # an `lr` that is none is refused
         for name in ("clip_norm", "clip_value"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), low=0.0, low_open=True)
+                check_field(self, name, low=0.0, low_open=True)
         for item in fields(self):
             if isinstance(item.default, bool):
                 object.__setattr__(self, item.name, check_flag(item.name, getattr(self, item.name)))
@@ -124,7 +125,7 @@ class SGD(Optimizer):
     code: ClassVar[int] = update.SGD
 
     def _check(self) -> None:
-        check_number("momentum", self.momentum, low=0.0, high=1.0, high_open=True)
+        check_field(self, "momentum", low=0.0, high=1.0, high_open=True)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: got True with momentum 0, expected a momentum > 0 beside it")
 
@@ -157,7 +158,7 @@ class AdaGrad(Optimizer):
     code: ClassVar[int] = update.ADAGRAD
 
     def _check(self) -> None:
-        check_number("eps", self.eps, low=0.0)
+        check_field(self, "eps", low=0.0)
 
     @property
     def slots(self) -> tuple[str | None, str | None, str | None]:
@@ -197,9 +198,9 @@ class RMSprop(Optimizer):
     code: ClassVar[int] = update.RMSPROP
 
     def _check(self) -> None:
-        check_number("alpha", self.alpha, low=0.0, high=1.0, high_open=True)
-        check_number("eps", self.eps, low=0.0)
-        check_number("momentum", self.momentum, low=0.0, high=1.0, high_open=True)
+        check_field(self, "alpha", low=0.0, high=1.0, high_open=True)
+        check_field(self, "eps", low=0.0)
+        check_field(self, "momentum", low=0.0, high=1.0, high_open=True)
 
     @property
     def slots(self) -> tuple[str | None, str | None, str | None]:
@@ -248,7 +249,7 @@ class Adam(Optimizer):
         super().__post_init__()
 
     def _check(self) -> None:
-        check_number("eps", self.eps, low=0.0)
+        check_field(self, "eps", low=0.0)
 
     @property
     def slots(self) -> tuple[str | None, str | None, str | None]:
@@ -277,7 +278,7 @@ class AdamW(Adam):
 
     def _check(self) -> None:
         super()._check()
-        check_number("weight_decay", self.weight_decay, low=0.0)
+        check_field(self, "weight_decay", low=0.0)
 
     @property
     def weight_decay_rate(self) -> float:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import check_number, shown, unknown_name
+from fastnn._errors import check_field, check_number, shown, unknown_name
 
 __all__ = [
     "Constant",
@@ -125,10 +125,6 @@ class Schedule(ABC):
         plain = (bool, int, float, str, type(None))
         return {"name": name} | {key: each if isinstance(each, plain) else shown(each) for key, each in values.items()}
 
-    def _check(self, name: str, **limits: Any) -> None:
-        """Replace a field by the plain number that it is, or raise; dataclasses may be frozen."""
-        object.__setattr__(self, name, check_number(name, getattr(self, name), **limits))
-
 
 class _Falling(Schedule):
     """A rate that starts at `lr` and is a function of one counter, the epoch or the step as `unit` says."""
@@ -147,7 +143,7 @@ class _Falling(Schedule):
         return np.full(n_steps, self.at(epoch))
 
     def _check_lr_and_unit(self) -> None:
-        self._check("lr", low=0, low_open=True)
+        check_field(self, "lr", low=0, low_open=True)
         if self.unit not in ("epoch", "step"):
             raise unknown_name("unit", self.unit, ("epoch", "step"))
 
@@ -165,7 +161,7 @@ class Constant(Schedule):
     lr: float
 
     def __post_init__(self) -> None:
-        self._check("lr", low=0, low_open=True)
+        check_field(self, "lr", low=0, low_open=True)
 
     def rates(self, step: int, epoch: int, n_steps: int) -> Rates:
         """Return lr for every step."""
@@ -198,8 +194,8 @@ class StepDecay(_Falling):
 
     def __post_init__(self) -> None:
         self._check_lr_and_unit()
-        self._check("factor", low=0, low_open=True)
-        self._check("every", low=1, integer=True)
+        check_field(self, "factor", low=0, low_open=True)
+        check_field(self, "every", low=1, integer=True)
 
     def at(self, t: int) -> float:
         """Return lr * factor^floor(t / every)."""
@@ -231,8 +227,8 @@ class Exponential(_Falling):
 
     def __post_init__(self) -> None:
         self._check_lr_and_unit()
-        self._check("decay", low=0, low_open=True)
-        self._check("every", low=1, integer=True)
+        check_field(self, "decay", low=0, low_open=True)
+        check_field(self, "every", low=1, integer=True)
 
     def at(self, t: int) -> float:
         """Return lr * decay^(t / every)."""
@@ -265,8 +261,8 @@ class InverseTime(_Falling):
 
     def __post_init__(self) -> None:
         self._check_lr_and_unit()
-        self._check("decay", low=0, low_open=True)
-        self._check("every", low=1, integer=True)
+        check_field(self, "decay", low=0, low_open=True)
+        check_field(self, "every", low=1, integer=True)
 
     def at(self, t: int) -> float:
         """Return lr / (1 + decay * t / every)."""
@@ -300,8 +296,8 @@ class Cosine(_Falling):
 
     def __post_init__(self) -> None:
         self._check_lr_and_unit()
-        self._check("steps", low=1, integer=True)
-        self._check("final", low=0)
+        check_field(self, "steps", low=1, integer=True)
+        check_field(self, "final", low=0)
 
     def at(self, t: int) -> float:
         """Return final + (lr - final) * (1 + cos(pi * t / steps)) / 2, from t = steps on final."""
@@ -353,12 +349,12 @@ class ReduceOnPlateau(Schedule):
     _cooling: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
-        self._check("lr", low=0, low_open=True)
-        self._check("factor", low=0, high=1, low_open=True, high_open=True)
-        self._check("patience", low=0, integer=True)
-        self._check("min_delta", low=0)
-        self._check("cooldown", low=0, integer=True)
-        self._check("min_lr", low=0, high=self.lr)
+        check_field(self, "lr", low=0, low_open=True)
+        check_field(self, "factor", low=0, high=1, low_open=True, high_open=True)
+        check_field(self, "patience", low=0, integer=True)
+        check_field(self, "min_delta", low=0)
+        check_field(self, "cooldown", low=0, integer=True)
+        check_field(self, "min_lr", low=0, high=self.lr)
         resolve_mode(self.monitor, self.mode)
         self._now = self.lr
 
@@ -445,7 +441,7 @@ class Warmup(Schedule):
         object.__setattr__(self, "schedule", as_schedule(self.schedule))
         if isinstance(self.schedule, Warmup):
             raise ValueError(f"schedule: got {shown(self.schedule)}, expected a schedule without a warm-up")
-        self._check("steps", low=1, integer=True)
+        check_field(self, "steps", low=1, integer=True)
 
     def rates(self, step: int, epoch: int, n_steps: int) -> Rates:
         """Return the rates of the schedule behind, scaled; see `Schedule.rates`."""

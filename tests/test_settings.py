@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import pickle
 import re
@@ -261,6 +262,22 @@ def test_copies_carry_no_training_data_and_no_callbacks(data):
     fit(restored, data)
     fit(model, data)
     assert weight_bytes(restored) == weight_bytes(model)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: fastnn.SGD(number, momentum=number),
+        lambda number: fastnn.AdaGrad(eps=number, clip_norm=number),
+        lambda number: fastnn.RMSprop(alpha=number, eps=number, clip_value=number),
+        lambda number: fastnn.AdamW(betas=(number, number), eps=number, weight_decay=number),
+        lambda number: Dense(2, l1=number, l2=number),
+    ],
+)
+def test_numbers_of_numpy_become_plain_ones(make):
+    made = make(np.float32(0.25))
+    assert repr(made) == repr(make(0.25))
+    assert json.loads(json.dumps(made.config())) == make(0.25).config()
 
 
 @pytest.mark.parametrize("name", ["lr", "learning_rate"])

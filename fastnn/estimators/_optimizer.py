@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnn._errors import check_number
+from fastnn._errors import check_field
 from fastnn.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
 from fastnn.schedules import Schedule
 
@@ -24,7 +24,7 @@ class _Momentum(SGD):
     """Stochastic gradient descent that takes a momentum of 1 too, as scikit-learn does."""
 
     def _check(self) -> None:
-        check_number("momentum", self.momentum, low=0.0, high=1.0)
+        check_field(self, "momentum", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
