@@ -22,22 +22,16 @@ from fastnn.kernels import update
 from fastnn.schedules import Schedule, as_schedule
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Clipping:
-    """What all optimizers take besides their own parameters."""
-
-    clip_norm: float | None = None
-    clip_value: float | None = None
-
-
 @dataclass(frozen=True)
-class Optimizer(_Clipping):
+class Optimizer:
     """An optimizer.
 
     Every one takes `lr` and, by keyword, `clip_norm` and `clip_value`, as `SGD` says.
     """
 
-    lr: float | Schedule = field(default=0.01)
+    clip_norm: float | None = field(default=None, kw_only=True)
+    clip_value: float | None = field(default=None, kw_only=True)
+    lr: float | Schedule = 0.01
     name: ClassVar[str]
     code: ClassVar[int]
 
