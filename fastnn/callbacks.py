@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn._errors import check_flag, check_number, check_path, needed, shown
-from fastnn.schedules import Schedule, metric_to_watch, resolve_mode, worst
+from fastnn.schedules import Schedule, improves, metric_to_watch, resolve_mode, worst
 
 if TYPE_CHECKING:
     from fastnn.arrays import Data
@@ -157,7 +157,7 @@ class EarlyStopping(Callback):
     patience : int
         Epochs without improvement that are waited for, >= 0.
     min_delta : float
-        Smallest change that counts as an improvement, >= 0.
+        By how much more than this a value must beat the best so far to be an improvement, >= 0, in its own unit.
     mode : {"auto", "min", "max"}
         Whether less or more is better; "auto" takes more for accuracy, R2, AUC, F1, precision and recall, and for what
         ends in "score", else less.
@@ -201,9 +201,8 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         value = metric_to_watch(logs, self.monitor)
-        gain = value - self.best if self.mode == "max" else self.best - value
         self.seen = epoch + 1
-        if gain > self.min_delta:
+        if improves(value, self.best, self.mode, self.min_delta):
             self.best, self.best_epoch, self.waited = value, epoch, 0
             if self.restore_best_weights:
                 self._best_params = self.model.parameters_vector().copy()
@@ -343,7 +342,7 @@ class Checkpoint(Callback):
             if kind.partition("-")[0] == type(self).__name__
             and all(state.get(name, own[name]) == own[name] for name in ("name", "monitor", "mode"))
         ]
-        return max(known, default=-math.inf) if self.mode == "max" else min(known, default=math.inf)
+        return (max if self.mode == "max" else min)(known, default=worst(self.mode))
 
     def watched(self) -> str | None:
         return self.monitor if self.save_best_only else None
@@ -352,7 +351,7 @@ class Checkpoint(Callback):
         before, now = self.best, time.monotonic()
         if self.save_best_only:
             value = metric_to_watch(logs, self.monitor)
-            if not (value > self.best if self.mode == "max" else value < self.best):
+            if not improves(value, self.best, self.mode):
                 return
             self.best = value
         elif (epoch + 1) % self.every or now - self._saved_at < self.every_seconds:

@@ -36,6 +36,7 @@ __all__ = [
     "Warmup",
     "as_schedule",
     "from_config",
+    "improves",
     "metric_to_watch",
     "resolve_mode",
     "worst",
@@ -324,7 +325,7 @@ class ReduceOnPlateau(Schedule):
     patience : int
         Epochs without improvement that are put up with, >= 0.
     min_delta : float
-        How much better than the best so far counts as an improvement, >= 0, in the metric's unit.
+        By how much more than this a value must beat the best so far to be an improvement, >= 0, in its own unit.
     cooldown : int
         Epochs after a reduction that do not count, >= 0.
     min_lr : float
@@ -378,11 +379,10 @@ class ReduceOnPlateau(Schedule):
 
     def _improved(self, value: float) -> bool:
         """Remember `value` if it is the best so far by more than `min_delta`."""
-        sign = -1.0 if resolve_mode(self.monitor, self.mode) == "max" else 1.0
-        best = sign * math.inf if self._best is None else self._best
-        better = sign * value < sign * best - self.min_delta
+        mode = resolve_mode(self.monitor, self.mode)
+        better = improves(value, worst(mode) if self._best is None else self._best, mode, self.min_delta)
         if better:
-            self._best = float(value)
+            self._best = value
         return better
 
     def watched(self) -> str:
@@ -574,6 +574,11 @@ def resolve_mode(monitor: str, mode: str) -> str:
 def worst(mode: str) -> float:
     """Return what every number improves on, in a mode of `resolve_mode`."""
     return -math.inf if mode == "max" else math.inf
+
+
+def improves(value: float, best: float, mode: str, min_delta: float = 0.0) -> bool:
+    """Whether a value is better than the best so far, by more than `min_delta`; NaN is not."""
+    return value > best + min_delta if mode == "max" else value < best - min_delta
 
 
 def metric_to_watch(logs: Mapping[str, float], monitor: str) -> float:
