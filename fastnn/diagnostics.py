@@ -143,9 +143,7 @@ class GradientFlow(Callback):
             self._clear()
             self._whose = self.model
             stages = self.model.network.stages
-            self._stages = [
-                i for i, stage in enumerate(stages) if stage.dense is not None or stage.activation != "identity"
-            ]
+            self._stages = [i for i, stage in enumerate(stages) if stage.computes]
             self.layers = [stages[i].name for i in self._stages]
             self._activations = [stages[i].activation for i in self._stages]
         self._probe = _probe(self.data, self.rows)

@@ -630,11 +630,7 @@ class Sequential:
             chosen = np.linspace(0, data.rows - 1, min(rows, data.rows)).astype(np.int64)
             data = data.dense(chosen) if isinstance(data, SparseData) else data.on_host().at(chosen)
         data = data._replace(targets=np.zeros((data.rows, network.units), self.dtype))
-        numbered = [
-            (number, stage)
-            for number, stage in enumerate(network.stages)
-            if stage.dense is not None or stage.activation != "identity"
-        ]
+        numbered = [(number, stage) for number, stage in enumerate(network.stages) if stage.computes]
         with runtime.alone:
             runtime.gradient(data, self.step, False, external=True)
             return {stage.name: runtime.activations(number, data.rows)[0].copy() for number, stage in numbered}

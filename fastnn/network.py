@@ -110,6 +110,11 @@ class Stage:
         return f"layer {self.layer} ({kind}, {self.units}{activation})"
 
     @property
+    def computes(self) -> bool:
+        """Whether it does more than dropout, so that its outputs are worth a look."""
+        return self.dense is not None or self.activation != "identity"
+
+    @property
     def keep(self) -> int:
         """What is kept besides the output for the backward pass (see `kernels/layout.py`)."""
         code = formulas.CODES[self.activation]
