@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +34,18 @@ REPORT_STEPS = 8192
 
 _NO_ORDER: Order = np.empty(0, np.int64)
 
-Snapshot = tuple[Any, ...]
-"""What training can go back to: weights, optimizer state, counters, and the states of schedule and callbacks."""
-
 TrainingCalls = Callable[[Order, int, int, int, npt.NDArray[np.float64], npt.NDArray[np.float64]], None]
 """Steps on the same data: of an order, from a place in it, so many rows, from a step, at rates, into a report."""
+
+
+class Snapshot(NamedTuple):
+    """What training can go back to: weights and optimizer state, counters, the states of schedule and callbacks."""
+
+    arrays: tuple[Any, Any]
+    step: int
+    epoch: int
+    schedule: dict[str, Any]
+    callbacks: list[dict[str, Any]]
 
 
 class TrainingDiverged(ArithmeticError):
@@ -108,7 +115,7 @@ class Trainer:
             if self.shuffle:
                 shuffle_indices(np.empty(1, np.int64), 0, 0)  # compiled, too, before the first epoch is timed
             self._begin()
-            silent = self.verbose in (0, False) or not sys.stderr.isatty()
+            silent = not self.verbose or not sys.stderr.isatty()
             with ProgressBar(max(0, last - model.epoch) * self.feed.rows, silent) as bar:
                 try:
                     self._epochs(last, bar)
@@ -141,7 +148,7 @@ class Trainer:
         """Make ready for epochs with the model's optimizer as it is now."""
         model = self.model
         self._optimizer, self.schedule = model.optimizer, model.optimizer.schedule
-        self._good = (*self._good[:3], self.schedule.state(), self._good[-1])
+        self._good = self._good._replace(schedule=self.schedule.state())
         self._calls = None
         model.runtime.keep_data(True)
         if isinstance(self.feed, InMemory):
@@ -312,14 +319,14 @@ class Trainer:
     def _snapshot(self) -> Snapshot:
         runtime, model = self.model.runtime, self.model
         states = [callback.state() for callback in self.callbacks]
-        return runtime.snapshot(), model.step, model.epoch, self.schedule.state(), states
+        return Snapshot(runtime.snapshot(), model.step, model.epoch, self.schedule.state(), states)
 
     def _go_back(self, to: Snapshot) -> None:
         model = self.model
-        weights, model.step, model.epoch, schedule, states = to
-        model.runtime.restore(weights)
-        self.schedule.restore(schedule)
-        for callback, state in zip(self.callbacks, states, strict=True):
+        model.step, model.epoch = to.step, to.epoch
+        model.runtime.restore(to.arrays)
+        self.schedule.restore(to.schedule)
+        for callback, state in zip(self.callbacks, to.callbacks, strict=True):
             if state:
                 callback.restore(state)
             else:
