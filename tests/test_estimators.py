@@ -1020,6 +1020,16 @@ def test_a_schedule_watches_the_score():
         assert schedule.rate(0, 0) == 0.01, "the parameter is left as it was given"
 
 
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_number_that_no_epoch_has_is_refused_before_training(early_stopping):
+    x, y = make_data("values")
+    schedule = fastnn.Warmup(fastnn.ReduceOnPlateau(0.01, monitor="val_accuracy"), steps=2)
+    model = fastnn.MLPRegressor("huber", 5, learning_rate=schedule, early_stopping=early_stopping)
+    with pytest.raises(ValueError, match=r"^monitor: got 'val_accuracy', expected one of 'loss'"):
+        model.fit(x, y)
+    assert not hasattr(model, "coefs_")
+
+
 def test_larger_scores_are_better():
     """A score that rises leaves the rate alone, without a mode."""
     assert [resolve_mode(name, "auto") for name in ("val_score", "score", "val_loss")] == ["max", "max", "min"]

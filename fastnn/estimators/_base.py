@@ -32,7 +32,7 @@ from fastnn.estimators._optimizer import STOCHASTIC, Steps
 from fastnn.estimators._samples import Samples
 from fastnn.layers import check_dropout_rate
 from fastnn.losses import Loss
-from fastnn.schedules import Schedule
+from fastnn.schedules import Schedule, metric_name
 
 Array = npt.NDArray[Any]
 
@@ -261,6 +261,8 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
                     )
         elif self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
+        elif isinstance(self.learning_rate, Schedule) and (watched := self.learning_rate.watched()) is not None:
+            metric_name(self._watchable(), watched)
         if any(part is not None for part in validation):
             if validation[0] is None or validation[1] is None:
                 raise ValueError("X_val, y_val: got one without the other, expected both")
@@ -577,6 +579,12 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
             print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
         self._update_no_improvement_count(held)
         self._optimizer.end_epoch(self.t_, self._logs(held))
+
+    def _watchable(self) -> list[str]:
+        """Return the names of what `_logs` may hold."""
+        if not self.early_stopping:
+            return ["loss"]
+        return list(dict.fromkeys(["loss", "val_score", "val_loss", f"val_{self._score_name or 'score'}"]))
 
     def _logs(self, held: Held | None) -> dict[str, float]:
         """Return what a schedule may watch; the loss of the rows held out only where it does, since it takes time."""
