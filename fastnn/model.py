@@ -392,13 +392,16 @@ class Sequential:
         dict
             The loss includes the penalty. R2 is 1 - sum (y - t)^2 / sum (t - mean t)^2, the mean over
             outputs.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For bad input, or a model that has no weights yet.
         """
         return self.evaluate_feed(self._intake.feed(x, y, sample_weight))
 
     def predict(self, x: Any, *, training: bool = False) -> Array:
-        """Return the outputs of the last layer, shape (rows, outputs).
-
-        They are values, logits, or, after a softmax or sigmoid, probabilities.
+        """Return the outputs of the last layer: values, logits, or, after a softmax or sigmoid, probabilities.
 
         Parameters
         ----------
@@ -408,6 +411,11 @@ class Sequential:
             Whether dropout works, with the mask of the next step, which differs from row to row: all rows, which no
             stream brings then, are one batch. So a loss of one's own has the outputs that ``backward(training=True)``
             goes back from, and rows that are repeated have outputs whose spread is Monte Carlo dropout's.
+
+        Returns
+        -------
+        array (rows, outputs)
+            Of the model's dtype.
 
         Raises
         ------
@@ -433,17 +441,22 @@ class Sequential:
         return out
 
     def predict_proba(self, x: Any, *, training: bool = False) -> Array:
-        """Return class probabilities, shape (rows, classes); for "binary_cross_entropy" the probability of each output.
+        """Return the probability of each class; for "binary_cross_entropy" that of each output.
 
         Parameters
         ----------
         x, training
             As in `predict`.
 
+        Returns
+        -------
+        array (rows, outputs)
+            Of the model's dtype.
+
         Raises
         ------
-        ValueError
-            If the model's loss is not a cross entropy.
+        TypeError, ValueError
+            As `predict`; ValueError also where the model's loss is not a cross entropy.
         """
         if self.loss.folds is None:
             raise ValueError(
@@ -455,12 +468,22 @@ class Sequential:
         return out
 
     def predict_class(self, x: Any) -> npt.NDArray[np.int64]:
-        """Return the most likely class of each row, shape (rows,); for "binary_cross_entropy" 0 or 1 of each output.
+        """Return the most likely class of each row; for "binary_cross_entropy" 0 or 1 for each output.
+
+        Parameters
+        ----------
+        x
+            As in `predict`.
+
+        Returns
+        -------
+        array of int64 (rows,)
+            Under "binary_cross_entropy" (rows, outputs), where there are several outputs.
 
         Raises
         ------
-        ValueError
-            If the model's loss is not a cross entropy.
+        TypeError, ValueError
+            As `predict_proba`.
         """
         probabilities = self.predict_proba(x)
         if self.loss.folds == "softmax":
@@ -481,6 +504,11 @@ class Sequential:
         ----------
         x, y, sample_weight, class_weight
             As in `fit`; no stream.
+
+        Returns
+        -------
+        dict
+            "loss", the penalty included, and "accuracy" where the loss is one of classes.
 
         Raises
         ------
@@ -520,7 +548,13 @@ class Sequential:
         Returns
         -------
         (float, list of arrays)
-            Where all weights are 0 the mean is NaN, as in `train_on_batch`, and the gradient that of the penalties.
+            Where all sample weights are 0 the loss is NaN, as in `train_on_batch`, and the gradient that of the
+            penalties. The arrays have the shapes and dtype of `get_weights`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For bad input.
         """
         check_flag("training", training)
         network = self._network_for(x)
@@ -549,7 +583,8 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            For another number of arrays, another shape, or NaN or infinity; no step is taken.
+            For another number of arrays, another shape, or NaN or infinity, or a model that has no weights yet; no step
+            is taken.
 
         Examples
         --------
@@ -587,7 +622,12 @@ class Sequential:
         Returns
         -------
         (array (rows, inputs), list of arrays)
-            Of the outputs alone, without penalties.
+            Of the outputs alone, without penalties; in the model's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For bad input, or a model that has no weights yet.
         """
         check_flag("training", training)
         data = self._intake.samples(x)
@@ -622,6 +662,12 @@ class Sequential:
         Returns
         -------
         dict of str to array (rows, units)
+            Of the model's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For bad input, or a model that has no weights yet.
         """
         network, runtime = self.network, self.runtime
         data = self._intake.samples(x)
@@ -636,18 +682,25 @@ class Sequential:
             return {stage.name: runtime.activations(number, data.rows)[0].copy() for number, stage in numbered}
 
     def get_weights(self) -> list[Array]:
-        """Return copies of the weights [W0, b0, W1, b1, ...]; W is (inputs, units)."""
+        """Return copies of the weights [W0, b0, W1, b1, ...] in the model's dtype; W is (inputs, units), b (units,).
+
+        A layer without bias has no b. Raises ValueError if the model has no weights yet.
+        """
         return [weight.copy() for weight in self.network.views(self.runtime.params)]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Set the weights from arrays like those of `get_weights`.
 
-        One array will do: of all numbers one behind the other, or like `parameters_vector`.
+        Parameters
+        ----------
+        weights : sequence of array-like, or array (P,)
+            [W0, b0, W1, b1, ...], or all of them in one array, as in `apply_gradients`.
 
         Raises
         ------
-        ValueError
-            For another number of arrays, another shape, or NaN or infinity; nothing is changed.
+        TypeError, ValueError
+            For another number of arrays, another shape, or NaN or infinity, or a model that has no weights yet; nothing
+            is changed.
         """
         taken = like_weights(self._intake, "weights", weights)
         for new, old in zip(taken, self.network.views(self.runtime.params), strict=True):
@@ -663,6 +716,15 @@ class Sequential:
         seed : int, optional
             Another seed: of the dropout masks and shuffles to come and, without `weights`, of the initial weights.
             ``[model.clone(weights=False, seed=s) for s in range(5)]`` is an ensemble.
+
+        Returns
+        -------
+        Sequential
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a flag that is none, or a seed out of range.
         """
         number = self.seed if seed is None else _check_seed(seed)
         if check_flag("weights", weights) and self._runtime is not None:
