@@ -24,7 +24,8 @@ from fastnn.progress import ProgressBar
 
 __all__ = ["GradientFlow"]
 
-Rows = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.float64]
+"""One for each layer."""
 
 VANISHING = 1e-3
 """Smallest healthy gradient of a layer, as a share of the last layer's (root mean square over the weights).
@@ -217,6 +218,11 @@ class GradientFlow(Callback):
 
     # What it says.
 
+    def _numbers(self, record: int) -> dict[str, Numbers]:
+        if not self.epoch:
+            raise ValueError("GradientFlow: has measured nothing yet, expected a call of fit with it first")
+        return {name: np.array(values[record]) for name, values in self.history.items()}
+
     def problems(self, record: int = -1) -> dict[str, list[int]]:
         """Return which layers are ill, as places in `layers`, for each ailment that occurs; empty when healthy.
 
@@ -246,9 +252,7 @@ class GradientFlow(Callback):
         IndexError
             If there are fewer measurements.
         """
-        if not self.epoch:
-            raise ValueError("GradientFlow: has measured nothing yet, expected a call of fit with it first")
-        now = {name: np.array(values[record]) for name, values in self.history.items()}
+        now = self._numbers(record)
         rms, spread = now["gradient_rms"], now["spread"]
         n_layers = len(self.layers)
         hidden = np.arange(n_layers) < n_layers - 1
@@ -290,7 +294,7 @@ class GradientFlow(Callback):
         return [self._sentence(kind, layers, record) for kind, layers in self.problems(record).items()]
 
     def _sentence(self, kind: str, ill: Sequence[int], record: int) -> str:
-        now = {name: np.array(values[record]) for name, values in self.history.items()}
+        now = self._numbers(record)
         where = self._where(ill)
         untrained = self.epoch[record] == 0  # no learning rate did it then
         if kind == "not finite":
@@ -331,7 +335,7 @@ class GradientFlow(Callback):
             f"the probe, so that no gradient passes them; {helps}."
         )
 
-    def _not_finite(self, ill: Sequence[int], mean: Rows, record: int) -> str:
+    def _not_finite(self, ill: Sequence[int], mean: Numbers, record: int) -> str:
         """Name the first place that it stands in: all behind that has it, too, and so have the gradients before."""
         if self._spoilt[record]:
             return f"NaN or infinity in {self._spoilt[record]}; take out the rows that have it, or fill them in."
@@ -346,7 +350,7 @@ class GradientFlow(Callback):
         helps = f"scale {scaled} or start from smaller weights" if untrained else _SLOWER
         return f"NaN or infinity in {where}; {helps}."
 
-    def _vanishing(self, ill: Sequence[int], where: str, rms: Rows) -> str:
+    def _vanishing(self, ill: Sequence[int], where: str, rms: Numbers) -> str:
         worst = min(ill, key=lambda i: float(rms[i]))
         share = rms[worst] / rms[np.isfinite(rms)][-1]
         curved = [name for name in _TWO_SIDED if name in self._activations[:-1]]  # every layer lies before the output
@@ -356,7 +360,7 @@ class GradientFlow(Callback):
             f"below {VANISHING:g}; use {helps} or fewer layers."
         )
 
-    def _exploding(self, ill: Sequence[int], where: str, now: dict[str, Rows], record: int) -> str:
+    def _exploding(self, ill: Sequence[int], where: str, now: dict[str, Numbers], record: int) -> str:
         """Name the first of the three reasons that holds: the step, the gradient, the signal."""
         rms, step, spread = (np.nan_to_num(now[name]) for name in ("gradient_rms", "step", "spread"))
         last = now["gradient_rms"][np.isfinite(now["gradient_rms"])][-1]
@@ -403,14 +407,13 @@ class GradientFlow(Callback):
         ValueError, IndexError
             As `problems`.
         """
-        if not self.epoch:
-            raise ValueError("GradientFlow: has measured nothing yet, expected a call of fit with it first")
+        now = self._numbers(record)
         width = max((len(name) for name in self.layers), default=0)
         columns = ("gradient_norm", "weight_norm", "ratio", "mean", "std", "saturated", "dead")
         titles = ("|dW|", "|W|", "|dW|/|W|", "mean", "std", "saturated", "dead")
         lines = [f"{f'after epoch {self.epoch[record]}':<{width}}" + "".join(f"{title:>11}" for title in titles)]
         for i, name in enumerate(self.layers):
-            values = [self.history[column][record][i] for column in columns]
+            values = [now[column][i] for column in columns]
             cells = [f"{v:>11.2e}" if k < 3 or abs(v) >= 1e5 else f"{v:>11.3f}" for k, v in enumerate(values[:5])]
             cells += [f"{value:>11.0%}" for value in values[5:]]
             lines.append(f"{name:<{width}}" + "".join(cells).replace("nan", "  -"))
@@ -462,7 +465,7 @@ def _r2(outputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
         return float(1.0 - left / ((exact - exact.mean(axis=0)) ** 2).sum())
 
 
-def _broken(now: dict[str, Rows], layer: int) -> bool:
+def _broken(now: dict[str, Numbers], layer: int) -> bool:
     """Whether a layer's outputs are not finite, or its gradient, where it has weights."""
     norm, size = now["gradient_norm"][layer], now["weight_norm"][layer]
     without_weights = math.isnan(norm) and math.isnan(size)

@@ -26,7 +26,7 @@ from fastnn.intake import Intake, inputs_of, is_read_by_blocks
 from fastnn.kernels import layout
 from fastnn.layers import Layer, Rescale, check_layers
 from fastnn.losses import Loss, as_loss
-from fastnn.network import Network
+from fastnn.network import L1_MODES, Network
 from fastnn.optimizers import Adam, Optimizer, as_optimizer
 from fastnn.prediction import outputs_of, outputs_of_feed, probabilities_of, scores_of
 from fastnn.preparation import Preparation
@@ -134,8 +134,8 @@ class Sequential:
         check_precision(self.matmul_precision, self.dtype)
         self.l1 = check_number("l1", l1, low=0.0)
         self.l2 = check_number("l2", l2, low=0.0)
-        if l1_mode not in ("gradient", "truncate"):
-            raise unknown_name("l1_mode", l1_mode, ("gradient", "truncate"))
+        if l1_mode not in L1_MODES:
+            raise unknown_name("l1_mode", l1_mode, L1_MODES)
         self.l1_mode = l1_mode
         self.check_finite = check_flag("check_finite", check_finite)
         self.preparation: Preparation | None = None

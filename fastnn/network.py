@@ -28,6 +28,9 @@ from fastnn.losses import Loss
 ALIGN = 16
 """Segments begin at multiples of this many elements: a cache line of float32."""
 
+L1_MODES = ("gradient", "truncate")
+"""How L1 works: as a part of the gradient, or as a soft threshold after each step."""
+
 _MOST_PARAMETERS = 1 << 44
 """More than any address space holds: a slip of the pen, not a network."""
 

@@ -98,7 +98,7 @@ class Runtime:
         self.__dict__.update(state, _lock=(os.getpid(), threading.RLock()))
 
     @property
-    def alone(self) -> Any:
+    def alone(self) -> contextlib.AbstractContextManager[Any]:
         """A lock for what shares workspace and `grads`; a forked process has one of its own, which nobody holds."""
         if self._lock[0] != os.getpid():
             self._lock = os.getpid(), threading.RLock()

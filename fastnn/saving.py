@@ -436,9 +436,7 @@ def load_latest(
             model = load(kind, path, place, optimizer)
         except (ModelFileError, FileNotFoundError) as error:
             refused.append(str(error))
-            if not os.path.lexists(
-                path
-            ):  # removed while we look, as the training that writes here does for a newer one
+            if not os.path.lexists(path):  # the training that writes here removed it for a newer one
                 left, refused = numbered(root), []
             continue
         if refused:

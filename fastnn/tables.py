@@ -429,8 +429,8 @@ def _point(rows: Iterable[list[str]], delimiter: str, known: str) -> str:
                 grouped = True
             else:
                 comma = comma or says_comma(cell) is not None
-    shown = grouped and not comma and known == "."
-    if shown or (known == ".," and (delimiter == "," or not comma)):
+    said = grouped and not comma and known == "."
+    if said or (known == ".," and (delimiter == "," or not comma)):
         return ".,"
     if point or delimiter == ",":
         return "."

@@ -60,10 +60,10 @@ def _print_last(model: Sequential, last: dict[str, float]) -> None:
 
 def _settings(optimizer: Optimizer) -> str:
     """Return an optimizer's name with its rate and what differs from its defaults."""
-    plain = type(optimizer)()
+    usual = type(optimizer)()
     values = {field.name: getattr(optimizer, field.name) for field in fields(optimizer)}
-    shown = [f"{k}={v!r}" for k, v in values.items() if k == "lr" or v != getattr(plain, k)]
-    return f"{type(optimizer).__name__}({', '.join(shown)})"
+    told = [f"{k}={v!r}" for k, v in values.items() if k == "lr" or v != getattr(usual, k)]
+    return f"{type(optimizer).__name__}({', '.join(told)})"
 
 
 def _prepared(preparation: Preparation) -> list[str]:

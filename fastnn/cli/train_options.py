@@ -17,6 +17,7 @@ from fastnn.cli.options import add_json, add_stream_from, integer, layers, numbe
 from fastnn.cli.shared import MODEL_FILE, CommandError, blame, check_place
 from fastnn.cli.sources import TEST_SHARE
 from fastnn.devices import DEVICES, PRECISIONS
+from fastnn.network import L1_MODES
 from fastnn.optimizers import OPTIMIZERS, Optimizer
 from fastnn.schedules import (
     Constant,
@@ -93,7 +94,7 @@ def _add_network(add: Any) -> None:
     add("--l1", metavar="X", type=penalty, default=0.0, help="add X sum|W| to the loss")
     add("--l2", metavar="X", type=penalty, default=0.0, help="add X/2 sum W^2 to the loss")
     text = "gradient (default), or truncate, which gives weights that are exactly 0"
-    add("--l1-mode", metavar="MODE", type=one_of(("gradient", "truncate")), default="gradient", help=text)
+    add("--l1-mode", metavar="MODE", type=one_of(L1_MODES), default="gradient", help=text)
 
 
 def _add_training(add: Any) -> None:

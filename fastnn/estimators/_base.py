@@ -32,6 +32,7 @@ from fastnn.estimators._optimizer import STOCHASTIC, Steps
 from fastnn.estimators._samples import Samples
 from fastnn.layers import check_dropout_rate
 from fastnn.losses import Loss
+from fastnn.network import L1_MODES
 from fastnn.schedules import Schedule, metric_name
 
 Array = npt.NDArray[Any]
@@ -142,7 +143,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple, np.ndarray],
         "l1": [Interval(Real, 0, None, closed="left")],
-        "l1_mode": [StrOptions({"gradient", "truncate"})],
+        "l1_mode": [StrOptions(set(L1_MODES))],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "rho": [Interval(Real, 0, 1, closed="left")],
         "clip_norm": [None, Interval(Real, 0, None, closed="neither")],
