@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ from fastnn.training import Trainer, step_logs
 from fastnn.weights import add_penalty_gradients, draw_weights, like_weights, penalty_of
 
 Array = npt.NDArray[Any]
+ClassWeight = Mapping[Any, float] | Sequence[float] | Array | str
 
 _SETTLED = {"layers", "loss", "seed", "dtype", "device", "matmul_precision", "l1", "l2", "l1_mode"}
 """What holds for good once the weights are drawn."""
@@ -270,9 +271,9 @@ class Sequential:
         validation_split: float = 0.0,
         callbacks: Iterable[Callback] | None = (),
         sample_weight: Any = None,
-        class_weight: Any = None,
+        class_weight: ClassWeight | None = None,
         shuffle: bool = True,
-        verbose: bool | str = "auto",
+        verbose: bool | int | str = "auto",
         resume: str | os.PathLike[str] | None = None,
     ) -> History:
         """Train, going on where an earlier `fit` stopped.
@@ -494,7 +495,7 @@ class Sequential:
     # For loops of one's own.
 
     def train_on_batch(
-        self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None
+        self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: ClassWeight | None = None
     ) -> dict[str, float]:
         """Take one step on all rows as one batch and return its loss (and accuracy) before the step.
 
@@ -569,7 +570,7 @@ class Sequential:
             add_penalty_gradients(self.network, self.runtime.params, grads, self.l1_mode == "gradient")
         return loss + self.penalty(), grads
 
-    def apply_gradients(self, gradients: Sequence[Any]) -> None:
+    def apply_gradients(self, gradients: Sequence[Any] | Array) -> None:
         """Take one step of the optimizer with gradients of one's own, such as `backward` gives for any loss.
 
         Parameters
@@ -688,7 +689,7 @@ class Sequential:
         """
         return [weight.copy() for weight in self.network.views(self.runtime.params)]
 
-    def set_weights(self, weights: Sequence[Any]) -> None:
+    def set_weights(self, weights: Sequence[Any] | Array) -> None:
         """Set the weights from arrays like those of `get_weights`.
 
         Parameters
@@ -887,10 +888,7 @@ class Sequential:
         return "in the loss itself, with finite outputs"
 
     def _network_for(self, x: Any) -> Network:
-        """Return the network, or the one that the width of `x` would make:
-
-        Nothing is built before all input is checked.
-        """
+        """Return the network, or the one that the width of `x` would make: nothing is built before `x` is checked."""
         if self._runtime is not None:
             return self.network
         return self.network_for_inputs(inputs_of(x, self.dtype, self.device == "cuda"))

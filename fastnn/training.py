@@ -78,7 +78,7 @@ class Trainer:
         batch: int,
         shuffle: bool,
         callbacks: Sequence[Callback],
-        verbose: bool | str,
+        verbose: bool | int | str,
     ) -> None:
         self.model, self.feed, self.validation = model, feed, validation
         self.batch = min(batch, feed.rows)

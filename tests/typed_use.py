@@ -27,6 +27,9 @@ def learn(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> fastnn.Sequ
         seed=0,
     )
     history = model.fit(x, y, epochs=3, validation_split=0.25, callbacks=[Stop()], verbose=False)
+    model.fit(x, y, epochs=0, callbacks=None, class_weight=None, verbose=0)
+    model.set_weights(model.parameters_vector().copy())
+    model.apply_gradients(np.zeros(model.parameters_vector().shape))
     assert_type(history, fastnn.History)
     assert_type(history.history["val_loss"], list[float])
     assert_type(model.evaluate(x, y), dict[str, float])
@@ -49,7 +52,10 @@ def estimate(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> npt.NDAr
     assert_type(classifier.fit(x, y), fastnn.MLPClassifier)
     assert_type(classifier.partial_fit(x, y), fastnn.MLPClassifier)
     assert_type(classifier.predict_proba(x), npt.NDArray[Any])
-    regressor = fastnn.MLPRegressor(8).fit(x, y)
+    fastnn.MLPClassifier(learning_rate=fastnn.Cosine(1e-3, steps=5), class_weight={0: 2.0}, random_state=0)
+    fastnn.MLPClassifier([8], ["relu"], dropout=[0.1], scoring="f1", random_state=np.random.RandomState(0))
+    fastnn.MLPRegressor(learning_rate=0.01)  # type: ignore[arg-type]
+    regressor = fastnn.MLPRegressor(hidden_layer_sizes=8).fit(x, y)
     assert_type(regressor.partial_fit(x, y).coefs_, list[npt.NDArray[Any]])
     assert_type(regressor.momentum, float)
     return regressor.predict(x)

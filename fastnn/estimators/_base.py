@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral, Real
@@ -31,7 +31,7 @@ from fastnn.estimators._lbfgs import minimize_loss
 from fastnn.estimators._optimizer import STOCHASTIC, Steps
 from fastnn.estimators._samples import Samples
 from fastnn.layers import check_dropout_rate
-from fastnn.losses import Loss
+from fastnn.losses import Huber, Loss
 from fastnn.network import L1_MODES
 from fastnn.schedules import Schedule, metric_name
 
@@ -79,20 +79,20 @@ class Held:
 class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
     """Base of `MLPClassifier` and `MLPRegressor`."""
 
-    loss: Any
-    hidden_layer_sizes: Any
-    activation: Any
+    loss: str | Huber
+    hidden_layer_sizes: int | Sequence[int] | npt.NDArray[Any]
+    activation: str | Sequence[str] | npt.NDArray[Any]
     solver: str
     alpha: float
-    batch_size: Any
-    learning_rate: Any
+    batch_size: int | str
+    learning_rate: str | Schedule
     learning_rate_init: float
     power_t: float
     max_iter: int
     shuffle: bool
-    random_state: Any
+    random_state: int | np.random.RandomState | None
     tol: float
-    verbose: Any
+    verbose: bool | int
     warm_start: bool
     momentum: float
     nesterovs_momentum: bool
@@ -103,14 +103,14 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
     epsilon: float
     n_iter_no_change: float
     max_fun: int
-    dropout: Any
+    dropout: float | Sequence[float] | npt.NDArray[Any]
     l1: float
     l1_mode: str
     weight_decay: float
     rho: float
     clip_norm: float | None
     clip_value: float | None
-    scoring: Any
+    scoring: str | Callable[..., float] | None
     n_threads: int | None
     device: str
     matmul_precision: str
@@ -533,7 +533,7 @@ class BaseMLP(OldTags, CallbackSupportMixin, BaseEstimator, ABC):
             self._go_back(held)
 
     def _rows_a_step(self, rows: int) -> int:
-        if self.batch_size == "auto":
+        if isinstance(self.batch_size, str):
             return min(200, rows)
         if self.batch_size > rows:
             warn(f"Got `batch_size` {self.batch_size} larger than the {rows} rows; it is clipped")

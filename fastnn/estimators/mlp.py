@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastnn.estimators._base import BaseMLP, Held
 from fastnn.estimators._compat import fits, fits_on
 from fastnn.estimators._engine import CLASSES, LABELS, VALUES, Objective, value_objective
 from fastnn.losses import Huber
+from fastnn.schedules import Schedule
 
 Array = npt.NDArray[Any]
 
@@ -147,7 +149,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     """
 
     loss = "log_loss"
-    class_weight: Any
+    class_weight: dict[Any, float] | list[dict[Any, float]] | str | None
     _default_score = "accuracy"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLP._parameter_constraints,
@@ -156,20 +158,20 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def __init__(
         self,
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "relu",
+        hidden_layer_sizes: int | Sequence[int] | npt.NDArray[Any] = (100,),
+        activation: str | Sequence[str] | npt.NDArray[Any] = "relu",
         *,
         solver: str = "adam",
         alpha: float = 0.0001,
-        batch_size: Any = "auto",
-        learning_rate: Any = "constant",
+        batch_size: int | str = "auto",
+        learning_rate: str | Schedule = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         tol: float = 1e-4,
-        verbose: Any = False,
+        verbose: bool | int = False,
         warm_start: bool = False,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
@@ -180,15 +182,15 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
-        dropout: Any = 0.0,
+        dropout: float | Sequence[float] | npt.NDArray[Any] = 0.0,
         l1: float = 0.0,
         l1_mode: str = "gradient",
         weight_decay: float = 0.01,
         rho: float = 0.99,
         clip_norm: float | None = None,
         clip_value: float | None = None,
-        class_weight: Any = None,
-        scoring: Any = None,
+        class_weight: dict[Any, float] | list[dict[Any, float]] | str | None = None,
+        scoring: str | Callable[..., float] | None = None,
         n_threads: int | None = None,
         device: str = "cpu",
         matmul_precision: str = "float32",
@@ -344,7 +346,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def _class_tables(self, columns: int) -> list[dict[Any, float]]:
         """Return `class_weight` as a dict for each column of classes."""
-        tables = self.class_weight if self._multilabel else [self.class_weight]
+        tables: Any = self.class_weight if self._multilabel else [self.class_weight]
         if not isinstance(tables, list) or [isinstance(table, dict) for table in tables] != [True] * columns:
             expected = f"a list of {columns} dicts" if self._multilabel else "a dict"
             raise ValueError(f"class_weight: got {shown(self.class_weight)}, expected {expected} or 'balanced'")
@@ -419,21 +421,21 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     def __init__(
         self,
-        loss: Any = "squared_error",
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "relu",
+        loss: str | Huber = "squared_error",
+        hidden_layer_sizes: int | Sequence[int] | npt.NDArray[Any] = (100,),
+        activation: str | Sequence[str] | npt.NDArray[Any] = "relu",
         *,
         solver: str = "adam",
         alpha: float = 0.0001,
-        batch_size: Any = "auto",
-        learning_rate: Any = "constant",
+        batch_size: int | str = "auto",
+        learning_rate: str | Schedule = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         tol: float = 1e-4,
-        verbose: Any = False,
+        verbose: bool | int = False,
         warm_start: bool = False,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
@@ -444,14 +446,14 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
-        dropout: Any = 0.0,
+        dropout: float | Sequence[float] | npt.NDArray[Any] = 0.0,
         l1: float = 0.0,
         l1_mode: str = "gradient",
         weight_decay: float = 0.01,
         rho: float = 0.99,
         clip_norm: float | None = None,
         clip_value: float | None = None,
-        scoring: Any = None,
+        scoring: str | Callable[..., float] | None = None,
         n_threads: int | None = None,
         device: str = "cpu",
         matmul_precision: str = "float32",
