@@ -22,7 +22,10 @@ from fastnn._errors import unknown_name
 from fastnn.kernels.formulas import CODES
 
 SOFTMAX = "softmax"
-NAMES = (*CODES, SOFTMAX)
+ELEMENTWISE = tuple(CODES)
+"""Those that hidden layers can have: each output is a function of one input."""
+
+NAMES = (*ELEMENTWISE, SOFTMAX)
 
 _ELSEWHERE = {"logistic": "sigmoid", "swish": "silu", "linear": "identity", "none": "identity", "logsoftmax": SOFTMAX}
 """The names that scikit-learn, Keras and PyTorch have for them, for messages."""

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+_LEAKY_SLOPE = 0.01
+"""The kernels' (`kernels/formulas.py`)."""
+
 TORCH_ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "identity": ("Identity", {}),
     "relu": ("ReLU", {}),
-    "leaky_relu": ("LeakyReLU", {"negative_slope": 0.01}),
+    "leaky_relu": ("LeakyReLU", {"negative_slope": _LEAKY_SLOPE}),
     "elu": ("ELU", {"alpha": 1.0}),
     "sigmoid": ("Sigmoid", {}),
     "tanh": ("Tanh", {}),
@@ -198,7 +201,7 @@ class _OnnxGraph:
         if name == "silu":
             return self.add("Mul", z, self.add("Sigmoid", z))
         if name == "leaky_relu" and not single:
-            return self.add("Max", z, self.add("Mul", z, self._number(0.01)))
+            return self.add("Max", z, self.add("Mul", z, self._number(_LEAKY_SLOPE)))
         if name == "elu" and not single:
             zero, one = self._number(0.0), self._number(1.0)
             below = self.add("Sub", self.add("Exp", self.add("Min", z, zero)), one)
@@ -244,7 +247,7 @@ class _OnnxGraph:
 
 _ONNX_ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
-    "leaky_relu": ("LeakyRelu", {"alpha": 0.01}),
+    "leaky_relu": ("LeakyRelu", {"alpha": _LEAKY_SLOPE}),
     "elu": ("Elu", {}),
     "sigmoid": ("Sigmoid", {}),
     "tanh": ("Tanh", {}),

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import devices
-from fastnn.activations import NAMES as ACTIVATIONS
-from fastnn.activations import SOFTMAX
+from fastnn.activations import ELEMENTWISE
 from fastnn.cli.options import add_json, add_stream_from, integer, layers, number, one_of, share_or_file
 from fastnn.cli.shared import MODEL_FILE, CommandError, blame, check_place
 from fastnn.cli.sources import TEST_SHARE
@@ -39,8 +38,6 @@ SCHEDULES = ("constant", "step", "exponential", "inverse_time", "cosine", "plate
 
 _DECAYS = {"step": (0.5, 5), "exponential": (0.9, 1), "inverse_time": (0.5, 1), "plateau": (0.3, 3)}
 """What --decay and --decay-every are by themselves, for each schedule that has them."""
-
-_HIDDEN_ACTIVATIONS = tuple(name for name in ACTIVATIONS if name != SOFTMAX)
 
 _RATES = {"sgd": 0.1, "adagrad": 0.01, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.002}
 """Learning rates that suit scaled inputs and these batch sizes."""
@@ -84,8 +81,8 @@ def _add_network(add: Any) -> None:
     penalty = number(0)
     text = "units of the hidden layers, 0 for none (default 256,128)"
     add("--layers", metavar="N,N,...", type=layers, default=(256, 128), help=text)
-    text = f"{', '.join(_HIDDEN_ACTIVATIONS)} (default relu)"
-    add("--activation", metavar="NAME", type=one_of(_HIDDEN_ACTIVATIONS), default="relu", help=text)
+    text = f"{', '.join(ELEMENTWISE)} (default relu)"
+    add("--activation", metavar="NAME", type=one_of(ELEMENTWISE), default="relu", help=text)
     text = "share of the hidden units dropped in each step of training (default {classes} for classes, {values:g} for "
     text = (text + "values)").format(**DROPOUT)
     add("--dropout", metavar="SHARE", type=number(0, 1, high_open=True), help=text)

@@ -23,7 +23,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
 from fastnn._errors import shown
-from fastnn.activations import NAMES, SOFTMAX
+from fastnn.activations import ELEMENTWISE
 from fastnn.devices import DEVICES, PRECISIONS, check_place
 from fastnn.estimators._compat import CallbackSupportMixin, OldTags, validate_data, warn
 from fastnn.estimators._engine import OUTPUTS, Engine, Objective, Shape
@@ -37,7 +37,7 @@ from fastnn.schedules import Schedule, metric_name
 
 Array = npt.NDArray[Any]
 
-ACTIVATIONS = ("logistic", *(name for name in NAMES if name != SOFTMAX))
+ACTIVATIONS = ("logistic", *ELEMENTWISE)
 DTYPES = (np.float64, np.float32)
 
 
