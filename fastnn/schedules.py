@@ -437,8 +437,9 @@ class Warmup(Schedule):
     schedule: Schedule
     steps: int
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "schedule", as_schedule(self.schedule))
+    def __init__(self, schedule: Schedule | float, steps: int) -> None:
+        object.__setattr__(self, "schedule", as_schedule(schedule))
+        object.__setattr__(self, "steps", steps)
         if isinstance(self.schedule, Warmup):
             raise ValueError(f"schedule: got {shown(self.schedule)}, expected a schedule without a warm-up")
         check_field(self, "steps", low=1, integer=True)

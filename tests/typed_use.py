@@ -27,6 +27,7 @@ def learn(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> fastnn.Sequ
         seed=0,
     )
     history = model.fit(x, y, epochs=3, validation_split=0.25, callbacks=[Stop()], verbose=False)
+    fastnn.SGD(fastnn.Warmup(0.1, steps=10))
     model.fit(x, y, epochs=0, callbacks=None, class_weight=None, verbose=0)
     model.set_weights(model.parameters_vector().copy())
     model.apply_gradients(np.zeros(model.parameters_vector().shape))
