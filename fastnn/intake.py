@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastnn._errors import shown
 from fastnn.arrays import (
     Data,
     as_samples,
@@ -58,6 +59,15 @@ class Intake:
                 raise TypeError(f"{prefix}y: got None, expected the targets of {stream.rows} samples")
             raise TypeError(f"{prefix}y: got a stream without target, expected fastnn.stream(..., target=...)")
         return feed_of(stream, lambda piece: self._dense(piece.x, piece.y, piece.weight, prefix, piece.first))
+
+    def validation(self, data: Any) -> Feed:
+        """Return what `fit` takes as `validation_data`: (x, y) or (x, y, sample_weight), or a stream."""
+        parts = (data, None) if isinstance(data, Stream) else data
+        if not isinstance(parts, (tuple, list)) or len(parts) not in (2, 3):
+            expected = "(x, y) or (x, y, sample_weight), or a stream"
+            raise ValueError(f"validation_data: got {shown(data)}, expected {expected}")
+        x, y, sample_weight = (*parts, None)[:3]
+        return self.feed(x, y, sample_weight, prefix="validation_")
 
     def samples_feed(self, x: Any) -> Feed:
         """Return the samples alone of what is read block by block."""

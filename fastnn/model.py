@@ -354,13 +354,7 @@ class Sequential:
         feed = intake.feed(x, y, sample_weight)
         validation = None
         if validation_data is not None:
-            if isinstance(validation_data, Stream):
-                validation_data = (validation_data, None)
-            if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-                expected = "(x, y) or (x, y, sample_weight), or a stream"
-                raise ValueError(f"validation_data: got {shown(validation_data)}, expected {expected}")
-            xv, yv, wv = (*validation_data, None)[:3]
-            validation = intake.feed(xv, yv, wv, prefix="validation_")
+            validation = intake.validation(validation_data)
         elif share > 0.0:
             feed, validation = feed.split(share)
         if class_weight is not None:
