@@ -466,8 +466,8 @@ def _check_weights(name: str, array: Array) -> npt.NDArray[np.float64]:
     weights = contiguous(array, np.float64)
     if not np.isfinite(weights).all() or (weights < 0).any():
         wrong = weights[~(np.isfinite(weights) & (weights >= 0))][0]
-        also = (
-            "; an advantage of either sign goes into the gradient for backward and apply_gradients" if wrong < 0 else ""
-        )
+        also = ""
+        if wrong < 0 and name != "class_weight":
+            also = "; an advantage of either sign goes into the gradient for backward and apply_gradients"
         raise ValueError(f"{name}: got {wrong}, expected finite weights >= 0{also}")
     return weights

@@ -307,6 +307,13 @@ def test_classes_weigh_in_training_alone(class_weight, data):
         assert split.history.history[name] == whole.history.history[name]
 
 
+def test_advantages_are_spoken_of_with_rows_not_with_classes(data):
+    for weights, advised in (({"sample_weight": np.full(ROWS, -1.0)}, True), ({"class_weight": {0: -1.0}}, False)):
+        with pytest.raises(ValueError, match=r"got -1.0, expected finite weights >= 0") as caught:
+            fit(build("sgd"), data, **weights)
+        assert ("an advantage" in str(caught.value)) == advised
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_a_row_of_weight_0_has_no_part_even_where_it_is_beyond_all_numbers(shuffle, data):
     """Its outputs are infinite, and 0 times infinity is NaN."""
