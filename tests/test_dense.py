@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import naive
+import numba
 import numpy as np
 import pytest
 from conftest import sampled_shapes
 
 from fastnn.kernels.activation import activation_backward, activation_forward
-from fastnn.kernels.dense import dense_backward, dense_forward
+from fastnn.kernels.dense import column_sums, dense_backward, dense_forward
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -87,6 +88,23 @@ def test_backward_matches_naive(dtype, rng, guard):
         within(dx, want_dx, np.abs(dz).astype(np.float64) @ np.abs(w.T), n, dtype)
         within(dw, want_dw, np.abs(x.T).astype(np.float64) @ np.abs(dz), rows, dtype)
         within(db, want_db, np.abs(dz).astype(np.float64).sum(axis=0), rows, dtype)
+
+
+@numba.njit
+def sum_columns(out, d, n, rows, cut):
+    column_sums(out, 0, d, 0, n, rows, 0, cut, False)
+    column_sums(out, 0, d, 0, n, rows, cut, n, False)
+
+
+def test_a_sum_of_rows_is_the_same_wherever_columns_are_cut(dtype, rng):
+    for rows in (1, 3, 4, 5, 9, 100, 150):
+        d = rng.normal(size=(rows, 300)).astype(dtype)
+        want = np.empty(300, dtype)
+        sum_columns(want, d.reshape(-1), 300, rows, 300)
+        for cut in (1, 8, 16, 32, 40, 64, 96, 160, 257):
+            got = np.empty(300, dtype)
+            sum_columns(got, d.reshape(-1), 300, rows, cut)
+            np.testing.assert_array_equal(got, want, err_msg=f"{rows} rows, cut at {cut}")
 
 
 def test_bias_gradients_are_sums_of_rows_in_four_chains(dtype, rng, guard):

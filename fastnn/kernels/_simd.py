@@ -181,10 +181,19 @@ def _splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count))
 
 
+_AS_WRITTEN = ("contract",)
+"""Flags of additions whose order counts. Numba gives those without any the flags of the function that they end up in,
+by which LLVM may sum in another order, here one and there another."""
+
+
+def _add(builder: Any, x: Any, y: Any) -> Any:
+    return builder.fadd(x, y, flags=_AS_WRITTEN)
+
+
 def _multiply_add(builder: Any, vector: ir.VectorType) -> Any:
     """Return a function (x, y, acc) -> x*y + acc; fused where the target has the instruction."""
     if not target().fma:
-        return lambda x, y, acc: builder.fadd(builder.fmul(x, y), acc)
+        return lambda x, y, acc: _add(builder, builder.fmul(x, y, flags=_AS_WRITTEN), acc)
     width = 32 if isinstance(vector.element, ir.FloatType) else 64
     fma = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{vector.count}f{width}"
@@ -659,8 +668,9 @@ def make_row_kernel(groups: int) -> Any:
     return kernel
 
 
-SUM_CHAINS = 4
-"""Rows that are added up beside each other: a sum takes 3 to 4 cycles before the next can be added to it."""
+SUM_CHAINS, SUM_VECTORS = 4, 4 if TILE_ROWS > 6 else 2
+"""Rows that are added up beside each other, since a sum takes 3 to 4 cycles before the next can be added to it; and
+vectors of each, by the registers that there are. With two on a Zen 4, 512 x 256 float64 took twice as long."""
 
 
 def make_sum_kernel(vectors: int, narrow: bool) -> Any:
@@ -707,7 +717,7 @@ def make_sum_kernel(vectors: int, narrow: bool) -> Any:
                 return load_part(place, mask) if narrow else _load(builder, place, vector, align)
 
             def add(chain: int, v: int, value: Any) -> None:
-                builder.store(builder.fadd(builder.load(sums[chain][v]), value), sums[chain][v])
+                builder.store(_add(builder, builder.load(sums[chain][v]), value), sums[chain][v])
 
             columns, rest, n = args[5:] if narrow else (None, None, None)
             mask = first(columns) if narrow else None
@@ -728,22 +738,22 @@ def make_sum_kernel(vectors: int, narrow: bool) -> Any:
             for v in range(vectors):
                 chains = [builder.load(sums[chain][v]) for chain in range(SUM_CHAINS)]
                 while len(chains) > 1:
-                    chains = [builder.fadd(*pair) for pair in zip(chains[::2], chains[1::2], strict=True)]
+                    chains = [_add(builder, *pair) for pair in zip(chains[::2], chains[1::2], strict=True)]
                 total, place = chains[0], builder.gep(out, [constant(v * lanes)])
                 if not narrow:
-                    more = builder.fadd(_load(builder, place, vector, align), total)
+                    more = _add(builder, _load(builder, place, vector, align), total)
                     _store(builder, builder.select(goes_on, more, total), place, vector, align)
                     continue
                 half = lanes // 2
                 while half > 0:
                     picks = ir.Constant(ir.VectorType(_I32, lanes), [(i + half) % lanes for i in range(lanes)])
-                    folded = builder.fadd(total, builder.shuffle_vector(total, total, picks))
+                    folded = _add(builder, total, builder.shuffle_vector(total, total, picks))
                     wanted = builder.and_(
                         builder.icmp_signed("<", n, columns), builder.icmp_signed("<=", n, constant(half))
                     )
                     total = builder.select(wanted, folded, total)
                     half //= 2
-                more = builder.fadd(load_part(place, first(n)), total)
+                more = _add(builder, load_part(place, first(n)), total)
                 store_part(builder.select(goes_on, more, total), place, first(n))
             return context.get_dummy_value()
 

@@ -11,11 +11,11 @@ from fastnn.kernels._check import check_arrays, check_code
 from fastnn.kernels._context import SLOTS, floats_at
 from fastnn.kernels._jit import Task, block, entry, like_writable
 from fastnn.kernels._pool import KINDS, lead, pool, put
-from fastnn.kernels._simd import make_sum_kernel, pointer, tile_columns, vector_lanes
+from fastnn.kernels._simd import SUM_VECTORS, make_sum_kernel, pointer, tile_columns, vector_lanes
 from fastnn.kernels.activation import ACTIVATE, activation_forward, call_activate
 from fastnn.kernels.gemm import GEMM, MR, call_gemm, product_plan, split
 
-_sums, _sums_part = make_sum_kernel(2, False), make_sum_kernel(1, True)
+_sums, _sums_part = make_sum_kernel(SUM_VECTORS, False), make_sum_kernel(1, True)
 
 
 @block
@@ -32,9 +32,9 @@ def column_sums(out, out0, d, d0, n, rows, first, last, goes_on):
     j = first
     while j < last:
         to, at = pointer(out, out0 + j), pointer(d, d0 + j)
-        if j + 2 * lanes <= last:
+        if j + SUM_VECTORS * lanes <= last:
             _sums(to, at, n, rows, goes_on)
-            j += 2 * lanes
+            j += SUM_VECTORS * lanes
         else:
             width = min(lanes, last - j)
             _sums_part(to, at, n, rows, goes_on, width, 0, width)
