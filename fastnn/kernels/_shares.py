@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from fastnn.kernels._jit import block, inlined
 from fastnn.kernels._team import CLAIMS, LINE, load, store
-from fastnn.kernels.gemm import split
 from fastnn.kernels.layout import MEMBERS, ROWS
-from fastnn.kernels.partition import by_chunks, loss_blocks, parts_of_rows
+from fastnn.kernels.partition import blocks_of_chunk, by_chunks, parts_of_rows
 
 FIRST, LAST, PACE = 1, 2, LINE // 2
 """Words behind a seat's claims: its first block and the one behind its last, and, on a line of its own, what a row took
@@ -56,7 +55,7 @@ def blocks_of_part(c, team, t):
     if by_pace(c):
         place = CLAIMS + t * LINE
         return team[place + FIRST], team[place + LAST]
-    return split(loss_blocks(c[ROWS]), parts_of_rows(c), t, 1)
+    return blocks_of_chunk(c[ROWS], parts_of_rows(c), t)
 
 
 @inlined
